@@ -1,0 +1,159 @@
+"""What the engine looks at and what it answers: plain frozen data.
+
+A shell fills `Observed` from the world, the engine answers with a `Plan`, the shell carries it out. Nothing here does
+anything; nothing here knows whether the world is a Kubernetes cluster or one machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+__all__ = [
+    "Application",
+    "Capacity",
+    "Environment",
+    "Event",
+    "Json",
+    "Observed",
+    "Plan",
+    "Record",
+    "RecordKind",
+    "Replica",
+    "RoutingAck",
+]
+
+Json: TypeAlias = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """One Serve replica: ``state`` is Serve's (STARTING, UPDATING, RUNNING, …), ``started_at`` in epoch seconds."""
+
+    id: str
+    state: str
+    pid: int | None = None
+    node_ip: str = ""
+    started_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Application:
+    """One Serve application as ``GET /api/serve/applications/`` shows it.
+
+    ``config`` is the submitted configuration, verbatim (None for an application that was not deployed by a PUT).
+    ``replicas`` is empty while an application builds and after a failed build, though the old replicas still serve.
+    """
+
+    name: str
+    status: str
+    message: str = ""
+    config: Json | None = None
+    deployment_status: str = ""
+    deployment_message: str = ""
+    replicas: tuple[Replica, ...] = ()
+    target_replicas: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingAck:
+    """One ingress replica or holder: the routing table it uses, and its requests in flight by application."""
+
+    replica: str
+    application: str
+    table: str
+    busy: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """Ray's resources by name (``CPU``, ``GPU``, ``memory`` in bytes, custom ones): all there are, and what is free."""
+
+    total: Mapping[str, float]
+    available: Mapping[str, float]
+
+
+RecordKind: TypeAlias = Literal["node", "graph", "spec", "checkpoint"]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One immutable piece of history. ``sequence`` orders checkpoints; other kinds are found by name."""
+
+    kind: RecordKind
+    name: str
+    data: Json
+    sequence: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """Everything that the engine may know.
+
+    Args:
+        serve: Whether Serve's API answered, and whether Serve has been started.
+        detail: Why it did not answer, for people.
+        applications: By name.
+        acks: What each ingress replica and holder answered, or None when nobody could be asked.
+        ready: What ``/-/ready`` answered (None: not asked or no answer).
+        not_ready: The nodes that ``/-/ready`` named.
+        records: The whole history of this pipeline.
+        status: The resource's status as last written, or {}. Never needed for correctness.
+        capacity: Ray's resources, or None where nobody can tell.
+    """
+
+    serve: Literal["Unreachable", "NotStarted", "Running"]
+    detail: str = ""
+    applications: Mapping[str, Application] = field(default_factory=dict)
+    acks: tuple[RoutingAck, ...] | None = None
+    ready: bool | None = None
+    not_ready: tuple[str, ...] = ()
+    records: tuple[Record, ...] = ()
+    status: Json = field(default_factory=dict)
+    capacity: Capacity | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """What differs between one machine and a cluster.
+
+    Args:
+        code_paths: Folder of the sources with a given digest, by digest; empty where images hold the code.
+        http: ``http_options`` of the first PUT (host and port); the rest is the engine's.
+        grpc: ``grpc_options`` of the first PUT, or {} for none.
+        url: Where callers reach the pipeline, for the status.
+        ignored_fields: Fields of the resource that mean nothing here (images on one machine): one notice each.
+        gpus_ignored: GPUs asked for are left out of actors (``servepipe up --no-gpu``).
+        replicas_at_most: Cap on the replicas of any one node, or None.
+    """
+
+    code_paths: Mapping[str, str] = field(default_factory=dict)
+    http: Json = field(default_factory=dict)
+    grpc: Json = field(default_factory=dict)
+    url: str = ""
+    ignored_fields: frozenset[str] = frozenset()
+    gpus_ignored: bool = False
+    replicas_at_most: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened, told once: ``type`` is Normal or Warning, ``reason`` in CamelCase."""
+
+    type: Literal["Normal", "Warning"]
+    reason: str
+    message: str
+    node: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a shell has to do, in this order: records, PUT, status, events, prune. ``serve_config`` None: no PUT."""
+
+    records: tuple[Record, ...] = ()
+    serve_config: Json | None = None
+    status: Json = field(default_factory=dict)
+    events: tuple[Event, ...] = ()
+    prune: tuple[Record, ...] = ()
+    look_again_after_s: float = 10.0
