@@ -1,0 +1,72 @@
+# One entry for everything: `make help`. Needs only Python (3.11 to 3.13) and make; the rest is set up in .venv on first use.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+	if command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(not (3,11) <= sys.version_info[:2] < (3,14))' 2>/dev/null; \
+	then echo $$p; break; fi; done)
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+UV_VERSION := 0.13.9
+
+PURE := tests/unit tests/property
+RAY := tests/ray
+
+.PHONY: help setup demo test test-pure test-ray test-pythons check format generate bench lock clean
+
+help: ## show this help
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[1m%-13s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## make the virtual environment in .venv (every other target does it by itself)
+
+$(READY): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11, 3.12 or 3.13 found; name one with make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@echo "setup: $(VENV) with $$($(PYTHON) --version), packages of requirements.lock (about 1.5 GB, some minutes the first time)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: $(READY) ## run the document-triage pipeline on this machine and upgrade two of its models under load
+	@$(BIN)/python examples/document_triage/demo.py
+
+test: test-pure test-ray ## all tests
+
+test-pure: $(READY) ## unit and property tests, with the coverage of the pure layers
+	@$(BIN)/python -m pytest $(PURE) --cov --cov-report=term-missing:skip-covered
+
+test-ray: $(READY) ## tests on this machine's own Ray
+	@$(BIN)/python -m pytest $(RAY)
+
+test-pythons: $(READY) ## unit and property tests under every other supported Python that is installed
+	@scripts/test-pythons $(PURE)
+
+check: $(READY) ## style, types, layers, generated files
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/python -m servepipe.api.crd --check
+
+format: $(READY) ## format the code and fix what can be fixed
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+generate: $(READY) ## write the generated files (the CRD)
+	@$(BIN)/python -m servepipe.api.crd
+
+bench: $(READY) ## benchmarks; writes benchmarks/results/
+	@mkdir -p benchmarks/results
+	@$(BIN)/python benchmarks/interpreter.py --json benchmarks/results/interpreter.json
+
+lock: ## pin all dependencies again (requirements.lock)
+	@$(PYTHON) -m venv .cache/lock && .cache/lock/bin/pip install --quiet uv==$(UV_VERSION)
+	@.cache/lock/bin/uv pip compile pyproject.toml --universal --python-version 3.11 \
+		--extra runtime --extra local --extra operator \
+		--group build --group test --group lint --group examples \
+		--generate-hashes --no-emit-index-url --no-header --quiet -o requirements.lock
+
+clean: ## remove the virtual environment and all caches
+	@rm -rf .venv .venv-* .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .coverage
