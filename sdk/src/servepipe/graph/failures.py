@@ -1,0 +1,60 @@
+"""Which step a failure came from.
+
+A user's exception reaches the caller as itself. What the interpreter knows about the place goes along in two ways: a
+note on the exception, for the person who reads the traceback, and attributes, for the code that makes an HTTP answer.
+Both survive pickling, so that it does not matter in which process the exception was raised.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from typing import NamedTuple
+
+from servepipe.errors import NodeError, RequestError
+
+__all__ = ["FailedStep", "as_exception", "failed_step", "mark"]
+
+_ATTRIBUTE = "_servepipe_step"
+
+
+class FailedStep(NamedTuple):
+    """The place of a failure; each part is empty where it is unknown or there is none."""
+
+    step: str = ""
+    node: str = ""
+    method: str = ""
+
+
+def failed_step(error: BaseException) -> FailedStep:
+    """The step of the graph that ``error`` came from, with the node and method that it called."""
+    if isinstance(error, RequestError) and error.step:
+        return FailedStep(error.step, error.node)
+    return FailedStep(*getattr(error, _ATTRIBUTE, ()))
+
+
+def mark(error: BaseException, step: str, node: str = "", method: str | None = None) -> None:
+    """Remember on ``error`` that it came from ``step``, and say so in a note of its traceback."""
+    setattr(error, _ATTRIBUTE, (step, node, method or ""))
+    called = f" calling {node}.{method}" if node and method else f" calling {node}" if node else ""
+    note = f"in step {step}{called}"
+    # Code may raise one exception object many times; its notes must not grow with each request.
+    if note not in getattr(error, "__notes__", ()):
+        error.add_note(note)
+
+
+def as_exception(error: BaseException) -> Exception:
+    """``error`` in a form that can be raised on an event loop without ending it.
+
+    ``SystemExit``, ``KeyboardInterrupt`` and a ``CancelledError`` that nobody asked for would otherwise be taken for
+    orders to the loop or to the task in which they surface.
+    """
+    if isinstance(error, Exception):
+        return error
+    text = "".join(traceback.format_exception(error))
+    told = NodeError(type(error).__name__, str(error) or _WHY.get(type(error), ""), text)
+    told.__cause__ = error
+    return told
+
+
+_WHY: dict[type[BaseException], str] = {asyncio.CancelledError: "the call was cancelled, though not by its caller"}
