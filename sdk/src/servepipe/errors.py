@@ -106,6 +106,8 @@ class RequestError(ServePipeError):
     """A request that cannot be answered; ``status`` is the HTTP status that says so.
 
     Args:
+        status: The HTTP status, by default the class's own.
+        code: The word that callers' programs tell errors apart by (``"NodeScaledToZero"``); empty for the status's own.
         step: Name of the step that failed, empty where none did.
         node: Name of the node that the step called, empty where none was called.
     """
@@ -113,11 +115,20 @@ class RequestError(ServePipeError):
     status = 500
 
     def __init__(
-        self, what: str, *, where: str = "", fix: str = "", status: int | None = None, step: str = "", node: str = ""
+        self,
+        what: str,
+        *,
+        where: str = "",
+        fix: str = "",
+        status: int | None = None,
+        code: str = "",
+        step: str = "",
+        node: str = "",
     ) -> None:
         super().__init__(what, where=where, fix=fix)
         if status is not None:
             self.status = status
+        self.code = code
         self.step = step
         self.node = node
 

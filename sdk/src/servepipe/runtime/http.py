@@ -1,0 +1,336 @@
+"""What a pipeline means over HTTP, as plain ASGI.
+
+The ingress on Ray and `servepipe.testing` serve the same `HttpApp`, so that a request means the same in a test and in
+production. Nothing here imports Ray, and starlette only where a pipeline uses it: a request costs little more than
+reading and writing JSON.
+
+    POST /        body: a JSON array (positional arguments), an object (keyword arguments where the graph reads
+                  keywords, else the single argument), or any other JSON value (the single argument). With a
+                  preprocessor any body, and what the preprocessor returns is the single argument.
+    GET  /-/...   the endpoints that the owner of the app adds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import logging
+import sys
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+from servepipe.errors import BadRequestError, RequestError, StepTimeoutError
+from servepipe.runtime.answers import AnswerNotSupportedError, encode_answer, encode_json
+from servepipe.runtime.interface import Interface
+from servepipe.runtime.problems import HookError, problem_of
+
+__all__ = ["Endpoint", "Hook", "HttpApp", "Run", "arguments", "request_id_of"]
+
+Message: TypeAlias = dict[str, Any]
+Scope: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+Endpoint: TypeAlias = Callable[[], Awaitable[tuple[int, Any]]]
+
+REQUEST_ID = "x-request-id"
+MAX_REQUEST_ID_LENGTH = 128
+
+log = logging.getLogger("servepipe.ingress")
+
+
+class Run(Protocol):
+    """Runs the graph once. ``deadline`` is in seconds since the epoch, None for no deadline."""
+
+    async def __call__(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], *, request_id: str, deadline: float | None
+    ) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Hook:
+    """A preprocessor or postprocessor: where it comes from (``"module:function"``, for errors) and the function."""
+
+    import_path: str
+    function: Callable[[Any], Any]
+
+    async def __call__(self, value: Any) -> Any:
+        """Sync functions run in a thread, so that they cannot hold up other requests."""
+        function = self.function
+        if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
+            return await function(value)
+        result = await asyncio.to_thread(function, value)
+        return await result if inspect.isawaitable(result) else result
+
+
+class HttpApp:
+    """An ASGI app for one graph.
+
+    Args:
+        run: Runs the graph.
+        interface: What the graph reads and which step answers.
+        preprocessor: Turns the request into the single argument; None for JSON bodies.
+        postprocessor: Turns the output into the answer; None to answer the output itself.
+        endpoints: Further paths that answer GET, by path (``"/-/ready"``): status and a JSON value.
+        max_body_bytes: A larger body is answered with 413.
+        timeout_s: A request that takes longer, in seconds, is answered with 504. None: no limit.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        interface: Interface,
+        *,
+        preprocessor: Hook | None = None,
+        postprocessor: Hook | None = None,
+        endpoints: Mapping[str, Endpoint] | None = None,
+        max_body_bytes: int = 104_857_600,
+        timeout_s: float | None = 60.0,
+    ) -> None:
+        self._run = run
+        self._interface = interface
+        self._preprocessor = preprocessor
+        self._postprocessor = postprocessor
+        self._endpoints = endpoints or {}
+        self._max_body_bytes = max_body_bytes
+        self._timeout_s = timeout_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+            return
+        if scope["type"] != "http":
+            if scope["type"] == "websocket":
+                await send({"type": "websocket.close", "code": 1008})
+            return
+        request_id = request_id_of(scope["headers"])
+        try:
+            answer = await self._answer(scope, receive, request_id)
+        except Exception as error:
+            await self._send_error(error, scope, request_id, send)
+        else:
+            await self._send_answer(answer, scope, request_id, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, request_id: str) -> Any:
+        path = _route_path(scope)
+        if endpoint := self._endpoints.get(path):
+            _check_method(scope["method"], ("GET", "HEAD"))
+            return _Status(*await endpoint())
+        if path not in ("", "/"):
+            raise BadRequestError(
+                f"nothing is served at {path}", status=404, code="NotFound", fix="Send requests to the route itself."
+            )
+        _check_method(scope["method"], ("POST",) if self._preprocessor is None else ("GET", "POST", "PUT"))
+        deadline = None if self._timeout_s is None else time.time() + self._timeout_s
+        try:
+            async with asyncio.timeout(self._timeout_s) as limit:
+                body = await _read_body(scope, receive, self._max_body_bytes)
+                args, kwargs = await self._inputs(scope, body)
+                output = await self._run_graph(args, kwargs, request_id, deadline)
+                return output if self._postprocessor is None else await self._postprocess(output)
+        except Exception as error:
+            # Whatever the graph makes of being cancelled, past the deadline the answer is that it took too long.
+            if not limit.expired():
+                raise
+            raise StepTimeoutError(
+                f"the request took longer than {self._timeout_s:g} s", fix="See spec.ingress.requestTimeoutSeconds."
+            ) from error
+
+    async def _inputs(self, scope: Scope, body: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if self._preprocessor is None:
+            return arguments(body, self._interface)
+        from starlette.requests import Request
+
+        try:
+            return (await self._preprocessor(Request(scope, _replay(body))),), {}
+        except RequestError:
+            raise
+        except Exception as error:
+            raise HookError("preprocessor", self._preprocessor.import_path, error) from error
+
+    async def _run_graph(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], request_id: str, deadline: float | None
+    ) -> Any:
+        try:
+            return await self._run(args, kwargs, request_id=request_id, deadline=deadline)
+        except BadRequestError as error:
+            missing = self._interface.missing(args, kwargs)
+            if not missing or error.status != 422:
+                raise
+            by = "" if self._preprocessor is None else f"the preprocessor {self._preprocessor.import_path} returned "
+            got = _describe(args, kwargs)
+            raise BadRequestError(
+                f"{by}{got}, but the graph also reads {', '.join(missing)}", code="InvalidInput", step=error.step
+            ) from error
+
+    async def _postprocess(self, output: Any) -> Any:
+        assert self._postprocessor is not None
+        try:
+            return await self._postprocessor(output)
+        except RequestError:
+            raise
+        except Exception as error:
+            raise HookError("postprocessor", self._postprocessor.import_path, error) from error
+
+    async def _send_answer(self, answer: Any, scope: Scope, request_id: str, receive: Receive, send: Send) -> None:
+        status = 200
+        if isinstance(answer, _Status):
+            status, answer = answer.status, answer.value
+        elif _is_response(answer):
+            answer.headers.setdefault(REQUEST_ID, request_id)
+            await answer(scope, receive, send)
+            return
+        try:
+            body, content_type = encode_answer(answer)
+        except AnswerNotSupportedError as error:
+            await self._send_error(error, scope, request_id, send)
+            return
+        await _send(send, scope, status, body, content_type, request_id)
+
+    async def _send_error(self, error: Exception, scope: Scope, request_id: str, send: Send) -> None:
+        problem = problem_of(error, self._interface, postprocessed=self._postprocessor is not None)
+        if problem.status >= 500:
+            log.error("request %s: %s", request_id, problem.message, exc_info=problem.log_exception)
+        body = encode_json({"error": problem.body(request_id)})
+        await _send(send, scope, problem.status, body, "application/json", request_id, problem.headers)
+
+
+@dataclass(frozen=True, slots=True)
+class _Status:
+    status: int
+    value: Any
+
+
+def arguments(body: bytes, interface: Interface) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments that a JSON body stands for. Raises `BadRequestError` (400) for what is not JSON.
+
+    An array with one element stays one argument, the array, where the graph reads its input by index: ``[5]`` then
+    gives 5 for ``dag_input[0]``, as ``[5, 6]`` does.
+    """
+    if not body.strip():
+        if not interface.reads:
+            return (), {}
+        raise BadRequestError(
+            "the body is empty", status=400, code="InvalidJson", fix="Send a JSON array with one element per input."
+        )
+    try:
+        value = json.loads(body, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
+        raise BadRequestError(f"the body is not JSON: {error}", status=400, code="InvalidJson") from None
+    if isinstance(value, list) and not (len(value) == 1 and interface.by_index):
+        return tuple(value), {}
+    if isinstance(value, dict) and interface.by_keyword:
+        return (), value
+    return (value,), {}
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def request_id_of(headers: Sequence[tuple[bytes, bytes]]) -> str:
+    """The caller's ``x-request-id`` where it is printable and of sane length, else a new one."""
+    for name, value in headers:
+        if name == b"x-request-id":
+            text = value.decode("latin-1")
+            if 0 < len(text) <= MAX_REQUEST_ID_LENGTH and text.isascii() and text.isprintable():
+                return text
+    return uuid.uuid4().hex
+
+
+async def _read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
+    for name, value in scope["headers"]:
+        if name == b"content-length" and value.isdigit() and int(value) > limit:
+            raise _too_large(limit)
+    chunks: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise BadRequestError("the caller went away while it sent the body", status=400, code="Disconnected")
+        chunk = message.get("body", b"")
+        size += len(chunk)
+        if size > limit:
+            raise _too_large(limit)
+        chunks.append(chunk)
+        if not message.get("more_body", False):
+            return b"".join(chunks)
+
+
+def _too_large(limit: int) -> BadRequestError:
+    return BadRequestError(
+        f"the body is larger than {limit} bytes", status=413, code="BodyTooLarge", fix="See spec.ingress.maxBodyBytes."
+    )
+
+
+def _replay(body: bytes) -> Receive:
+    messages = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive() -> Message:
+        return messages.pop() if messages else {"type": "http.disconnect"}
+
+    return receive
+
+
+def _check_method(method: str, allowed: tuple[str, ...]) -> None:
+    if method not in allowed:
+        raise BadRequestError(
+            f"{method} is not served here", status=405, code="MethodNotAllowed", fix=f"Use {' or '.join(allowed)}."
+        )
+
+
+def _route_path(scope: Scope) -> str:
+    """The path below the route. ``path`` includes ``root_path`` (ASGI), except from servers that strip it."""
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "").rstrip("/")
+    if root and (path == root or path.startswith(root + "/")):
+        return path[len(root) :]
+    return path
+
+
+def _describe(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    if kwargs:
+        return f"got the keywords {', '.join(kwargs)}"
+    if len(args) == 1:
+        return f"a single {type(args[0]).__name__}"
+    return f"got {len(args)} arguments"
+
+
+def _is_response(value: Any) -> bool:
+    responses = sys.modules.get("starlette.responses")
+    return responses is not None and isinstance(value, responses.Response)
+
+
+async def _send(
+    send: Send,
+    scope: Scope,
+    status: int,
+    body: bytes,
+    content_type: str,
+    request_id: str,
+    headers: Sequence[tuple[bytes, bytes]] = (),
+) -> None:
+    await send(
+        {
+            "type": "http.response.start",
+            "status": status,
+            "headers": [
+                (b"content-type", content_type.encode()),
+                (b"content-length", str(len(body)).encode()),
+                (REQUEST_ID.encode(), request_id.encode()),
+                *headers,
+            ],
+        }
+    )
+    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return

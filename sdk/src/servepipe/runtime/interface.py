@@ -1,0 +1,73 @@
+"""What a graph asks of its callers and which step gives the answer: what the HTTP layer needs to know of a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from servepipe.graph.ir import Attr, DictOf, Expr, Graph, InputRef, ListOf, Path, StepRef, TupleOf, operands, parts
+
+__all__ = ["Interface"]
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """Args:
+    reads: The distinct paths at which the graph reads its input, in the order of the graph; ``()`` is all of it.
+    output: The graph's output expression.
+    """
+
+    reads: tuple[Path, ...]
+    output: Expr
+
+    @classmethod
+    def of(cls, graph: Graph) -> Interface:
+        tops = [*(top for step in graph.steps for top in operands(step)), graph.output]
+        reads = dict.fromkeys(part.path for top in tops for part in parts(top) if isinstance(part, InputRef))
+        return cls(tuple(reads), graph.output)
+
+    @property
+    def by_index(self) -> bool:
+        """Whether some step reads ``dag_input[0]``, by number."""
+        return any(path and isinstance(path[0], int) for path in self.reads)
+
+    @property
+    def by_keyword(self) -> bool:
+        """Whether some step reads ``dag_input["k"]`` or ``dag_input.k``, by name."""
+        return any(path and not isinstance(path[0], int) for path in self.reads)
+
+    def missing(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[str, ...]:
+        """The inputs that the graph reads somewhere and that these arguments do not have, as people write them."""
+        return tuple(_written(path) for path in self.reads if not _has(path, args, kwargs))
+
+    def answering_step(self, path: Sequence[int | str] = ()) -> str:
+        """The step that gave the part of the answer at ``path``; empty where no single step did."""
+        expr = self.output
+        keys = list(path)
+        while not isinstance(expr, StepRef):
+            if not keys:
+                return ""
+            key = keys.pop(0)
+            match expr:
+                case ListOf(items) | TupleOf(items) if isinstance(key, int) and key < len(items):
+                    expr = items[key]
+                case DictOf(items) if key in dict(items):
+                    expr = dict(items)[str(key)]
+                case _:
+                    return ""
+        return expr.step
+
+
+def _has(path: Path, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    from servepipe.graph.program import read_input
+
+    try:
+        read_input(path, args, kwargs)
+    except Exception:  # the value is the caller's, its __getitem__ may raise anything
+        return False
+    return True
+
+
+def _written(path: Path) -> str:
+    return "input" + "".join(f".{key.name}" if isinstance(key, Attr) else f"[{key!r}]" for key in path)
