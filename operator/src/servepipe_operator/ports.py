@@ -6,11 +6,21 @@ Adapters implement them; `reconcile` uses them; tests replace them. Each method 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 from servepipe_operator.engine.state import Application, Capacity, Event, Json, Record, RoutingAck
 
-__all__ = ["Events", "History", "Routing", "ServeApi", "ServeRejectedError", "StatusWriter", "UnreachableError"]
+__all__ = [
+    "Events",
+    "History",
+    "Ports",
+    "Routing",
+    "ServeApi",
+    "ServeRejectedError",
+    "StatusWriter",
+    "UnreachableError",
+]
 
 
 class UnreachableError(Exception):
@@ -64,8 +74,25 @@ class History(Protocol):
 
 
 class StatusWriter(Protocol):
+    """The resource's status: a report, never needed for correctness."""
+
+    async def read(self) -> Json:
+        """As last written; {} when it was never written or is lost."""
+        ...
+
     async def write(self, status: Json) -> None: ...
 
 
 class Events(Protocol):
     async def emit(self, event: Event) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """All of them, for one pipeline."""
+
+    serve: ServeApi
+    routing: Routing
+    history: History
+    status: StatusWriter
+    events: Events

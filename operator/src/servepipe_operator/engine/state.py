@@ -58,12 +58,16 @@ class Application:
 
 @dataclass(frozen=True, slots=True)
 class RoutingAck:
-    """One ingress replica or holder: the routing table it uses, and its requests in flight by application."""
+    """One ingress replica or holder: the routing table it uses, and its requests in flight by application.
+
+    ``errors``: why an Inline instance could not be imported or built, by ``<node>--<revision>``.
+    """
 
     replica: str
     application: str
     table: str
     busy: Mapping[str, int] = field(default_factory=dict)
+    errors: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
