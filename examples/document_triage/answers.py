@@ -38,7 +38,7 @@ def report(found: dict[str, Any], text: str, language: dict[str, Any], sentiment
 def refuse(found: dict[str, Any]) -> dict[str, Any]:
     """The answer for a file that is turned away, with the reason."""
     if found["kind"] == "image":
-        reason = f"the {found['description']} is damaged: send it again"
+        reason = f"the {found['description']} cannot be read: send it again, as PNG or JPEG"
     elif found["type"] == "empty":
         reason = "the file is empty"
     elif found["type"] == "unknown":

@@ -7,6 +7,7 @@ thread per core in each of several processes, they would only wait for one anoth
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,13 +38,9 @@ class TextDetection:
     def find(self, body: bytes) -> dict[str, Any]:
         """`{"readable": bool, "lines": [Image, ...]}` of an image file, from top to bottom and left to right.
 
-        `readable` is False for a file that starts like an image and is none (cut short, damaged).
+        `readable` is False for a file that only starts like an image: cut short, damaged, of a kind that Pillow lacks.
         """
-        import cv2
-        import numpy as np
-
-        encoded = np.frombuffer(body, dtype=np.uint8)
-        image = cv2.imdecode(encoded, cv2.IMREAD_COLOR) if encoded.size else None
+        image = _decoded(body)
         if image is None:
             return {"readable": False, "lines": []}
         boxes, _ = self._detector(image)
@@ -99,6 +96,20 @@ def _config(part: str) -> dict[str, Any]:
         "intra_op_num_threads": 1,
         "inter_op_num_threads": 1,
     }
+
+
+def _decoded(body: bytes) -> Image | None:
+    """The pixels of an image file as they are meant to be seen, upright and on white paper; None where it has none."""
+    import numpy as np
+    from PIL import Image, ImageOps
+
+    try:
+        image = ImageOps.exif_transpose(Image.open(io.BytesIO(body))).convert("RGBA")
+    except Exception:  # OSError, SyntaxError, ValueError and more: whatever the decoder of that format stumbled over
+        return None
+    paper = Image.new("RGBA", image.size, "white")
+    seen = Image.alpha_composite(paper, image).convert("RGB")
+    return np.ascontiguousarray(np.asarray(seen)[:, :, ::-1])
 
 
 def _in_reading_order(boxes: Any) -> list[Any]:

@@ -1,5 +1,6 @@
 """The models of examples/document_triage by themselves, against its committed answers."""
 
+import io
 from types import SimpleNamespace
 from typing import Any
 
@@ -100,6 +101,20 @@ def test_a_blank_page_has_no_lines(ocr: SimpleNamespace) -> None:
 
     assert ocr.detection.find(blank.tobytes()) == {"readable": True, "lines": []}
     assert ocr.orientation.upright([]) == []
+
+
+def test_text_on_a_transparent_ground_is_read(ocr: SimpleNamespace, documents: dict[str, bytes]) -> None:
+    from PIL import Image
+
+    page = Image.open(io.BytesIO(documents["page.png"])).convert("L")
+    black = Image.new("RGBA", page.size, "black")
+    black.putalpha(page.point(lambda grey: 255 - grey))
+    content = io.BytesIO()
+    black.save(content, "PNG")
+
+    lines = ocr.detection.find(content.getvalue())["lines"]
+
+    assert any("markers of the coins" in ocr.recognition.read(line) for line in lines)
 
 
 def test_lines_of_one_row_are_read_from_the_left(triage: SimpleNamespace) -> None:
