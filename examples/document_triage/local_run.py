@@ -1,0 +1,150 @@
+"""The project on this machine, as another terminal sees it: `servepipe compile`, `up`, `apply`, `status` and `down`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+START_TIMEOUT_S = 180.0
+STOP_TIMEOUT_S = 60.0
+LOOK_EVERY_S = 0.5
+
+
+class RunFailedError(Exception):
+    """The pipeline does not do what it should; the message says what, and what it wrote last."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node as it runs: its revision, and the process of each replica by replica id (none for one in the ingress)."""
+
+    revision: str
+    replicas: dict[str, int]
+
+
+class LocalRun(contextlib.AbstractContextManager["LocalRun"]):
+    """`servepipe up` with a private run folder; the block's end ends it.
+
+    Args:
+        project: The folder of `pipeline.py`.
+        state: Where the run folder and the logs go.
+        pipeline: The pipeline's name.
+    """
+
+    def __init__(self, project: Path, state: Path, pipeline: str) -> None:
+        self._project = project
+        self._pipeline = pipeline
+        self._file = project / "pipeline.yaml"
+        self._log = state / "up.log"
+        self._run_file = state / "servepipe" / "runs" / pipeline / "run.json"
+        self._environment = os.environ | {"XDG_STATE_HOME": str(state), "PYTHONUNBUFFERED": "1"}
+        self._up: subprocess.Popen[bytes] | None = None
+
+    def compile(self) -> None:
+        """Compile the project as it is now."""
+        self._servepipe("compile", "pipeline.py", "-o", str(self._file))
+
+    def start(self) -> None:
+        """Start the pipeline that was compiled; see `wait`."""
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        with self._log.open("wb") as log:
+            self._up = subprocess.Popen(
+                [*_command(), "up", str(self._file)],
+                cwd=self._project,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def apply(self) -> None:
+        """Hand over the pipeline that was compiled last to the run."""
+        self._servepipe("apply", str(self._file), "-p", self._pipeline)
+
+    def status(self) -> dict[str, Any]:
+        """What `GET /v1/status` of the run says. Raises `OSError` or `ValueError` while it does not answer."""
+        run = json.loads(self._run_file.read_text(encoding="utf-8"))
+        request = urllib.request.Request(
+            f"{run['control']}/v1/status", headers={"Authorization": f"Bearer {run['token']}"}
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            status: dict[str, Any] = json.load(answer)
+            return status
+
+    def wait(self, what: str, ready: Callable[[dict[str, Any]], T | None], timeout_s: float) -> T:
+        """Look at the status until ``ready`` finds there what it looks for.
+
+        Raises:
+            RunFailedError: It did not within ``timeout_s`` seconds, or the run ended.
+        """
+        deadline = time.monotonic() + timeout_s
+        status: dict[str, Any] = {}
+        while time.monotonic() < deadline:
+            if self._up is None or self._up.poll() is not None:
+                raise RunFailedError(f"servepipe up ended while it was waited for {what}:\n{self._last_lines()}")
+            with contextlib.suppress(OSError, ValueError):
+                status = self.status()
+                found = ready(status)
+                if found is not None:
+                    return found
+            time.sleep(LOOK_EVERY_S)
+        last = json.dumps(status.get("status", {}), indent=1)
+        raise RunFailedError(f"no {what} within {timeout_s:.0f} s. Status:\n{last}\n{self._last_lines()}")
+
+    def __exit__(self, *_: object) -> None:
+        if self._up is None:
+            return
+        self._up.terminate()
+        try:
+            self._up.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._up.kill()
+            self._up.wait()
+
+    def _servepipe(self, *arguments: str) -> None:
+        done = subprocess.run(
+            [*_command(), *arguments],
+            cwd=self._project,
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=START_TIMEOUT_S,
+        )
+        if done.returncode != 0:
+            raise RunFailedError(f"servepipe {' '.join(arguments)} failed ({done.returncode}):\n{done.stdout}")
+
+    def _last_lines(self, count: int = 40) -> str:
+        lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()
+        return "\n".join(lines[-count:])
+
+
+def _command() -> list[str]:
+    return [str(Path(sys.executable).with_name("servepipe"))]
+
+
+def settled(status: dict[str, Any]) -> dict[str, Node] | None:
+    """The nodes and the ingress as they run, once the pipeline is what its resource asks for; None before that."""
+    resource = status.get("status", {})
+    conditions = {condition["type"]: condition["status"] for condition in resource.get("conditions", ())}
+    if conditions.get("Ready") != "True" or conditions.get("Reconciling") == "True":
+        return None
+    nodes = {name: Node(node["revision"], {}) for name, node in resource["nodes"].items()}
+    nodes["ingress"] = Node("", {})
+    for application in status["applications"]:
+        name = application["name"].partition("--")[0]
+        for replica in application["replicas"]:
+            nodes[name].replicas[replica["id"]] = replica["pid"]
+    return nodes
