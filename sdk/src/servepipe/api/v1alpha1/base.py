@@ -1,0 +1,139 @@
+"""What all models of the resource share: strictness, camelCase, bounds and the field types with patterns."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, TypeAlias
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic.alias_generators import to_camel
+from pydantic.config import JsonDict
+from pydantic_core import PydanticCustomError
+
+from servepipe.api.quantity import QUANTITY_PATTERN
+
+__all__ = [
+    "MAX_INT32",
+    "FreeForm",
+    "ImageName",
+    "ImportPath",
+    "Int32",
+    "Json",
+    "JsonList",
+    "JsonObject",
+    "Model",
+    "Name",
+    "NodeName",
+    "PositiveInt32",
+    "Quantity",
+    "StepName",
+    "explained_patterns",
+    "keyed_by",
+    "rule",
+    "validated",
+]
+
+MAX_INT32 = 2**31 - 1
+
+#: Marks a field whose inside Kubernetes neither knows nor touches.
+PRESERVE: JsonDict = {"x-kubernetes-preserve-unknown-fields": True}
+
+
+class Model(BaseModel):
+    """Base of all models. Unknown fields are errors, types are not coerced, instances do not change.
+
+    A null is a field that is not there, as for an API server. What was not set is not dumped.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        alias_generator=to_camel,
+        validate_by_name=True,
+        validate_by_alias=True,
+        use_attribute_docstrings=True,
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_nulls(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            return {key: value for key, value in data.items() if value is not None}
+        return data
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON form: camelCase, only what was set, in the order of the fields of the class."""
+        return self.model_dump(by_alias=True, exclude_unset=True)
+
+
+def rule(expression: str, message: str) -> JsonDict:
+    """A CEL rule: what must hold, and what to say when it does not."""
+    return {"rule": expression, "message": message}
+
+
+def validated(*rules: JsonDict) -> ConfigDict:
+    """The configuration of a model that an API server checks by these CEL rules."""
+    return ConfigDict(json_schema_extra={"x-kubernetes-validations": list(rules)})
+
+
+def keyed_by(field: str) -> JsonDict:
+    """A list of objects that server-side apply merges by ``field``."""
+    return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [field]}
+
+
+# --- Text with a pattern ----------------------------------------------------------------------------------------------
+
+_NODE_NAME = r"^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$"
+_STEP_NAME = r"^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$"
+_DNS_NAME = r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$"
+_IMPORT = r"^[^\s:]+:[^\s:]+$"
+_IMAGE = r"^[^\s]+$"
+
+_EXPLAINED = {
+    _NODE_NAME: "lower case letters, digits and single hyphens, a letter first, at most 40 characters",
+    _STEP_NAME: "lower case letters, digits and hyphens, a letter first, at most 63 characters",
+    _DNS_NAME: "a Kubernetes name: lower case letters, digits, hyphens and dots",
+    _IMPORT: '"module:name"',
+    _IMAGE: "an image reference without spaces",
+    QUANTITY_PATTERN: 'a Kubernetes quantity such as "500m", "2" or "16Gi"',
+}
+
+
+def explained_patterns() -> dict[str, str]:
+    """For each pattern of a field, what it asks for in words."""
+    return dict(_EXPLAINED)
+
+
+def _no_double_hyphen(name: str) -> str:
+    if "--" in name:
+        raise PydanticCustomError("double_hyphen", "two hyphens in a row; they separate a node from its revision")
+    return name
+
+
+def _whole_number_as_text(value: Any) -> Any:
+    # `cpu: 4` is what people write; a float is refused because readers disagree about its digits.
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+NodeName: TypeAlias = Annotated[str, Field(pattern=_NODE_NAME, max_length=40), AfterValidator(_no_double_hyphen)]
+StepName: TypeAlias = Annotated[str, Field(pattern=_STEP_NAME, max_length=63)]
+Name: TypeAlias = Annotated[str, Field(pattern=_DNS_NAME, max_length=253)]
+ImportPath: TypeAlias = Annotated[str, Field(pattern=_IMPORT, max_length=512)]
+ImageName: TypeAlias = Annotated[str, Field(pattern=_IMAGE, max_length=512)]
+Quantity: TypeAlias = Annotated[
+    str,
+    BeforeValidator(_whole_number_as_text),
+    Field(pattern=QUANTITY_PATTERN, max_length=32, json_schema_extra={"x-kubernetes-int-or-string": True}),
+]
+
+# --- Numbers and free-form fields -------------------------------------------------------------------------------------
+
+Int32: TypeAlias = Annotated[int, Field(ge=0, le=MAX_INT32)]
+PositiveInt32: TypeAlias = Annotated[int, Field(ge=1, le=MAX_INT32)]
+
+#: An expression or a value in its wire form (`servepipe.graph.wire`).
+Json: TypeAlias = Annotated[Any, Field(json_schema_extra=PRESERVE)]
+JsonObject: TypeAlias = Annotated[dict[str, Any], Field(json_schema_extra={"type": "object", **PRESERVE})]
+JsonList: TypeAlias = list[Json]
+#: A piece of a Kubernetes object that is passed on as it is (a pod template, a toleration, a volume's source).
+FreeForm: TypeAlias = JsonObject
