@@ -16,7 +16,7 @@ LANGUAGES = ["en", "de", "fr", "es", "it"]
 
 FileType = remote(filetype.FileType)
 # RapidOCR's detector remembers the image that it is working on: one at a time.
-TextDetection = remote(max_ongoing_requests=1)(ocr.TextDetection)
+TextDetection = remote(ocr.TextDetection, max_ongoing_requests=1)
 Orientation = remote(ocr.Orientation)
 Recognition = remote(ocr.Recognition)
 LanguageDetector = remote(language.LanguageDetector)
@@ -38,7 +38,7 @@ with ServeInputNode(preprocessor=answers.body_of) as body:
 
     page = text_detection.find.bind(body)
     lines = orientation.upright.bind(page["lines"])
-    read_lines = map(recognition.read.bind, lines)
+    read_lines = map(recognition.read, lines)
     text = switch(found["kind"], {"image": page_text.bind(read_lines)}, default=plain_text.bind(body))
 
     document = report.bind(found, text, language_detector.detect.bind(text), sentiment_analysis.rate.bind(text))
