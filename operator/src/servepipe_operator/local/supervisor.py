@@ -1,0 +1,421 @@
+"""One local run: its Ray, its engine, its folder, from start to end.
+
+    compile ─▶ take the folder ─▶ end orphans ─▶ choose ports ─▶ start Ray ─▶ reconcile until told to stop ─▶ clean up
+                                                                                ▲ apply, scale, file change
+
+Nothing is started before the pipeline has compiled. From the first process on, ``run.json`` says what there is, so
+that whatever kills this process, the next start finds what is left of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import aiohttp
+import yaml
+
+from servepipe import api
+from servepipe.errors import RunError, ServePipeError
+from servepipe_operator.adapters.file_history import FileHistory
+from servepipe_operator.adapters.local_ray import LocalRay
+from servepipe_operator.adapters.processes import adopt_orphans, identify
+from servepipe_operator.adapters.routing import IngressRouting
+from servepipe_operator.adapters.serve_api import RayServeApi
+from servepipe_operator.adapters.sockets import PortNumbers, choose_ports
+from servepipe_operator.adapters.status_file import StatusFile
+from servepipe_operator.engine.state import Application, Capacity, Environment, Event, Json, Plan
+from servepipe_operator.local.control import ControlServer
+from servepipe_operator.local.logs import read_lines, replica_files
+from servepipe_operator.local.resources import cpus_for, custom_resources, declared_replicas, scaled
+from servepipe_operator.local.run_folder import Run, RunFolder, ports_locked, with_ports
+from servepipe_operator.local.sources import Compiled, compile_document
+from servepipe_operator.local.view import View
+from servepipe_operator.local.watch import Watched
+from servepipe_operator.ports import Ports, UnreachableError
+from servepipe_operator.reconcile import reconcile
+
+__all__ = ["Options", "Supervisor"]
+
+TICK_S = 0.5
+CHANGING_S = 1.0
+RECORD_PROCESSES_S = 5.0
+EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
+IGNORED_FIELDS = frozenset({"image", "imagePullSecrets", "serviceAccountName", "cluster"})
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to run.
+
+    Args:
+        port: HTTP port that must be used; None takes 8000 or the next free one.
+        replicas_at_most: Cap on the replicas of any one node, or None.
+        gpus: False leaves GPUs out of every request for resources.
+        reload: Compiles the source again when a watched file changes; None does not watch.
+        source: What was started, for people.
+    """
+
+    port: int | None = None
+    replicas_at_most: int | None = None
+    gpus: bool = True
+    reload: Callable[[], Awaitable[Compiled]] | None = None
+    source: str = ""
+
+
+class Supervisor:
+    """Runs one compiled pipeline until it is told to stop."""
+
+    def __init__(self, compiled: Compiled, options: Options, view: View) -> None:
+        self.folder = RunFolder.of(compiled.pipeline)
+        self.view = view
+        self.status: Json = {}
+        self.run_info: Run | None = None
+        self._options = options
+        self._compiled = compiled
+        self._file_resource: Json = yaml.safe_load(compiled.document)
+        self._sizes: dict[str, int] = {}
+        self._code_paths = dict(compiled.code_paths)
+        self._pipeline = api.read(compiled.document)
+        self._ray: LocalRay | None = None
+        self._applications: dict[str, Application] = {}
+        self._wake = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._exit_code = 0
+        self._watched = Watched(compiled.files)
+
+    # From start to end
+
+    async def run(self) -> int:
+        """Start, run and clean up; returns the exit code.
+
+        Raises:
+            ServePipeError: It could not be started. Everything has been cleaned up.
+        """
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, self._on_signal, number)
+        self.folder.take()
+        main = asyncio.create_task(self._run(), name="run")
+        stopping = asyncio.create_task(self._stopping.wait(), name="stopping")
+        try:
+            await asyncio.wait({main, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            main.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await main  # raises what made it fail
+        finally:
+            stopping.cancel()
+            await self._clean_up()
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                loop.remove_signal_handler(number)
+        return self._exit_code
+
+    async def _run(self) -> None:
+        adopt_orphans()
+        for orphan in await asyncio.to_thread(self.folder.end_orphans):
+            self.view.say(f"Ended process {orphan.pid} of an earlier run: {orphan.name}")
+        control = ControlServer(self, token := secrets.token_urlsafe(32))
+        try:
+            self.run_info = self._new_run(await control.start(), token)
+            ports = await asyncio.to_thread(self._choose_ports)
+            await self._start_ray(ports)
+            await self._serve(ports)
+        finally:
+            await control.stop()
+
+    def _new_run(self, control: str, token: str) -> Run:
+        supervisor = identify(os.getpid())
+        if supervisor is None:
+            raise RunError("This machine does not say when its processes started")
+        return Run(self._compiled.pipeline, "Starting", "", control, token, supervisor, self._options.source)
+
+    def _choose_ports(self) -> PortNumbers:
+        with ports_locked() as taken:
+            ports = choose_ports(self._options.port, taken=taken)
+            self._update_run(with_ports(self._require_run(), ports))
+        return ports
+
+    async def _start_ray(self, ports: PortNumbers) -> None:
+        from servepipe.runtime.flags import serve_environment
+
+        self.view.say(f"Starting Ray for {self._compiled.pipeline!r} in {self.folder.path}")
+        self._ray = LocalRay(
+            self.folder.ray,
+            ports,
+            cpus=cpus_for(self._file_resource, at_most=self._options.replicas_at_most),
+            gpus=None if self._options.gpus else 0,
+            custom=custom_resources(self._file_resource),
+            environment=serve_environment(),
+            import_root=Path(self._compiled.root),
+        )
+        starting = asyncio.create_task(self._ray.start())
+        try:
+            while not starting.done():
+                await asyncio.wait({starting}, timeout=TICK_S)
+                self._record_processes()
+            await starting
+        finally:
+            starting.cancel()
+        self._update_run(
+            replace(
+                self._require_run(),
+                ray_address=self._ray.address,
+                ray_dashboard=self._ray.dashboard,
+                ray_token_file=str(self._ray.token_file),
+            )
+        )
+        self._record_processes()
+
+    async def _serve(self, ports: PortNumbers) -> None:
+        ray, run = self._require_ray(), self._require_run()
+        self.view.say(f"Requests: {run.url}   Ray's dashboard: {ray.dashboard}")
+        for notice in self._compiled.notices:
+            self.view.say(f"Note: {notice}")
+        async with aiohttp.ClientSession() as session:
+            world = Ports(
+                serve=_Remembering(RayServeApi(session, ray.dashboard, ray.token, ray.capacity), self._applications),
+                routing=IngressRouting(session, self._url(ports)),
+                history=FileHistory(self.folder.history, self._corrupt_record),
+                status=StatusFile(self.folder.status),
+                events=_ToView(self.view),
+            )
+            self._update_run(replace(run, state="Running"))
+            said_open = False
+            while True:
+                self._wake.clear()
+                plan = await self._reconcile(world, ports)
+                if not said_open and self._available():
+                    said_open = True
+                    for name, port in ray.open_to_others():
+                        self.view.say(f"Note: {name} listens on every address of this machine, port {port}")
+                await self._wait(plan)
+
+    async def _reconcile(self, world: Ports, ports: PortNumbers) -> Plan | None:
+        environment = Environment(
+            code_paths=self._code_paths,
+            http={"host": "127.0.0.1", "port": ports.http},
+            grpc={"port": ports.grpc},
+            url=self._url(ports),
+            ignored_fields=IGNORED_FIELDS,
+            gpus_ignored=not self._options.gpus,
+            replicas_at_most=self._options.replicas_at_most,
+        )
+        try:
+            plan: Plan = await reconcile(self._pipeline, world, environment, time.time())
+        except (UnreachableError, OSError) as error:
+            self.view.event(Event("Warning", "Unreachable", str(error)))
+            return None
+        self.status = plan.status
+        self.view.show(self.snapshot())
+        return plan
+
+    async def _wait(self, plan: Plan | None) -> None:
+        """Until it is time to look again, something was asked for, or a watched file changed."""
+        look_again = CHANGING_S if plan is None else max(plan.look_again_after_s, 0.0)
+        deadline = time.monotonic() + look_again
+        recorded = 0.0
+        while not self._wake.is_set():
+            if not self._require_ray().running():
+                raise RunError(
+                    "Ray has ended by itself", where=str(self._require_ray().log), fix="Start the pipeline again."
+                )
+            if time.monotonic() - recorded >= RECORD_PROCESSES_S:
+                recorded = time.monotonic()
+                self._record_processes()
+            if self._options.reload is not None and self._watched.changed():
+                await self._reload(self._options.reload)
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), min(left, TICK_S))
+
+    async def _clean_up(self) -> None:
+        self._stopping.set()  # from here on a signal does not wait any more
+        self.view.close()
+        if self._ray is not None:
+            self.view.say("Stopping")
+            if self.run_info is not None:
+                self._update_run(replace(self.run_info, state="Stopping"))
+            await self._ray.stop()
+        self.folder.forget()
+        self.folder.release()
+
+    def _on_signal(self, number: signal.Signals) -> None:
+        self._exit_code = EXIT_INTERRUPTED if number == signal.SIGINT else EXIT_TERMINATED
+        if not self._stopping.is_set():
+            self._stopping.set()
+            return
+        self.view.close()
+        if self._ray is not None:
+            self._ray.kill()
+        self.folder.forget()
+        sys.stderr.write("\nKilled what was left.\n")
+        os._exit(self._exit_code)
+
+    # What others may ask for
+
+    def snapshot(self) -> Json:
+        """See `servepipe_operator.local.control.Controlled`."""
+        run = self._require_run()
+        applications = {
+            name: {
+                "status": application.status,
+                "message": application.message or application.deployment_message,
+                "replicas": [{"id": r.id, "state": r.state, "pid": r.pid} for r in application.replicas],
+            }
+            for name, application in sorted(self._applications.items())
+        }
+        return {
+            "pipeline": run.pipeline,
+            "url": run.url,
+            "source": run.source,
+            "state": run.state,
+            "folder": str(self.folder.path),
+            "dashboard": run.ray_dashboard,
+            "status": self.status,
+            "applications": applications,
+        }
+
+    async def apply(self, document: str, folder: str) -> Json:
+        """See `servepipe_operator.local.control.Controlled`."""
+        self._adopt(await compile_document(document, folder))
+        return {"pipeline": self._compiled.pipeline}
+
+    async def scale(self, node: str, replicas: int) -> Json:
+        """See `servepipe_operator.local.control.Controlled`."""
+        sizes = {**self._sizes, node: replicas}
+        self._desire(scaled(self._file_resource, sizes, at_most=self._options.replicas_at_most))
+        self._sizes = sizes
+        return {"node": node, "replicas": replicas}
+
+    async def logs(self, node: str, follow: bool) -> AsyncIterator[str]:
+        """See `servepipe_operator.local.control.Controlled`."""
+        nodes = self._file_resource["spec"]["nodes"]
+        if node != "ingress" and node not in nodes:
+            raise ServePipeError(
+                f"There is no node {node!r}", fix=f"The nodes are: {', '.join(sorted(nodes))}; and ingress."
+            )
+        own = f"{node}--"
+        if not any(name.startswith(own) for name in self._applications):
+            own = "ingress"  # an Inline node runs in the ingress's process
+
+        def files() -> dict[Path, str]:
+            shown = [a for name, a in self._applications.items() if name.startswith(own)]
+            return replica_files(self._require_ray().session / "logs", shown)
+
+        async for line in read_lines(files, for_ever=follow):
+            yield line
+
+    def stop(self) -> None:
+        """See `servepipe_operator.local.control.Controlled`."""
+        self._stopping.set()
+
+    # Small steps
+
+    def _adopt(self, compiled: Compiled) -> None:
+        if compiled.pipeline != self._compiled.pipeline:
+            raise RunError(
+                f"The file is the pipeline {compiled.pipeline!r}, what runs here is {self._compiled.pipeline!r}",
+                where="metadata.name",
+                fix=f"Start it beside this one: `servepipe up FILE`, or rename it to {self._compiled.pipeline!r}.",
+            )
+        resource: Json = yaml.safe_load(compiled.document)
+        before, now = declared_replicas(self._file_resource), declared_replicas(resource)
+        # What was scaled by hand stays, unless the file itself has changed its mind about that node.
+        sizes = {node: n for node, n in self._sizes.items() if node in now and now[node] == before.get(node)}
+        code_paths = {**self._code_paths, **compiled.code_paths}
+        self._code_paths, previous = code_paths, self._code_paths
+        try:
+            self._desire(scaled(resource, sizes, at_most=self._options.replicas_at_most))
+        except ServePipeError:
+            self._code_paths = previous
+            raise
+        self._file_resource, self._sizes, self._compiled = resource, sizes, compiled
+        self._watched.replace(compiled.files)
+
+    def _desire(self, resource: Json) -> None:
+        document = yaml.safe_dump(resource, sort_keys=False)
+        pipeline = api.read(document)
+        self.folder.resource.write_text(api.write(pipeline), encoding="utf-8")
+        self._pipeline = pipeline
+        self._wake.set()
+
+    async def _reload(self, reload: Callable[[], Awaitable[Compiled]]) -> None:
+        try:
+            compiled = await reload()
+            self._adopt(compiled)
+        except ServePipeError as error:
+            self.view.say(f"Changed, but not applied: {error}")
+            return
+        self.view.say(f"{time.strftime('%H:%M:%S')} A file changed: applied")
+        for notice in compiled.notices:
+            self.view.say(f"Note: {notice}")
+
+    def _available(self) -> bool:
+        conditions = {c["type"]: c["status"] for c in self.status.get("conditions") or ()}
+        return conditions.get("Available") == "True"
+
+    def _url(self, ports: PortNumbers) -> str:
+        route = (self._file_resource["spec"].get("ingress") or {}).get("route", "/")
+        return f"http://127.0.0.1:{ports.http}{route}"
+
+    def _corrupt_record(self, path: Path, reason: str) -> None:
+        self.view.event(Event("Warning", "CorruptRecord", f"{path} is ignored: {reason}"))
+
+    def _record_processes(self) -> None:
+        ray, run = self._ray, self._require_run()
+        if ray is not None and (processes := tuple(ray.processes())) != run.processes:
+            self._update_run(replace(run, processes=processes, link=str(ray.link or "")))
+
+    def _update_run(self, run: Run) -> None:
+        self.run_info = run
+        self.folder.write(run)
+
+    def _require_run(self) -> Run:
+        if self.run_info is None:
+            raise RunError("The run has not started yet")
+        return self.run_info
+
+    def _require_ray(self) -> LocalRay:
+        if self._ray is None:
+            raise RunError("Ray has not started yet")
+        return self._ray
+
+
+class _Remembering:
+    """Serve's API, remembering what it last said about the applications."""
+
+    def __init__(self, serve: RayServeApi, seen: dict[str, Application]) -> None:
+        self._serve = serve
+        self._seen = seen
+
+    async def applications(self) -> dict[str, Application] | None:
+        found = await self._serve.applications()
+        self._seen.clear()
+        self._seen.update(found or {})
+        return found
+
+    async def put(self, config: Json) -> None:
+        await self._serve.put(config)
+
+    async def capacity(self) -> Capacity | None:
+        return await self._serve.capacity()
+
+
+class _ToView:
+    """The `Events` port: what happens is shown."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+
+    async def emit(self, event: Event) -> None:
+        self._view.event(event)

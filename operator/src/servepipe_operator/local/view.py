@@ -1,0 +1,140 @@
+"""What `servepipe up` shows: a live table in a terminal, plain lines anywhere else."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any, Protocol, TextIO
+
+from servepipe_operator.engine.state import Event, Json
+
+__all__ = ["NodeRow", "PlainView", "QuietView", "RichView", "View", "condition_lines", "node_rows", "view_for"]
+
+NodeRow = tuple[str, str, str, str, str]
+HEADINGS: NodeRow = ("NODE", "REVISION", "READY", "WEIGHT", "STATE")
+
+
+class View(Protocol):
+    def say(self, text: str) -> None: ...
+    def event(self, event: Event) -> None: ...
+    def show(self, snapshot: Json) -> None: ...
+    def close(self) -> None: ...
+
+
+def node_rows(status: Mapping[str, Any]) -> list[NodeRow]:
+    """One row per node, and a second one for a revision that is on its way in."""
+    rows: list[NodeRow] = []
+    for name, node in sorted((status.get("nodes") or {}).items()):
+        candidate = node.get("candidate") or {}
+        failed = node.get("failedRevision") or {}
+        weight = candidate.get("weight", 0)
+        state = node.get("state") or ("stable" if node.get("revision") else "starting")
+        if failed:
+            state = f"{failed.get('revision', '')} failed: {failed.get('reason', '')}"
+        ready = "inline" if node.get("placement") == "Inline" else _ready(node)
+        rows.append(
+            (name, node.get("revision") or "-", ready, f"{100 - weight}%" if node.get("revision") else "-", state)
+        )
+        if candidate:
+            row = candidate.get("reason") or "candidate"
+            rows.append(("", candidate.get("revision", ""), _ready(candidate), f"{weight}%", row))
+    return rows
+
+
+def _ready(node: Mapping[str, Any]) -> str:
+    return f"{node.get('readyReplicas', 0)}/{node.get('replicas', 0)}" if "replicas" in node else "-"
+
+
+def condition_lines(status: Mapping[str, Any]) -> list[str]:
+    """The conditions, one line each, with the reason and message of those that are not as wished."""
+    lines = []
+    for condition in status.get("conditions") or ():
+        good = condition["status"] == ("False" if condition["type"] in ("Reconciling", "Stalled") else "True")
+        line = f"{condition['type']}={condition['status']}"
+        if not good:
+            line += f" {condition.get('reason', '')}: {condition.get('message', '')}"
+        lines.append(line.rstrip(": "))
+    return lines
+
+
+class QuietView:
+    """Shows nothing; for runs inside another program."""
+
+    def say(self, text: str) -> None: ...
+    def event(self, event: Event) -> None: ...
+    def show(self, snapshot: Json) -> None: ...
+    def close(self) -> None: ...
+
+
+class PlainView:
+    """One line per thing that happens, for logs and pipes."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stdout
+        self._rows: dict[tuple[str, str], NodeRow] = {}
+        self._conditions: list[str] = []
+
+    def say(self, text: str) -> None:
+        print(text, file=self._stream, flush=True)
+
+    def event(self, event: Event) -> None:
+        node = f" {event.node}:" if event.node else ""
+        self.say(f"{time.strftime('%H:%M:%S')} {event.reason}{node} {event.message}")
+
+    def show(self, snapshot: Json) -> None:
+        status = snapshot["status"]
+        node, rows = "", {}
+        for row in node_rows(status):
+            node = row[0] or node
+            rows[node, row[1]] = row
+            if self._rows.get((node, row[1])) != row:
+                self.say(f"{time.strftime('%H:%M:%S')} {node} {row[1]} ready {row[2]} weight {row[3]} {row[4]}")
+        conditions = condition_lines(status)
+        for line in conditions:
+            if line not in self._conditions:
+                self.say(f"{time.strftime('%H:%M:%S')} {line}")
+        self._rows, self._conditions = rows, conditions
+
+    def close(self) -> None: ...
+
+
+class RichView:
+    """A table that is drawn again in place, with what happened above it."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        self._console = Console()
+        self._live = Live(console=self._console, auto_refresh=False, transient=False)
+        self._live.start()
+
+    def say(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False)
+
+    def event(self, event: Event) -> None:
+        style = "yellow" if event.type == "Warning" else "dim"
+        node = f" {event.node}:" if event.node else ""
+        text = f"{time.strftime('%H:%M:%S')} {event.reason}{node} {event.message}"
+        self._console.print(text, style=style, markup=False, highlight=False)
+
+    def show(self, snapshot: Json) -> None:
+        from rich.console import Group
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(*HEADINGS, box=None, pad_edge=False, title_justify="left")
+        for row in node_rows(snapshot["status"]):
+            table.add_row(*(Text(cell) for cell in row))
+        head = Text(f"{snapshot['pipeline']}  {snapshot['url']}", style="bold")
+        conditions = [Text(line, style="dim") for line in condition_lines(snapshot["status"])]
+        self._live.update(Group(head, table, *conditions), refresh=True)
+
+    def close(self) -> None:
+        self._live.stop()
+
+
+def view_for(stream: TextIO) -> View:
+    """The live view for a terminal, plain lines for everything else."""
+    return RichView() if stream.isatty() else PlainView(stream)
