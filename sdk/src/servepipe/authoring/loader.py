@@ -230,13 +230,11 @@ def unwrap(obj: Any) -> Any:
     """The plain class or function behind a wrapper of ours or of Ray's ``remote``; anything else as it is."""
     if inspect.getattr_static(obj, TARGET_ATTRIBUTE, None) is not None:
         return unwrap(getattr(obj, TARGET_ATTRIBUTE))
-    kind = type(obj)
-    if kind.__module__.startswith("ray."):
-        if kind.__name__ == "RemoteFunction":
-            return obj._function
-        modified = getattr(getattr(obj, "__ray_metadata__", None), "modified_class", None)
-        if modified is not None:
-            return getattr(modified, "__ray_actor_class__", modified)
+    if inspect.getattr_static(obj, "__ray_metadata__", None) is not None:
+        modified = obj.__ray_metadata__.modified_class  # Ray subclasses the class that it wraps
+        return getattr(modified, "__ray_actor_class__", modified)
+    if type(obj).__module__ == "ray.remote_function" and hasattr(obj, "_function"):
+        return obj._function
     return obj
 
 
