@@ -35,12 +35,16 @@ def failed_step(error: BaseException) -> FailedStep:
 
 def mark(error: BaseException, step: str, node: str = "", method: str | None = None) -> None:
     """Remember on ``error`` that it came from ``step``, and say so in a note of its traceback."""
-    setattr(error, _ATTRIBUTE, (step, node, method or ""))
-    called = f" calling {node}.{method}" if node and method else f" calling {node}" if node else ""
+    if isinstance(error, RequestError) and not error.step:
+        error.step, error.node = step, error.node or node
+    called = f", calling {node}.{method}" if node and method else f", calling {node}" if node else ""
     note = f"in step {step}{called}"
+    notes = list(getattr(error, "__notes__", ()))
+    # Not by plain assignment: an exception may be a frozen dataclass.
+    BaseException.__setattr__(error, _ATTRIBUTE, (step, node, method or ""))
     # Code may raise one exception object many times; its notes must not grow with each request.
-    if note not in getattr(error, "__notes__", ()):
-        error.add_note(note)
+    if note not in notes:
+        BaseException.__setattr__(error, "__notes__", [*notes, note])
 
 
 def as_exception(error: BaseException) -> Exception:
