@@ -143,8 +143,7 @@ def settled(status: dict[str, Any]) -> dict[str, Node] | None:
         return None
     nodes = {name: Node(node["revision"], {}) for name, node in resource["nodes"].items()}
     nodes["ingress"] = Node("", {})
-    for application in status["applications"]:
-        name = application["name"].partition("--")[0]
-        for replica in application["replicas"]:
-            nodes[name].replicas[replica["id"]] = replica["pid"]
+    for application, found in status["applications"].items():
+        name = application.partition("--")[0]
+        nodes[name].replicas.update((replica["id"], replica["pid"]) for replica in found["replicas"])
     return nodes

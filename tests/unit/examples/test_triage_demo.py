@@ -232,10 +232,10 @@ def test_a_pipeline_has_settled_when_it_is_ready_and_nothing_changes(
 ) -> None:
     status = {
         "status": {"conditions": conditions, "nodes": {"m1": {"revision": "r1"}, "report": {"revision": "r2"}}},
-        "applications": [
-            {"name": "m1--r1", "replicas": [{"id": "x", "pid": 7}]},
-            {"name": "ingress", "replicas": [{"id": "y", "pid": 8}]},
-        ],
+        "applications": {
+            "m1--r1": {"status": "RUNNING", "replicas": [{"id": "x", "state": "RUNNING", "pid": 7}]},
+            "ingress": {"status": "RUNNING", "replicas": [{"id": "y", "state": "RUNNING", "pid": 8}]},
+        },
     }
     node = triage.local_run.Node
 
