@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ class LocalRay:
         cpus: Ray's logical CPUs. They limit nothing but Ray's own bookkeeping.
         gpus: GPUs that Ray may give to replicas, None for those that it finds.
         custom: Ray resources of the user's own names.
-        environment: Variables for all of Ray's processes, such as Serve's flags.
+        environment: Variables for all of Ray's processes (Serve's flags), given a short path to HAProxy's folder.
         import_root: Folder that replicas find modules in that the pipeline's code does not name, or None.
     """
 
@@ -54,7 +54,7 @@ class LocalRay:
         *,
         cpus: int,
         gpus: int | None,
-        environment: Mapping[str, str],
+        environment: Callable[[str], Mapping[str, str]],
         custom: Mapping[str, float] | None = None,
         import_root: Path | None = None,
     ) -> None:
@@ -70,7 +70,7 @@ class LocalRay:
         self._cpus = cpus
         self._gpus = gpus
         self._custom = dict(custom or {})
-        self._environment = dict(environment)
+        self._environment = environment
         self._import_root = import_root
         self._keeper: asyncio.subprocess.Process | None = None
         self._asking = asyncio.Lock()
@@ -101,7 +101,7 @@ class LocalRay:
             "gpus": self._gpus,
             "custom": self._custom,
             "dashboard_port": self.ports.dashboard,
-            "folder": str(self.link),
+            "folder": f"{self.link}/r",
         }
         try:
             answer = await self._ask(options, START_TIMEOUT_S)
@@ -118,9 +118,10 @@ class LocalRay:
         (self.folder / "haproxy").mkdir()
         self.token_file.touch(mode=0o600)
         self.token_file.write_text(self.token, encoding="ascii")
-        # The path of a unix socket has at most 107 characters, of which Ray needs 62 for itself.
-        self.link = Path(tempfile.mkdtemp(prefix="servepipe-")) / "ray"
-        self.link.symlink_to(self.folder, target_is_directory=True)
+        # The path of a unix socket has at most 107 characters (HAProxy: 97), of which Ray needs 62, Serve's HAProxy 70.
+        self.link = Path(tempfile.mkdtemp(prefix="svp-", dir="/tmp" if Path("/tmp").is_dir() else None))
+        (self.link / "r").symlink_to(self.folder, target_is_directory=True)
+        (self.link / "h").symlink_to(self.folder / "haproxy", target_is_directory=True)
 
     def _variables(self) -> dict[str, str]:
         # Variables of another Ray (we may run inside one) would lead to it; tuning of Serve and of Ray's core is kept.
@@ -129,11 +130,10 @@ class LocalRay:
             for name, value in os.environ.items()
             if not name.startswith("RAY_") or name.startswith("RAY_SERVE_") or name[4:5].islower()
         }
-        haproxy = f"{self.link}/haproxy"
         path = os.environ.get("PYTHONPATH", "")
         root = str(self._import_root) if self._import_root else ""
         return kept | {
-            **self._environment,
+            **self._environment(f"{self.link}/h"),
             **self.ports.environment(),
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(self.token_file),
@@ -143,11 +143,6 @@ class LocalRay:
             "RAY_prestart_worker_first_driver": "0",
             "RAY_num_workers_soft_limit": "2",
             "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{haproxy}/haproxy.cfg",
-            "RAY_SERVE_HAPROXY_SOCKET_PATH": f"{haproxy}/admin.sock",
-            "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": haproxy,
-            "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": f"{haproxy}/server-state",
-            "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": f"{haproxy}/metrics.sock",
             "PYTHONPATH": os.pathsep.join(part for part in (root, path) if part),
             "PYTHONUNBUFFERED": "1",
         }
@@ -228,6 +223,7 @@ class LocalRay:
 def remove_link(link: Path) -> None:
     """Remove the short path to Ray's folder, never what it points to."""
     with contextlib.suppress(OSError):
-        if link.is_symlink():
-            link.unlink()
-            link.parent.rmdir()
+        for entry in link.iterdir():
+            if entry.is_symlink():
+                entry.unlink()
+        link.rmdir()

@@ -1,4 +1,4 @@
-"""The other end of the control server: what `status`, `scale`, `apply`, `logs` and `down` speak. Standard library only."""
+"""The other end of the control server: what `status`, `scale`, `apply`, `logs` and `down` speak."""
 
 from __future__ import annotations
 

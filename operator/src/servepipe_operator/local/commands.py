@@ -112,6 +112,8 @@ def _up(arguments: argparse.Namespace) -> int:
     from servepipe_operator.local.supervisor import Options, Supervisor
     from servepipe_operator.local.view import view_for
 
+    source = str(Path(arguments.file).absolute())
+
     async def up() -> int:
         compiled = await compile_file(arguments.file, recompute=arguments.watch)
         options = Options(
@@ -119,7 +121,7 @@ def _up(arguments: argparse.Namespace) -> int:
             replicas_at_most=arguments.replicas_at_most,
             gpus=not arguments.no_gpu,
             reload=(lambda: compile_file(arguments.file, recompute=True)) if arguments.watch else None,
-            source=str(Path(arguments.file).absolute()),
+            source=source,
         )
         return await Supervisor(compiled, options, view_for(sys.stdout)).run()
 

@@ -153,7 +153,7 @@ class Supervisor:
             cpus=cpus_for(self._file_resource, at_most=self._options.replicas_at_most),
             gpus=None if self._options.gpus else 0,
             custom=custom_resources(self._file_resource),
-            environment=serve_environment(),
+            environment=lambda folder: serve_environment(folder=folder),
             import_root=Path(self._compiled.root),
         )
         starting = asyncio.create_task(self._ray.start())
