@@ -1,0 +1,464 @@
+"""From what the author bound to the compiled graph: which steps and nodes there are, their names, their expressions.
+
+Every walk is iterative; a graph may be a chain of thousands of steps. Steps come out in the order in which a reader of
+the output's expression meets them (operands first), which depends on the graph alone: a graph of Ray's own objects,
+which do not know when they were bound, gives the same list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from servepipe.authoring import combinators
+from servepipe.authoring.naming import RESERVED, Labels, UniqueNames, normalised
+from servepipe.authoring.nodes import (
+    CallStep,
+    ClassNode,
+    Method,
+    MultiOutputNode,
+    RemoteClass,
+    RemoteFunction,
+    Step,
+    StepPart,
+)
+from servepipe.authoring.options import Fields
+from servepipe.authoring.values import InputPart, Item, ServeInputNode, Value, leaves
+from servepipe.errors import GraphError
+from servepipe.graph import ir
+from servepipe.graph.calls import NodeDefinition
+from servepipe.graph.values import MAX_DEPTH, at_index, encode_value, too_deep
+
+__all__ = ["Lowered", "LoweredNode", "UnusedStepWarning", "lower"]
+
+_Node: TypeAlias = ClassNode | RemoteFunction
+_Part: TypeAlias = Step | ClassNode | RemoteFunction
+
+
+class UnusedStepWarning(UserWarning):
+    """A step was bound that the output does not need; compiling such a graph is an error."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoweredNode:
+    """A node of the compiled graph, before options that are set on the App.
+
+    Args:
+        name: Unique among the nodes.
+        target: The class or function.
+        args: Constructor arguments.
+        kwargs: Its keyword arguments.
+        fields: Options as fields of the resource.
+        where: ``file:line`` of the user's ``bind``.
+    """
+
+    name: str
+    target: Callable[..., Any]
+    args: tuple[ir.Expr, ...]
+    kwargs: tuple[tuple[str, ir.Expr], ...]
+    fields: Fields
+    where: str
+
+    def definition(self, fields: Mapping[str, Any]) -> NodeDefinition:
+        """The node for running in process; ``fields`` are its options with those of the App on top."""
+        return NodeDefinition(
+            name=self.name,
+            target=self.target,
+            args=self.args,
+            kwargs=self.kwargs,
+            max_ongoing_requests=fields.get("maxOngoingRequests", 5),
+            blocking=fields.get("blocking"),
+            user_config=fields.get("userConfig"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Lowered:
+    """A graph with names, ready to be run in process or written as a resource.
+
+    Args:
+        graph: Without pre- and postprocessor: these are functions that need no import path in process.
+        nodes: In the order in which the steps need them, holders after what they hold.
+        preprocessor: The function itself, or None.
+        unused: A line about each step that the output does not need.
+        unnamed: A line about each node whose name depends on the order of binding.
+    """
+
+    graph: ir.Graph
+    nodes: Mapping[str, LoweredNode]
+    preprocessor: Callable[[Any], Any] | None
+    unused: tuple[str, ...]
+    unnamed: tuple[str, ...]
+
+
+def lower(output: Any, labels: Labels, where: str) -> Lowered:
+    """The compiled graph that computes ``output``.
+
+    Args:
+        output: A step, a part of one, or a list, tuple or dict of these.
+        labels: Variables of the function or module that calls `build`; those of the ``with`` block count before them.
+        where: ``file:line`` of that call.
+
+    Raises:
+        GraphError: The graph is not valid; its subclasses say how.
+    """
+    if isinstance(output, MultiOutputNode):
+        output = output._outputs
+    if isinstance(output, _NOT_AN_OUTPUT):
+        raise GraphError(
+            f"{output!r} is not the output of a step",
+            where=where,
+            fix="Pass what .bind(...) of a method or function gave.",
+        )
+    found = _Discovery(output, where)
+    if found.input is not None:
+        labels = found.input._labels.then(labels)
+    names = _Names(found, labels)
+    expressions = _Expressions(found, names.of)
+    steps = tuple(expressions.step(step) for step in found.steps)
+    nodes = {names.of[id(node)]: expressions.node(node) for node in found.nodes}
+    graph = ir.Graph(steps, expressions.of(output, f"{where} output"))
+    return Lowered(
+        graph=graph,
+        nodes=nodes,
+        preprocessor=found.input._preprocessor if found.input is not None else None,
+        unused=tuple(_unused(found, labels)),
+        unnamed=tuple(names.unnamed),
+    )
+
+
+_NOT_AN_OUTPUT = (ClassNode, RemoteClass, RemoteFunction, Method)
+
+
+class _Discovery:
+    """The steps and nodes that an output needs, each after what it needs itself."""
+
+    def __init__(self, output: Any, where: str) -> None:
+        self.steps: list[Step] = []
+        self.nodes: list[_Node] = []
+        self.input: ServeInputNode | None = None
+        self._functions: dict[int, list[RemoteFunction]] = {}
+        self._free: dict[int, dict[int, Item]] = {}
+        roots = [part for leaf in leaves(output) if (part := self._part(leaf)) is not None]
+        for part in self._postorder(roots):
+            if isinstance(part, Step):
+                self.steps.append(part)
+                self._check_input(part)
+                self._find_free_items(part)
+            else:
+                self.nodes.append(part)
+        if not self.steps:
+            raise GraphError(
+                "the graph is empty: its output needs no step", where=where, fix="Pass what .bind(...) of a step gave."
+            )
+        for item in self._free_items(output).values():
+            raise GraphError(
+                f"{item!r} of the map at {item._of._place} is used outside of that map",
+                where=str(item._place),
+                fix="Use the map's output there, or move the step into the map.",
+            )
+        for leaf in leaves(output):
+            if isinstance(leaf, InputPart):
+                self._same_input(leaf, where)
+
+    def function(self, function: RemoteFunction) -> RemoteFunction:
+        """The one that stands for all with the same target and options."""
+        alike = self._functions.setdefault(id(function._target), [])
+        for other in alike:
+            if (other._name, other._fields) == (function._name, function._fields):
+                return other
+        alike.append(function)
+        return function
+
+    def _part(self, leaf: Any) -> _Part | None:
+        if isinstance(leaf, StepPart):
+            return leaf._step
+        if isinstance(leaf, RemoteFunction):
+            return self.function(leaf)
+        return leaf if isinstance(leaf, Step | ClassNode) else None
+
+    def _needs(self, part: _Part) -> Iterator[_Part]:
+        if isinstance(part, Step):
+            yield from filter(None, map(self._part, leaves(part._operands)))
+            if isinstance(part, CallStep):
+                yield self.function(part._node) if isinstance(part._node, RemoteFunction) else part._node
+        elif isinstance(part, ClassNode):
+            for leaf in leaves((part._args, part._kwargs)):
+                if isinstance(leaf, Value):
+                    raise _needs_a_request(part, leaf)
+                found = self._part(leaf)
+                if found is not None:
+                    yield found
+
+    def _postorder(self, roots: Iterable[_Part]) -> Iterator[_Part]:
+        done: set[int] = set()
+        path: dict[int, _Part] = {}
+        stack: list[tuple[_Part | None, Iterator[_Part]]] = [(None, iter(roots))]
+        while stack:
+            part, needs = stack[-1]
+            for needed in needs:
+                if id(needed) in path:
+                    raise _cycle(needed, path)
+                if id(needed) not in done:
+                    path[id(needed)] = needed
+                    stack.append((needed, self._needs(needed)))
+                    break
+            else:
+                stack.pop()
+                if part is not None:
+                    del path[id(part)]
+                    done.add(id(part))
+                    yield part
+
+    def _check_input(self, step: Step) -> None:
+        self._same_input(step, str(step._place))
+        for leaf in leaves(step._operands):
+            if isinstance(leaf, InputPart):
+                self._same_input(leaf, str(step._place))
+
+    def _same_input(self, value: Value, where: str) -> None:
+        if value._owner is None:
+            return
+        if self.input is None:
+            self.input = value._owner
+        elif self.input is not value._owner:
+            raise GraphError(
+                f"{value._label()} belongs to another graph: to the ServeInputNode of {value._owner._place}, "
+                f"while others use that of {self.input._place}",
+                where=where,
+                fix="Bind all steps of a graph to one ServeInputNode; nodes may be shared.",
+            )
+
+    def _find_free_items(self, step: Step) -> None:
+        free = self._free_items(step._operands)
+        if isinstance(step, combinators.MapStep):
+            free.pop(id(step), None)
+        self._free[id(step)] = free
+
+    def _free_items(self, value: Any) -> dict[int, Item]:
+        free: dict[int, Item] = {}
+        for leaf in leaves(value):
+            if isinstance(leaf, Item):
+                free.setdefault(id(leaf._of), leaf)
+            elif isinstance(leaf, Step | StepPart):
+                step = leaf._step if isinstance(leaf, StepPart) else leaf
+                free = self._free[id(step)] | free
+        return free
+
+
+class _Names:
+    """The name of each step and node; ``unnamed`` has a line for each node whose name depends on order."""
+
+    def __init__(self, found: _Discovery, labels: Labels) -> None:
+        self.of: dict[int, str] = {}
+        self.unnamed: list[str] = []
+        self._labels = labels
+        self._name_nodes(found.nodes)
+        self._name_steps(found.steps)
+
+    def _name_nodes(self, nodes: list[_Node]) -> None:
+        names = UniqueNames(RESERVED)
+        nameless: list[ClassNode] = []
+        for node in nodes:
+            label = self._label(node)
+            if label is None:
+                assert isinstance(node, ClassNode)
+                nameless.append(node)
+                continue
+            what, where, fix = _describe_node(node)
+            self.of[id(node)] = names.claim(normalised(label, what, where, fix), what, where, fix)
+        for node in sorted(nameless, key=lambda node: node._order):
+            what, where, fix = _describe_node(node)
+            name = names.numbered(node._target.__name__, 1, what, where, fix)
+            self.of[id(node)] = name
+            self.unnamed.append(f"{name} ({where})")
+
+    def _label(self, node: _Node) -> str | None:
+        if node._name is not None:
+            return node._name
+        if isinstance(node, RemoteFunction):
+            return getattr(node._target, "__name__", "function").strip("<>")  # "<lambda>"
+        return self._labels.of(node._identity)
+
+    def _name_steps(self, steps: list[Step]) -> None:
+        names = UniqueNames()
+        nameless: list[Step] = []
+        for step in steps:
+            label = step._name if step._name is not None else self._labels.of(step._identity)
+            if label is None:
+                nameless.append(step)
+                continue
+            what, where, fix = _describe_step(step)
+            self.of[id(step)] = names.claim(normalised(label, what, where, fix), what, where, fix)
+        for step in sorted(nameless, key=lambda step: step._order):
+            what, where, fix = _describe_step(step)
+            self.of[id(step)] = names.numbered(self._stem(step), 2, what, where, fix)
+
+    def _stem(self, step: Step) -> str:
+        if isinstance(step, CallStep):
+            return f"{self.of[id(step._node)]}-{step._method or 'call'}"
+        return repr(step)
+
+
+class _Expressions:
+    """Values, steps and nodes in the form of the compiled graph."""
+
+    def __init__(self, found: _Discovery, names: Mapping[int, str]) -> None:
+        self._found = found
+        self._names = names
+
+    def step(self, step: Step) -> ir.Step:
+        name, where = self._names[id(step)], str(step._place)
+        match step:
+            case CallStep():
+                return ir.Call(
+                    name,
+                    node=self._node_name(step._node),
+                    method=step._method,
+                    args=self._args(step._args, where),
+                    kwargs=self._kwargs(step._kwargs, where),
+                    timeout_s=step._timeout,
+                    retries=step._retries,
+                )
+            case combinators.SwitchStep():
+                cases = tuple((when, self.of(then, f"{where} cases[{when!r}]")) for when, then in step._cases.items())
+                has_default = step._default is not combinators.NO_DEFAULT
+                default = self.of(step._default, f"{where} default") if has_default else None
+                return ir.Switch(name, self.of(step._on, f"{where} on"), cases, default)
+            case combinators.SplitStep():
+                branches = tuple(
+                    (weight, self.of(then, f"{where} branches[{index}]"))
+                    for index, (weight, then) in enumerate(step._branches)
+                )
+                has_key = step._on is not combinators.NO_DEFAULT
+                return ir.Split(name, branches, self.of(step._on, f"{where} on") if has_key else None)
+            case combinators.MapStep():
+                over, each = self.of(step._over, f"{where} over"), self.of(step._each, f"{where} each")
+                return ir.Map(name, over, each, step._concurrency)
+            case combinators.FallbackStep():
+                return ir.Fallback(name, self._args(step._operands, where))
+            case combinators.FirstStep():
+                return ir.First(name, self._args(step._operands, where))
+        raise AssertionError(f"unknown step {step!r}")
+
+    def node(self, node: _Node) -> LoweredNode:
+        _, where, _ = _describe_node(node)
+        args, kwargs = (node._args, node._kwargs) if isinstance(node, ClassNode) else ((), {})
+        return LoweredNode(
+            name=self._names[id(node)],
+            target=node._target,
+            args=self._args(args, where),
+            kwargs=self._kwargs(kwargs, where),
+            fields=node._fields,
+            where=where,
+        )
+
+    def of(self, value: Any, where: str, depth: int = MAX_DEPTH) -> ir.Expr:
+        """The expression of ``value``; containers without references are one constant."""
+        kind = type(value)
+        if kind is list or kind is tuple:
+            if depth == 0:
+                raise too_deep(where)
+            items = [self.of(item, at_index(where, index), depth - 1) for index, item in enumerate(value)]
+            if all(isinstance(item, ir.Const) for item in items):
+                return ir.Const(kind(item.value for item in items if isinstance(item, ir.Const)))
+            return ir.ListOf(tuple(items)) if kind is list else ir.TupleOf(tuple(items))
+        if kind is dict:
+            if depth == 0:
+                raise too_deep(where)
+            encode_value(dict.fromkeys(value), where)  # the keys
+            fields = [(key, self.of(item, f"{where}[{key!r}]", depth - 1)) for key, item in value.items()]
+            if all(isinstance(item, ir.Const) for _, item in fields):
+                return ir.Const({key: item.value for key, item in fields if isinstance(item, ir.Const)})
+            return ir.DictOf(tuple(fields))
+        match value:
+            case InputPart():
+                return ir.InputRef(value._path)
+            case Item():
+                return ir.ItemRef(self._names[id(value._of)], value._path)
+            case Step():
+                return ir.StepRef(self._names[id(value)])
+            case StepPart():
+                return ir.StepRef(self._names[id(value._step)], value._path)
+            case ClassNode() | RemoteFunction():
+                return ir.NodeRef(self._node_name(value))
+        _refuse_unbound(value, where)
+        encode_value(value, where)
+        return ir.Const(value)
+
+    def _node_name(self, node: _Node) -> str:
+        return self._names[id(self._found.function(node) if isinstance(node, RemoteFunction) else node)]
+
+    def _args(self, args: Iterable[Any], where: str) -> tuple[ir.Expr, ...]:
+        return tuple(self.of(value, at_index(f"{where} args", index)) for index, value in enumerate(args))
+
+    def _kwargs(self, kwargs: Mapping[str, Any], where: str) -> tuple[tuple[str, ir.Expr], ...]:
+        return tuple((key, self.of(value, f"{where} kwargs[{key!r}]")) for key, value in kwargs.items())
+
+
+def _describe_node(node: _Node) -> tuple[str, str, str]:
+    """What it is, where it stands, and how to give it a name."""
+    target = getattr(node._target, "__qualname__", repr(node._target))
+    short = getattr(node._target, "__name__", "it")
+    if isinstance(node, ClassNode):
+        return f"a node of {target}", str(node._place), f'Give it a name: {short}.options(name="...").bind(...).'
+    code = getattr(node._target, "__code__", None)
+    where = f"{code.co_filename}:{code.co_firstlineno}" if code else ""
+    return f"the function {target}", where, f'Give it a name: {short}.options(name="...").bind(...).'
+
+
+def _describe_step(step: Step) -> tuple[str, str, str]:
+    named = not isinstance(step, CallStep) or step._method is None
+    fix = 'Give it a variable of another name, or pass name="...".'
+    if isinstance(step, CallStep):
+        fix = "Give it a variable of another name." if named else 'Give it a name: .options(name="...").bind(...).'
+    return f"the step {step!r}", str(step._place), fix
+
+
+def _needs_a_request(node: ClassNode, value: Value) -> GraphError:
+    if isinstance(value, InputPart | Item):
+        what = f"{value._label()} is given to the constructor of {node._target.__qualname__}"
+        fix = "A constructor runs before any request: pass the input to a method instead."
+    else:
+        what = f"{value._label()} is given to the constructor of {node._target.__qualname__}"
+        fix = "A constructor runs before any request: pass the output to a method, or the node itself for a handle."
+    return GraphError(what, where=str(node._place), fix=fix)
+
+
+def _cycle(start: _Part, path: Mapping[int, _Part]) -> GraphError:
+    parts = list(path.values())
+    parts = [*parts[parts.index(start) :], start]
+    nodes = isinstance(start, ClassNode)
+    return GraphError(
+        f"a cycle through {'handles' if nodes else 'steps'}: {' → '.join(map(repr, parts))}",
+        where="" if isinstance(start, RemoteFunction) else str(start._place),
+        fix="Let one of them get the other's handle as an argument of a method." if nodes else "Take one of them out.",
+    )
+
+
+def _refuse_unbound(value: Any, where: str) -> None:
+    """Clearer words than "not JSON" for things that nearly are part of a graph."""
+    kind = type(value)
+    if isinstance(value, RemoteClass | Method):
+        raise GraphError(f"{value!r} is not bound", where=where, fix="Call .bind(...) on it.")
+    if isinstance(value, MultiOutputNode):
+        raise GraphError("a MultiOutputNode is given to a step", where=where, fix="Pass the list or dict itself.")
+    if kind.__module__.startswith("ray."):
+        raise GraphError(
+            f"a {kind.__name__} of Ray is given to a step of servepipe",
+            where=where,
+            fix="Write the graph with one kind of nodes: `remote` of servepipe, or ray.remote with "
+            "`from servepipe.ray import ServeInputNode`.",
+        )
+
+
+def _unused(found: _Discovery, labels: Labels) -> Iterator[str]:
+    if found.input is None:
+        return
+    used = {id(step) for step in found.steps}
+    bound = {id(step): step for step in [*found.input._inside, *found.input._outside]}
+    for step in sorted(bound.values(), key=lambda step: step._order):
+        if id(step) not in used:
+            label = labels.of(step._identity)
+            yield f"{label} ({step!r}, {step._place})" if label else f"{step!r} ({step._place})"

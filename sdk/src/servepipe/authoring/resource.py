@@ -1,0 +1,154 @@
+"""From a built App to the ``ServePipeline`` resource."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from servepipe.authoring.code import code_digest
+from servepipe.authoring.loader import import_path_of, import_root, module_name
+from servepipe.authoring.lower import LoweredNode
+from servepipe.errors import GraphError, GraphTooLargeError, ImportPathError
+from servepipe.graph.checks import MAX_NODES, MAX_STEPS
+from servepipe.graph.wire import dump_expr, dump_graph, encode_value
+
+if TYPE_CHECKING:
+    from servepipe.api.v1alpha1 import ServePipeline
+    from servepipe.authoring.app import App
+
+__all__ = ["import_root_of", "to_resource", "to_text", "to_validated"]
+
+_MAIN_MODULES = ("__main__", "__mp_main__")
+
+
+def to_resource(app: App) -> dict[str, Any]:
+    """The resource as JSON; only what the author set, plus each node's import path and code digest.
+
+    Raises:
+        GraphError: A step that nothing needs, more nodes or steps than the resource holds, an argument that has no
+            wire form.
+        ImportPathError: A class or function that another process could not import.
+        ResourceError: An option has a value that the resource does not take.
+    """
+    return to_validated(app).to_json()
+
+
+def to_validated(app: App) -> ServePipeline:
+    """As `to_resource`, as the model."""
+    from servepipe.api import validate
+
+    return validate(_resource(app))
+
+
+def to_text(app: App) -> str:
+    """The canonical YAML."""
+    from servepipe.api import write
+
+    return write(to_validated(app))
+
+
+def import_root_of(app: App) -> Path | None:
+    """The folder from which other processes import the project's modules.
+
+    None where all code is in installed packages.
+
+    Raises:
+        ImportPathError: A node has no file.
+        GraphError: The modules lie below several folders.
+    """
+    roots: dict[Path, str] = {}
+    for node in app._lowered.nodes.values():
+        module = _module(import_path_of(node.target).partition(":")[0])
+        root = import_root(module)
+        if root is not None and code_digest(module_name(module), root) is not None:
+            roots.setdefault(root, node.name)
+    if len(roots) > 1:
+        listed = ", ".join(f"{root} (node {name!r})" for root, name in roots.items())
+        raise GraphError(
+            f"the pipeline's modules are imported from several folders: {listed}",
+            fix="Put them below one folder, or install one of them as a package.",
+        )
+    return next(iter(roots), None)
+
+
+def _resource(app: App) -> dict[str, Any]:
+    lowered = app._lowered
+    if lowered.unused:
+        raise GraphError(
+            f"the output does not need {', '.join(lowered.unused)}",
+            fix="Use what they return, or remove them: replicas share no state, so calling a step only for its effect "
+            "does nothing for the others.",
+        )
+    for count, most, word in ((len(lowered.graph.steps), MAX_STEPS, "steps"), (len(lowered.nodes), MAX_NODES, "nodes")):
+        if count > most:
+            raise GraphTooLargeError(
+                f"the graph has {count} {word}, and a ServePipeline holds at most {most}",
+                fix="Split it into several pipelines, or move some steps into one node.",
+            )
+    graph = dataclasses.replace(
+        lowered.graph,
+        preprocessor=_path(lowered.preprocessor, "the preprocessor"),
+        postprocessor=_path(app.postprocessor, "the postprocessor"),
+    )
+    spec: dict[str, Any] = {
+        "graph": dump_graph(graph),
+        "nodes": {name: _node(node, app.nodes[name].options) for name, node in lowered.nodes.items()},
+    }
+    if app._ray_version is not None:
+        spec["rayVersion"] = app._ray_version
+    if app.ingress.options:
+        spec["ingress"] = app.ingress.options
+    return {
+        "apiVersion": "servepipe.dev/v1alpha1",
+        "kind": "ServePipeline",
+        "metadata": {"name": app.name},
+        "spec": spec,
+    }
+
+
+def _node(node: LoweredNode, options: dict[str, Any]) -> dict[str, Any]:
+    path = _path(node.target, f"node {node.name!r}", node.where)
+    assert path is not None
+    fields: dict[str, Any] = {"import": path}
+    module = _module(path.partition(":")[0])
+    root = import_root(module)
+    digest = code_digest(module_name(module), root) if root is not None else None
+    if digest is not None:
+        fields["code"] = digest
+    if node.args:
+        fields["args"] = [dump_expr(arg, node.where) for arg in node.args]
+    if node.kwargs:
+        fields["kwargs"] = {key: dump_expr(value, node.where) for key, value in node.kwargs}
+    fields |= options
+    if "userConfig" in options:
+        fields["userConfig"] = encode_value(options["userConfig"], f"{node.where} user_config")
+    return fields
+
+
+def _path(target: Callable[..., Any] | None, what: str, where: str = "") -> str | None:
+    if target is None:
+        return None
+    try:
+        return import_path_of(target)
+    except ImportPathError as error:
+        raise ImportPathError(f"{what}: {error.what}", where=where or error.where, fix=error.fix) from None
+
+
+def _module(name: str) -> ModuleType:
+    """The module that other processes import as ``name``; here it may be ``__main__``."""
+    for known in _MAIN_MODULES:
+        main = sys.modules.get(known)
+        if main is not None and getattr(main, "__file__", None) and _is_called(main, name):
+            return main
+    return sys.modules[name]
+
+
+def _is_called(module: ModuleType, name: str) -> bool:
+    try:
+        return module_name(module) == name
+    except ImportPathError:
+        return False
