@@ -85,6 +85,8 @@ class Supervisor:
         self._sizes: dict[str, int] = {}
         self._code_paths = dict(compiled.code_paths)
         self._pipeline = api.read(compiled.document)
+        self._generation = 1
+        self._observed_generation = 0
         self._ray: LocalRay | None = None
         self._applications: dict[str, Application] = {}
         self._wake = asyncio.Event()
@@ -199,6 +201,7 @@ class Supervisor:
                 await self._wait(plan)
 
     async def _reconcile(self, world: Ports, ports: PortNumbers) -> Plan | None:
+        generation = self._generation
         environment = Environment(
             code_paths=self._code_paths,
             http={"host": "127.0.0.1", "port": ports.http},
@@ -214,6 +217,7 @@ class Supervisor:
             self.view.event(Event("Warning", "Unreachable", str(error)))
             return None
         self.status = plan.status
+        self._observed_generation = generation
         self.view.show(self.snapshot())
         return plan
 
@@ -281,6 +285,8 @@ class Supervisor:
             "state": run.state,
             "folder": str(self.folder.path),
             "dashboard": run.ray_dashboard,
+            "generation": self._generation,
+            "observedGeneration": self._observed_generation,
             "status": self.status,
             "applications": applications,
         }
@@ -288,14 +294,14 @@ class Supervisor:
     async def apply(self, document: str, folder: str) -> Json:
         """See `servepipe_operator.local.control.Controlled`."""
         self._adopt(await compile_document(document, folder))
-        return {"pipeline": self._compiled.pipeline}
+        return {"pipeline": self._compiled.pipeline, "generation": self._generation}
 
     async def scale(self, node: str, replicas: int) -> Json:
         """See `servepipe_operator.local.control.Controlled`."""
         sizes = {**self._sizes, node: replicas}
         self._desire(scaled(self._file_resource, sizes, at_most=self._options.replicas_at_most))
         self._sizes = sizes
-        return {"node": node, "replicas": replicas}
+        return {"node": node, "replicas": replicas, "generation": self._generation}
 
     async def logs(self, node: str, follow: bool) -> AsyncIterator[str]:
         """See `servepipe_operator.local.control.Controlled`."""
@@ -346,7 +352,9 @@ class Supervisor:
         document = yaml.safe_dump(resource, sort_keys=False)
         pipeline = api.read(document)
         self.folder.resource.write_text(api.write(pipeline), encoding="utf-8")
-        self._pipeline = pipeline
+        self._generation += 1
+        metadata = pipeline.metadata.model_copy(update={"generation": self._generation})
+        self._pipeline = pipeline.model_copy(update={"metadata": metadata})
         self._wake.set()
 
     async def _reload(self, reload: Callable[[], Awaitable[Compiled]]) -> None:
