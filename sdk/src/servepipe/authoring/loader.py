@@ -32,6 +32,7 @@ __all__ = [
     "app_of",
     "import_path_of",
     "import_root",
+    "importable",
     "importing",
     "load_app",
     "load_module",
@@ -39,6 +40,7 @@ __all__ = [
     "locate",
     "module_name",
     "only_imports",
+    "root_of",
     "unwrap",
 ]
 
@@ -157,11 +159,9 @@ def locate(file: str | os.PathLike[str]) -> tuple[Path, str]:
         raise ImportPathError(f"{os.fspath(file)} {what}", fix="Name the .py file that builds the pipeline.")
     if path.suffix != ".py":
         raise ImportPathError(f"{os.fspath(file)} is not a Python file", fix="Name a file that ends in .py.")
-    names = [] if path.name == "__init__.py" else [path.stem]
-    folder = path.parent
-    while (folder / "__init__.py").is_file() and folder != folder.parent:
-        names.insert(0, folder.name)
-        folder = folder.parent
+    folder = root_of(path.parent)
+    names = list(path.parent.relative_to(folder).parts)
+    names += [] if path.name == "__init__.py" else [path.stem]
     for name in names:
         if not name.isidentifier():
             suggestion = "".join(c if c.isalnum() else "_" for c in name)
@@ -172,6 +172,13 @@ def locate(file: str | os.PathLike[str]) -> tuple[Path, str]:
     if not names:
         raise ImportPathError(f"{os.fspath(file)} has no module name", fix="Move it into a folder of its own.")
     return folder, ".".join(names)
+
+
+def root_of(folder: Path) -> Path:
+    """The first of ``folder`` and its parents that is no package."""
+    while (folder / "__init__.py").is_file() and folder != folder.parent:
+        folder = folder.parent
+    return folder
 
 
 def module_name(module: types.ModuleType) -> str:
@@ -241,6 +248,15 @@ def unwrap(obj: Any) -> Any:
 def import_path_of(obj: Any) -> str:
     """``"module:Qual.name"`` under which another process finds ``obj``, a class, function or callable object.
 
+    Raises:
+        ImportPathError: As `importable`.
+    """
+    return importable(obj)[0]
+
+
+def importable(obj: Any) -> tuple[str, types.ModuleType]:
+    """The import path of ``obj``, and the module in this process that has it.
+
     The path is the object's own qualified name where looking that up gives the object back, else a module-level name
     that is bound to it (a class from a factory, a lambda with a name), looked for in its own module, then in the
     modules that are being executed, then in the project's other modules.
@@ -253,11 +269,11 @@ def import_path_of(obj: Any) -> str:
     qualified = getattr(target, "__qualname__", None)
     module = sys.modules.get(home)
     if module is not None and qualified and "<" not in qualified and _is_at(module, qualified, target):
-        return f"{module_name(module)}:{qualified}"
+        return f"{module_name(module)}:{qualified}", module
     for module in _modules_to_search(home):
         for name, value in list(vars(module).items()):
             if value is target or (callable(value) and unwrap(value) is target):
-                return f"{module_name(module)}:{name}"
+                return f"{module_name(module)}:{name}", module
     raise _not_importable(target, home, qualified)
 
 

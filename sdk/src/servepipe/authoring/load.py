@@ -1,0 +1,171 @@
+"""A resource read back: the same graph, run in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from servepipe.authoring import code
+from servepipe.authoring.loader import load_object, root_of
+from servepipe.errors import ServePipeError
+from servepipe.graph.calls import NodeDefinition
+from servepipe.graph.expressions import decode_value, parse_fields, parse_list
+from servepipe.graph.ir import Graph
+from servepipe.graph.wire import parse_graph
+
+if TYPE_CHECKING:
+    from servepipe.api.v1alpha1 import NodeSpec, ServePipeline
+    from servepipe.authoring.execution import Execution
+
+__all__ = ["Pipeline", "load"]
+
+
+class Pipeline:
+    """A ``ServePipeline`` that can be executed, tested and deployed like the App that it was compiled from.
+
+    Made by `load`.
+    """
+
+    def __init__(self, resource: ServePipeline, root: Path | None) -> None:
+        self.resource = resource
+        self._root = root
+        self._execution_cache: Execution | None = None
+        self._backend: Any = None
+
+    @property
+    def name(self) -> str:
+        """The pipeline's name."""
+        return self.resource.metadata.name
+
+    @cached_property
+    def graph(self) -> Graph:
+        """The compiled graph."""
+        return parse_graph(self.to_dict()["spec"]["graph"])
+
+    @cached_property
+    def definitions(self) -> dict[str, NodeDefinition]:
+        """The nodes with their classes and functions, imported at the first use.
+
+        Raises:
+            CodeMismatchError: The sources are not those that the resource was compiled from.
+            ImportPathError: A class or function is not found.
+        """
+        return {name: self._definition(name, node) for name, node in self.resource.spec.nodes.items()}
+
+    @cached_property
+    def preprocessor(self) -> Callable[[Any], Any] | None:
+        """What turns an HTTP request into the graph's single argument, imported at the first use."""
+        return self._hook(self.graph.preprocessor)
+
+    @cached_property
+    def postprocessor(self) -> Callable[[Any], Any] | None:
+        """What turns the output into the HTTP answer, imported at the first use."""
+        return self._hook(self.graph.postprocessor)
+
+    def execute(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the graph in this process, without Ray, and return its answer; see ``dag.execute``."""
+        return self._execution().execute(*args, **kwargs)
+
+    async def execute_async(self, *args: Any, **kwargs: Any) -> Any:
+        """As `execute`, awaitable."""
+        return await self._execution().execute_async(*args, **kwargs)
+
+    def reset(self) -> None:
+        """Drop the nodes that `execute` has built."""
+        if self._execution_cache is not None:
+            self._execution_cache.close()
+            self._execution_cache = None
+
+    def with_fakes(self, **fakes: Any) -> Execution:
+        """The graph with some nodes replaced; see ``dag.with_fakes``."""
+        from servepipe.authoring.execution import Execution
+
+        return Execution(self.graph, self.definitions, fakes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The resource."""
+        content: dict[str, Any] = self.resource.to_json()
+        return content
+
+    def to_yaml(self, path: str | Path | None = None) -> str:
+        """The resource as YAML: the bytes that compile wrote. ``path`` is a file to write them to as well."""
+        from servepipe import api
+
+        text = api.write(self.resource)
+        if path is not None:
+            Path(path).write_text(text, encoding="utf-8", newline="\n")
+        return text
+
+    def deploy(self) -> Any:
+        """Run the pipeline on this machine's Ray; see `App.deploy`."""
+        from servepipe.authoring.backends import backend
+        from servepipe.authoring.loader import EndImport, importing
+
+        if importing():
+            raise EndImport
+        if self._backend is None:
+            self._backend = backend()
+        return self._backend.deploy(self.resource, import_root=self._root)
+
+    def shutdown(self) -> None:
+        """Stop what `deploy` started; without a deployment nothing happens."""
+        if self._backend is not None:
+            self._backend.shutdown()
+            self._backend = None
+
+    def __repr__(self) -> str:
+        return f"<pipeline {self.name}: {', '.join(self.resource.spec.nodes)}>"
+
+    def _execution(self) -> Execution:
+        if self._execution_cache is None:
+            self._execution_cache = self.with_fakes()
+        return self._execution_cache
+
+    def _definition(self, name: str, node: NodeSpec) -> NodeDefinition:
+        where = f"spec.nodes.{name}"
+        if node.code is not None:
+            code.verify(node.code, node.import_.partition(":")[0], self._root, node=name)
+        try:
+            target = load_object(node.import_, self._root)
+        except ServePipeError as error:
+            error.where = error.where or f"{where}.import"
+            raise
+        return NodeDefinition(
+            name=name,
+            target=target,
+            args=parse_list(node.args, f"{where}.args"),
+            kwargs=parse_fields(node.kwargs, f"{where}.kwargs"),
+            max_ongoing_requests=node.max_ongoing_requests,
+            blocking=node.blocking,
+            user_config=_user_config(node.user_config, f"{where}.userConfig"),
+        )
+
+    def _hook(self, path: str | None) -> Callable[[Any], Any] | None:
+        hook: Callable[[Any], Any] | None = None if path is None else load_object(path, self._root)
+        return hook
+
+
+def _user_config(value: Any, where: str) -> Mapping[str, Any] | None:
+    decoded: Mapping[str, Any] | None = None if value is None else decode_value(value, where)
+    return decoded
+
+
+def load(file: str | Path, *, root: str | Path | None = None) -> Pipeline:
+    """Read a ``ServePipeline`` file. Its code is imported when it is needed, not before.
+
+    Args:
+        file: What ``servepipe compile`` wrote.
+        root: Folder that the nodes' modules are imported from. By default that of the file (of a package: the folder
+            that the package is in), then ``sys.path`` as usual.
+
+    Raises:
+        ResourceError: The file does not hold a valid ServePipeline.
+        OSError: It cannot be read.
+    """
+    from servepipe import api
+
+    path = Path(file)
+    resource = api.read(path.read_text(encoding="utf-8"))
+    return Pipeline(resource, Path(root).absolute() if root is not None else root_of(path.absolute().parent))

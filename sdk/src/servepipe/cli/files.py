@@ -1,0 +1,123 @@
+"""What commands read and write: pipelines as Python or YAML, ``-`` for standard input and output."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from servepipe.errors import ResourceError, ServePipeError
+
+if TYPE_CHECKING:
+    from servepipe.api.v1alpha1 import ServePipeline
+
+__all__ = ["STANDARD", "Source", "add_output", "located_in", "read_pipeline", "read_text", "split_app", "write_output"]
+
+STANDARD = "-"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A pipeline and where it came from; ``root`` is the import root of a Python file, None for YAML."""
+
+    resource: ServePipeline
+    label: str
+    root: Path | None = None
+
+
+def read_pipeline(argument: str) -> Source:
+    """The pipeline of ``FILE.py[:APP]``, ``FILE.yaml`` or ``-`` (YAML). Python is imported without being run.
+
+    Raises:
+        ServePipeError: There is none, or it is not valid.
+        OSError: The file cannot be read.
+    """
+    from servepipe import api
+
+    file, attribute = split_app(argument)
+    if file.endswith(".py"):
+        from servepipe.authoring.loader import load_app, locate
+        from servepipe.authoring.resource import to_validated
+
+        root, _ = locate(file)
+        # What the file prints must not end up in the YAML.
+        with contextlib.redirect_stdout(sys.stderr):
+            app = load_app(file, attribute)
+            return Source(to_validated(app), argument, root)
+    if attribute is not None:
+        raise ResourceError(f"{file} is not a Python file, so there is no {attribute!r} in it")
+    label = "standard input" if argument == STANDARD else argument
+    with located_in(label):
+        return Source(api.read(read_text(argument)), label)
+
+
+def split_app(argument: str) -> tuple[str, str | None]:
+    """``FILE[:APP]`` in its parts; a file whose own name has a colon wins."""
+    file, colon, attribute = argument.rpartition(":")
+    if not colon or Path(argument).exists():
+        return argument, None
+    return file, attribute
+
+
+def read_text(argument: str) -> str:
+    """The text of a file, or of standard input for ``-``.
+
+    Raises:
+        ResourceError: It is not UTF-8.
+        OSError: It cannot be read.
+    """
+    content = sys.stdin.buffer.read() if argument == STANDARD else Path(argument).read_bytes()
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise ResourceError(f"this is not UTF-8 text: {error.reason} at byte {error.start}", where=argument) from error
+
+
+@contextlib.contextmanager
+def located_in(label: str) -> Iterator[None]:
+    """Put the file's name before the paths that errors name."""
+    try:
+        yield
+    except ServePipeError as error:
+        if not error.where.startswith(label):
+            error.where = f"{label}: {error.where}" if error.where else label
+        raise
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-o", "--output", metavar="OUT", default=STANDARD, help="file to write; - is standard output (default)"
+    )
+
+
+def write_output(text: str, output: str) -> None:
+    """Write a result to a file, whole or not at all, or to standard output."""
+    if output == STANDARD:
+        sys.stdout.write(text)
+        return
+    path = Path(output)
+    if path.exists() and not path.is_file():
+        path.write_text(text, encoding="utf-8", newline="\n")  # a pipe or a device, or the error that says why not
+        return
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:
+            stream.write(text)
+        mode = path.stat().st_mode if path.exists() else 0o666 & ~_umask()
+        Path(temporary).chmod(mode)
+        Path(temporary).replace(path.resolve())
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
