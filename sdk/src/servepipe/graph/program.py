@@ -13,25 +13,23 @@ from typing import Any, TypeAlias
 
 from servepipe.errors import BadRequestError, GraphError, RequestError
 from servepipe.graph.checks import require_runnable
+from servepipe.graph.containers import reader
 from servepipe.graph.inputs import read_input, refuse, take, written
 from servepipe.graph.ir import (
     Call,
     Const,
-    DictOf,
     Expr,
     Fallback,
     First,
     Graph,
     InputRef,
     ItemRef,
-    ListOf,
     Map,
     Path,
     Split,
     Step,
     StepRef,
     Switch,
-    TupleOf,
     operands,
     parts,
 )
@@ -257,21 +255,8 @@ class _Preparation:
         return lambda frame: ([read(frame) for read in readers], {key: read(frame) for key, read in named})
 
     def reader(self, expr: Expr, depth: int) -> Reader:
-        """Reads ``expr`` in a frame of ``depth``. Containers are rebuilt each time: user code may change them."""
-        children = _children(expr)
-        if children is None:
-            return self.leaf(expr, depth)
-        backwards: list[tuple[Callable[[list[Any]], Any] | None, int, Reader | None]] = []
-        stack: list[Expr] = [expr]
-        while stack:
-            current = stack.pop()
-            children = _children(current)
-            if children is None:
-                backwards.append((None, 0, self.leaf(current, depth)))
-            else:
-                backwards.append((_builder(current), len(children), None))
-                stack.extend(children)
-        return _container(tuple(reversed(backwards)))
+        """Reads ``expr`` in a frame of ``depth``."""
+        return reader(expr, lambda leaf: self.leaf(leaf, depth))
 
     def leaf(self, expr: Expr, depth: int) -> Reader:
         match expr:
@@ -302,54 +287,6 @@ def _first_needed(step: Step) -> Iterator[Expr]:
 
 def _input_paths(exprs: Iterable[Expr]) -> Iterator[Path]:
     return (part.path for expr in exprs for part in parts(expr) if isinstance(part, InputRef))
-
-
-def _children(expr: Expr) -> Sequence[Expr] | None:
-    """The expressions inside a container; None for what is not one. A constant list or dict counts as one."""
-    match expr:
-        case ListOf(items) | TupleOf(items):
-            return items
-        case DictOf(items):
-            return [value for _, value in items]
-        case Const(list() | tuple() as values):
-            return [Const(value) for value in values]
-        case Const(dict() as mapping):
-            return [Const(value) for value in mapping.values()]
-        case _:
-            return None
-
-
-def _builder(expr: Expr) -> Callable[[list[Any]], Any]:
-    match expr:
-        case ListOf() | Const(list()):
-            return lambda values: values
-        case DictOf(items):
-            keys = [key for key, _ in items]
-            return lambda values: dict(zip(keys, values, strict=True))
-        case Const(dict() as mapping):
-            keys = list(mapping)
-            return lambda values: dict(zip(keys, values, strict=True))
-        case _:
-            return tuple
-
-
-def _container(program: tuple[tuple[Callable[[list[Any]], Any] | None, int, Reader | None], ...]) -> Reader:
-    """Runs a container's parts in order, innermost first, on a stack: nesting costs no recursion."""
-
-    def read(frame: Frame) -> Any:
-        stack: list[Any] = []
-        for build, size, leaf in program:
-            if build is None:
-                assert leaf is not None
-                stack.append(leaf(frame))
-            else:
-                start = len(stack) - size
-                value = build(stack[start:])
-                del stack[start:]
-                stack.append(value)
-        return stack[0]
-
-    return read
 
 
 def _input_reader(path: Path, slot: int) -> Reader:

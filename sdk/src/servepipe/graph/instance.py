@@ -1,0 +1,183 @@
+"""One node's user code in this process: built, called, reconfigured, checked and closed.
+
+The same class serves in the author's process and inside Serve's replicas, so that hooks, threads and errors are the
+same in both. Sync methods run in threads of the node's own, never in the loop's shared pool: a method that waits for
+another node's answer must not take the thread that the other node needs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from servepipe.errors import SignatureError
+from servepipe.graph.failures import as_exception
+from servepipe.graph.fields import did_you_mean
+
+__all__ = ["NodeInstance"]
+
+
+class NodeInstance:
+    """A node's code. Lives on one event loop.
+
+    Args:
+        node: Its name, for errors and threads.
+        target: The class; or a function, or any object, which is called as it is.
+        blocking: False calls sync methods on the event loop; None or True in a thread.
+        max_ongoing_requests: How many calls run at once; more wait their turn.
+    """
+
+    def __init__(
+        self,
+        node: str,
+        target: Callable[..., Any],
+        *,
+        blocking: bool | None = None,
+        max_ongoing_requests: int = 5,
+    ) -> None:
+        self._node = node
+        self._target = target
+        self._on_loop = blocking is False
+        self._object: Any = target
+        self._methods: dict[str | None, tuple[Callable[..., Any], bool]] = {}
+        self._limit(max_ongoing_requests)
+
+    async def build(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Call the constructor, then ``setup()`` where the class has one. Anything but a class needs neither."""
+        if inspect.isclass(self._target):
+            self._object = await self._run(self._target, args, kwargs)
+            await self._hook("setup")
+
+    async def call(self, method: str | None, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """Call ``method`` (None: the function, or the object itself) as soon as there is a slot for it.
+
+        Raises what the user's code raises, and `SignatureError` where there is no such method.
+        """
+        try:
+            function, direct = self._methods[method]
+        except KeyError:
+            function, direct = self._methods[method] = self._find(method)
+        slots = self._slots
+        await slots.acquire()
+        if not direct and not self._on_loop:
+            return await self._run(function, args, kwargs, slots)
+        try:
+            result = function(*args, **kwargs)
+            return await result if direct or inspect.isawaitable(result) else result
+        except (SystemExit, KeyboardInterrupt) as error:
+            # These would end the event loop, and everything on it, for one bad request.
+            raise as_exception(error) from error
+        finally:
+            slots.release()
+
+    async def reconfigure(self, user_config: Any) -> None:
+        """Hand ``user_config`` to the class's ``reconfigure()``.
+
+        Raises:
+            SignatureError: There is a configuration but nothing that takes it.
+        """
+        if not await self._hook("reconfigure", user_config) and user_config is not None:
+            raise SignatureError(
+                f"node {self._node} has a userConfig, but its class has no reconfigure() method",
+                where=f"spec.nodes.{self._node}.userConfig",
+                fix="Define reconfigure(self, user_config), or remove userConfig.",
+            )
+
+    async def check_health(self) -> None:
+        """Raises what the class's ``check_health()`` raises."""
+        await self._hook("check_health")
+
+    async def close(self) -> None:
+        """Call the class's ``close()`` and let the threads end."""
+        try:
+            await self._hook("close")
+        finally:
+            self._threads.shutdown(wait=False)
+
+    def limit_calls(self, max_ongoing_requests: int) -> None:
+        """Allow this many calls at once from now on; those that run or wait are not disturbed."""
+        if max_ongoing_requests != self._max_ongoing_requests:
+            self._threads.shutdown(wait=False)
+            self._limit(max_ongoing_requests)
+
+    def _limit(self, max_ongoing_requests: int) -> None:
+        self._max_ongoing_requests = max_ongoing_requests
+        self._slots = asyncio.Semaphore(max_ongoing_requests)
+        self._threads = ThreadPoolExecutor(max_ongoing_requests, thread_name_prefix=f"servepipe-{self._node}")
+
+    def _find(self, method: str | None) -> tuple[Callable[..., Any], bool]:
+        """The callable, and whether it can be awaited as it is (an async method, the fast case)."""
+        function: Any = self._object if method is None else getattr(self._object, method, None)
+        if not callable(function) or (method or "").startswith("_"):
+            public = [name for name in dir(self._object) if not name.startswith("_")]
+            raise SignatureError(
+                f"node {self._node} has no method {method or '__call__'!r}", fix=did_you_mean(method or "", public)
+            )
+        return function, _is_async(function)
+
+    async def _hook(self, name: str, *args: Any) -> bool:
+        function = getattr(self._object, name, None) if inspect.isclass(self._target) else None
+        if function is None:
+            return False
+        await self._run(function, args, {})
+        return True
+
+    async def _run(
+        self,
+        function: Callable[..., Any],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        slots: asyncio.Semaphore | None = None,
+    ) -> Any:
+        """Call ``function`` where it belongs. The slot is given back when the code ends, not when its caller leaves."""
+        if self._on_loop or _is_async(function):
+            result = function(*args, **kwargs)
+            return await result if inspect.isawaitable(result) else result
+        loop = asyncio.get_running_loop()
+        context = contextvars.copy_context()
+        try:
+            thread = self._threads.submit(context.run, _in_thread, function, args, kwargs)
+        except BaseException:
+            if slots is not None:
+                slots.release()
+            raise
+        try:
+            result = await asyncio.wrap_future(thread)
+        finally:
+            if slots is not None:
+                _release_when_done(thread, slots, loop)
+        return await result if inspect.isawaitable(result) else result
+
+
+def _is_async(function: Callable[..., Any]) -> bool:
+    # An object with an async __call__, an AsyncMock among them, is async too.
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
+
+
+def _in_thread(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    try:
+        return function(*args, **kwargs)
+    except StopIteration as error:
+        # A future refuses to carry it: whoever waits would wait for ever.
+        raise RuntimeError(f"{getattr(function, '__qualname__', function)} raised StopIteration") from error
+    except BaseException as error:
+        raised = as_exception(error)
+        if raised is error:
+            raise
+        raise raised from error
+
+
+def _release_when_done(thread: Future[Any], slots: asyncio.Semaphore, loop: asyncio.AbstractEventLoop) -> None:
+    if thread.done():
+        slots.release()
+        return
+
+    def release(_: Future[Any]) -> None:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(slots.release)
+
+    thread.add_done_callback(release)
