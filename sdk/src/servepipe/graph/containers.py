@@ -35,8 +35,8 @@ def reader(expr: Expr, leaf: Callable[[Expr], Callable[[S], Any]]) -> Callable[[
             backwards.append((None, _builder(current), len(children)))
             stack.extend(children)
     parts = tuple(reversed(backwards))
-    if len(parts) == 1 and (only := parts[0][0]) is not None:
-        return only
+    if len(parts) == 1 and _children(expr) is None:
+        return leaf(expr)
 
     def read(source: S) -> Any:
         values: list[Any] = []

@@ -39,8 +39,8 @@ def topological(edges: Mapping[K, Sequence[K]]) -> list[K]:
 
 def find_cycle(edges: Mapping[K, Sequence[K]]) -> list[K]:
     """A shortest way around one cycle, from its first key in the order of ``edges``; empty where there is none."""
-    rest: set[K] = set(edges)
-    rest.difference_update(topological(edges))
+    fine: list[K] = topological(edges)
+    rest = set(edges) - set(fine)
     for start in edges:
         if start not in rest:
             continue
