@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 from servepipe.errors import BadRequestError, RequestError, StepTimeoutError
+from servepipe.graph.inputs import describe_arguments
 from servepipe.runtime.answers import AnswerNotSupportedError, encode_answer, encode_json
 from servepipe.runtime.interface import Interface
 from servepipe.runtime.problems import HookError, problem_of
@@ -158,12 +159,13 @@ class HttpApp:
             return await self._run(args, kwargs, request_id=request_id, deadline=deadline)
         except BadRequestError as error:
             missing = self._interface.missing(args, kwargs)
-            if not missing or error.status != 422:
+            if self._preprocessor is None or not missing or error.status != 422:
                 raise
-            by = "" if self._preprocessor is None else f"the preprocessor {self._preprocessor.import_path} returned "
-            got = _describe(args, kwargs)
             raise BadRequestError(
-                f"{by}{got}, but the graph also reads {', '.join(missing)}", code="InvalidInput", step=error.step
+                f"the graph reads {', '.join(missing)}, but the preprocessor {self._preprocessor.import_path} returned "
+                f"{describe_arguments(args, kwargs)}",
+                fix="Let it return what dag_input is indexed with.",
+                step=error.step,
             ) from error
 
     async def _postprocess(self, output: Any) -> Any:
@@ -289,14 +291,6 @@ def _route_path(scope: Scope) -> str:
     if root and (path == root or path.startswith(root + "/")):
         return path[len(root) :]
     return path
-
-
-def _describe(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
-    if kwargs:
-        return f"got the keywords {', '.join(kwargs)}"
-    if len(args) == 1:
-        return f"a single {type(args[0]).__name__}"
-    return f"got {len(args)} arguments"
 
 
 def _is_response(value: Any) -> bool:

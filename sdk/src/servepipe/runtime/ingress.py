@@ -1,0 +1,271 @@
+"""The deployment that callers talk to: it holds the graph and the weights, and runs a request through the nodes.
+
+Everything that a request needs is in one `_State`, made when the table changes and swapped in one assignment. A request
+keeps the state it started with, so it never sees half of a change.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import time
+from collections.abc import Mapping, MutableMapping, Sequence
+from typing import Any
+
+from google.protobuf.wrappers_pb2 import BytesValue
+from ray import serve
+
+from servepipe.authoring import code, loader
+from servepipe.errors import RequestError
+from servepipe.graph.calls import NodeHandle, RequestContext, cancel_nested_calls, current_request
+from servepipe.graph.interpreter import run
+from servepipe.graph.program import Program
+from servepipe.graph.wire import parse_graph
+from servepipe.runtime.answers import encode_answer, encode_json
+from servepipe.runtime.grpc_service import STATUS_CODES
+from servepipe.runtime.http import Hook, HttpApp, Receive, Send, arguments, request_id_of
+from servepipe.runtime.inline import InlineNodes
+from servepipe.runtime.interface import Interface
+from servepipe.runtime.observer import Observer
+from servepipe.runtime.problems import problem_of
+from servepipe.runtime.routing import InFlight, Routes, application_name
+from servepipe.runtime.serve_caller import ServeCaller
+from servepipe.runtime.transport import pack, unpack
+
+__all__ = ["Ingress"]
+
+log = logging.getLogger("servepipe.ingress")
+
+
+class Ingress:
+    """Args:
+    args: As in "What runs in Ray" of the architecture page: pipeline, paths, code, codes, preprocessor, postprocessor,
+        attempt.
+    """
+
+    async def __init__(self, args: dict[str, Any]) -> None:  # type: ignore[misc]  # Serve awaits it
+        self._pipeline: str = args["pipeline"]
+        self._application: str = serve.get_replica_context().app_name
+        self._state: _State | None = None
+        self._in_flight = InFlight()
+        self._observer = Observer(self._application)
+        self._serve_caller = ServeCaller(self._pin, self._is_off)
+        loop = asyncio.get_running_loop()
+        self._inline = InlineNodes(lambda node: NodeHandle(node, self, loop))
+        self._retiring: set[asyncio.Task[None]] = set()
+        loader.only_imports()
+        sys.path[:0] = [path for path in args.get("paths") or [] if path not in sys.path]
+        self._preprocessor = await asyncio.to_thread(_hook, args.get("preprocessor"), args.get("code"))
+        self._postprocessor = await asyncio.to_thread(_hook, args.get("postprocessor"), None)
+
+    def __serve_build_asgi_app__(self) -> Any:
+        async def app(scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+            if scope["type"] == "lifespan":
+                await HttpApp(_no_run, _NOTHING)(scope, receive, send)
+            elif self._state is None:
+                await HttpApp(_no_run, _NOTHING, endpoints={"/-/ready": self._ready})(scope, receive, send)
+            else:
+                await self._state.http(scope, receive, send)
+
+        return app
+
+    async def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Take a new table: prepare all of it, then swap."""
+        state = _State(user_config, self)
+        for application, (node, spec) in state.inline.items():
+            await self._inline.ensure(application, node, spec)
+        for application in state.dedicated:
+            self._serve_caller.handle(application)  # now, so that its router knows the replicas when weight comes
+        self._state = state
+        task = asyncio.create_task(self._retire())
+        self._retiring.add(task)
+        task.add_done_callback(self._retiring.discard)
+
+    async def run(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the graph for a Serve handle, with Python values and without preprocessor and postprocessor."""
+        try:
+            return await self._run_state(self._current(), args, kwargs)
+        except Exception as error:
+            failure = pack(error)
+            # An exception that cannot be pickled would end as a serialization error that names nothing.
+            raise error if failure.pickled is not None else unpack(failure)  # noqa: B904
+
+    async def Run(self, request: BytesValue, grpc_context: Any) -> BytesValue:  # noqa: N802 - the method's name in gRPC
+        """Run the graph for gRPC; see `servepipe.runtime.grpc_service`."""
+        interface = _NOTHING if self._state is None else self._state.interface
+        metadata = {str(key).lower(): value for key, value in grpc_context.invocation_metadata()}
+        request_id = request_id_of([(b"x-request-id", str(metadata.get("request_id", "")).encode())])
+        try:
+            state = self._current()
+            args, kwargs = arguments(request.value, interface)
+            body, content_type = encode_answer(await self._run_state(state, args, kwargs, request_id=request_id))
+        except Exception as error:
+            problem = problem_of(error, interface)
+            if problem.status >= 500:
+                log.error("request %s: %s", request_id, problem.message, exc_info=problem.log_exception)
+            grpc_context.set_code(STATUS_CODES.get(problem.status, STATUS_CODES[500]))
+            grpc_context.set_details(encode_json(problem.body(request_id)).decode())
+            raise
+        grpc_context.set_trailing_metadata([("content-type-of-value", content_type)])
+        return BytesValue(value=body)
+
+    async def acknowledge(self) -> dict[str, Any]:
+        """The table in force here and the requests under way, as ``/-/routing`` shows them."""
+        return {
+            "replica": serve.get_replica_context().replica_id.unique_id,
+            "application": self._application,
+            "table": "" if self._state is None else self._state.table,
+            "busy": self._in_flight.by_application(),
+            "errors": dict(self._inline.errors),
+        }
+
+    # The Caller of the interpreter, and of handles inside Inline nodes.
+
+    async def call(
+        self, node: str, method: str | None, args: Sequence[Any], kwargs: Mapping[str, Any], context: RequestContext
+    ) -> Any:
+        """See `servepipe.graph.calls.Caller.call`."""
+        revision = context.pins.get(node) or self._pin(node)
+        if revision is not None and (application := application_name(node, revision)) in self._inline:
+            token = current_request.set(context)
+            try:
+                with cancel_nested_calls():
+                    return await self._inline.call(application, node, method, args, kwargs)
+            finally:
+                current_request.reset(token)
+        return await self._serve_caller.call(node, method, args, kwargs, context)
+
+    def _pin(self, node: str) -> str | None:
+        return None if self._state is None else self._state.routes.draw().revisions.get(node)
+
+    def _is_off(self, node: str) -> bool:
+        return self._state is not None and node in self._state.off
+
+    # Requests
+
+    def _current(self) -> _State:
+        if self._state is None:
+            raise RequestError("the ingress has no graph yet", status=503, code="NotReady")
+        return self._state
+
+    async def _run_state(
+        self,
+        state: _State,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        *,
+        request_id: str | None = None,
+        deadline: float | None = None,
+    ) -> Any:
+        pins = state.routes.draw()
+        if deadline is None and state.timeout_s is not None:
+            deadline = time.time() + state.timeout_s
+        context = RequestContext(request_id or request_id_of(()), deadline, pins.revisions)
+        with self._in_flight.request(pins):
+            return await run(state.program, args, kwargs, self, context)
+
+    async def _retire(self) -> None:
+        """Close Inline revisions and drop handles that the table no longer has, once no request may use them."""
+        while True:
+            assert self._state is not None
+            busy = self._in_flight.by_application()
+            unused = [name for name in self._inline if name not in self._state.inline]
+            for application in [name for name in unused if name not in busy]:
+                await self._inline.close(application)
+            if not any(name in busy for name in unused):
+                self._serve_caller.keep_only(self._state.dedicated | busy.keys())
+                return
+            await asyncio.sleep(1.0)
+
+    # Endpoints
+
+    async def _ready(self) -> tuple[int, Any]:
+        state = self._state
+        if state is None:
+            return 503, {"ready": False, "notReady": [], "message": "the ingress has no graph yet"}
+        waiting = [node for node, name in state.inline_nodes.items() if name in self._inline.errors]
+        waiting += await self._observer.not_ready(state.dedicated_nodes)
+        return (503 if waiting else 200), {"ready": not waiting, "notReady": sorted(waiting)}
+
+    async def _graph(self) -> tuple[int, Any]:
+        state = self._current()
+        return 200, state.description
+
+    async def _routing(self) -> tuple[int, Any]:
+        return 200, {"replicas": await self._observer.acknowledgements()}
+
+
+class _State:
+    """One table, prepared. Raises what `parse_graph` and `Program` raise: Serve then keeps the replica from serving."""
+
+    def __init__(self, config: dict[str, Any], ingress: Ingress) -> None:
+        graph = parse_graph(config["graph"])
+        nodes: dict[str, Any] = config["nodes"]
+        self.table: str = config["table"]
+        self.program = Program(graph)
+        self.interface = Interface.of(graph)
+        self.routes = Routes({name: node["routes"] for name, node in nodes.items()})
+        self.off = frozenset(name for name, node in nodes.items() if node.get("off"))
+        self.timeout_s: float | None = config.get("requestTimeoutSeconds")
+        self.inline: dict[str, tuple[str, Mapping[str, Any]]] = {}
+        self.dedicated: set[str] = set()
+        self.inline_nodes: dict[str, str] = {}
+        self.dedicated_nodes: dict[str, list[tuple[str, int]]] = {}
+        for name, node in nodes.items():
+            for route in node["routes"]:
+                application = application_name(name, route["revision"])
+                if "inline" in route:
+                    self.inline[application] = (name, route["inline"])
+                    if route["weight"] >= 50:
+                        self.inline_nodes[name] = application
+                else:
+                    self.dedicated.add(application)
+                    self.dedicated_nodes.setdefault(name, []).append((route["revision"], int(route["weight"])))
+        # What runs here has no replica to look for, and what is off has none by choice.
+        for name in [*self.inline_nodes, *self.off]:
+            self.dedicated_nodes.pop(name, None)
+        self.description = {
+            "pipeline": config.get("pipeline", ""),
+            "graphRevision": config.get("graphRevision", ""),
+            "table": self.table,
+            "graph": config["graph"],
+            "nodes": {
+                name: {
+                    "routes": [{"revision": route["revision"], "weight": route["weight"]} for route in node["routes"]],
+                    "placement": "Inline" if name in self.inline_nodes else "Dedicated",
+                    "off": name in self.off,
+                }
+                for name, node in nodes.items()
+            },
+        }
+
+        async def run_this(
+            args: Sequence[Any], kwargs: Mapping[str, Any], *, request_id: str, deadline: float | None
+        ) -> Any:
+            return await ingress._run_state(self, args, kwargs, request_id=request_id, deadline=deadline)
+
+        self.http = HttpApp(
+            run_this,
+            self.interface,
+            preprocessor=ingress._preprocessor,
+            postprocessor=ingress._postprocessor,
+            endpoints={"/-/ready": ingress._ready, "/-/graph": ingress._graph, "/-/routing": ingress._routing},
+            max_body_bytes=config.get("maxBodyBytes") or 104_857_600,
+            timeout_s=self.timeout_s,
+        )
+
+
+_NOTHING = Interface((), None)  # type: ignore[arg-type]
+
+
+async def _no_run(args: Any, kwargs: Any, *, request_id: str, deadline: float | None) -> Any:
+    raise RequestError("the ingress has no graph yet", status=503, code="NotReady")
+
+
+def _hook(import_path: str | None, digest: str | None) -> Hook | None:
+    if not import_path:
+        return None
+    if digest:
+        code.verify(digest, import_path.partition(":")[0])
+    return Hook(import_path, loader.load_object(import_path))

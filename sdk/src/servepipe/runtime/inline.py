@@ -1,0 +1,100 @@
+"""Nodes that run inside the ingress process, several revisions side by side.
+
+A revision that cannot be imported or built fails the calls to it and nothing else: neither the table that names it nor
+the replica.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from servepipe.authoring import code, loader
+from servepipe.graph.calls import NodeHandle
+from servepipe.graph.expressions import decode_value
+from servepipe.runtime.arguments import constructor_arguments
+from servepipe.runtime.instance import NodeInstance
+from servepipe.runtime.routing import not_ready
+
+__all__ = ["InlineNodes"]
+
+log = logging.getLogger("servepipe.ingress")
+
+
+class _Inline:
+    def __init__(self, instance: NodeInstance, limit: int) -> None:
+        self.instance = instance
+        self.limit = limit
+        self.slots = asyncio.Semaphore(limit)
+        self.user_config: Any = None
+
+
+class InlineNodes:
+    """Args:
+    handle: Makes the handle to a node that an Inline class was bound to.
+    """
+
+    def __init__(self, handle: Callable[[str], NodeHandle]) -> None:
+        self._handle = handle
+        self._nodes: dict[str, _Inline] = {}
+        self.errors: dict[str, str] = {}
+        """By application name: the first line of why a revision could not be built."""
+
+    def __contains__(self, application: str) -> bool:
+        return application in self._nodes or application in self.errors
+
+    def __iter__(self) -> Any:
+        return iter([*self._nodes])
+
+    async def ensure(self, application: str, node: str, spec: Mapping[str, Any]) -> None:
+        """Build ``application`` unless it is there, and bring its live settings up to date. Never raises."""
+        try:
+            if application not in self._nodes:
+                self._nodes[application] = await self._build(node, spec)
+            await self._configure(self._nodes[application], spec)
+            self.errors.pop(application, None)
+        except Exception as error:
+            log.exception("inline node %s cannot be used", application)
+            self.errors[application] = (str(error) or type(error).__name__).splitlines()[0]
+
+    async def call(
+        self, application: str, node: str, method: str | None, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> Any:
+        """Call a revision that runs here. Raises `NotReadyError` where it could not be built."""
+        inline = self._nodes.get(application)
+        if inline is None or application in self.errors:
+            raise not_ready(node, f"could not be built: {self.errors.get(application, 'it is gone')}")
+        async with inline.slots:
+            return await inline.instance.call(method, args, kwargs)
+
+    async def close(self, application: str) -> None:
+        """Close and forget a revision; an error of its ``close()`` is logged."""
+        self.errors.pop(application, None)
+        inline = self._nodes.pop(application, None)
+        if inline is not None:
+            try:
+                await inline.instance.close()
+            except Exception:
+                log.exception("closing inline node %s", application)
+
+    async def _build(self, node: str, spec: Mapping[str, Any]) -> _Inline:
+        module = spec["import"].partition(":")[0]
+        if spec.get("code"):
+            await asyncio.to_thread(code.verify, spec["code"], module, node=node)
+        target = await asyncio.to_thread(loader.load_object, spec["import"])
+        limit = int(spec.get("maxOngoingRequests") or 5)
+        instance = NodeInstance(node, target, blocking=spec.get("blocking"), max_ongoing_requests=limit)
+        await instance.build(*constructor_arguments(spec, self._handle))
+        return _Inline(instance, limit)
+
+    async def _configure(self, inline: _Inline, spec: Mapping[str, Any]) -> None:
+        limit = int(spec.get("maxOngoingRequests") or 5)
+        if limit != inline.limit:
+            inline.instance.limit_threads(limit)
+            inline.limit, inline.slots = limit, asyncio.Semaphore(limit)
+        # {} is what a resource without userConfig has: nothing to hand over.
+        if (own := spec.get("userConfig") or None) != inline.user_config:
+            await inline.instance.reconfigure(None if own is None else decode_value(own))
+            inline.user_config = own

@@ -1,0 +1,130 @@
+"""The deployment that runs one revision of one node.
+
+It is the same class for every node: which user code it runs is an argument, and that code is imported in the replica
+only. So the process that builds applications needs none of it, and a broken model breaks nothing but its own start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from ray import serve
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from servepipe.authoring import code, loader
+from servepipe.errors import StepTimeoutError
+from servepipe.graph.calls import NodeHandle, RequestContext, cancel_nested_calls, current_request
+from servepipe.graph.expressions import decode_value
+from servepipe.runtime.arguments import constructor_arguments
+from servepipe.runtime.instance import NodeInstance
+from servepipe.runtime.routing import Routes, application_name
+from servepipe.runtime.serve_caller import ServeCaller
+from servepipe.runtime.transport import pack
+
+__all__ = ["NodeReplica"]
+
+log = logging.getLogger("servepipe.node")
+
+
+class NodeReplica:
+    """Args:
+    args: As in "What runs in Ray" of the architecture page: pipeline, node, revision, import, args, kwargs, code, path,
+        blocking, attempt.
+    """
+
+    async def __init__(self, args: dict[str, Any]) -> None:  # type: ignore[misc]  # Serve awaits it
+        self._node: str = args["node"]
+        self._application = application_name(self._node, args["revision"])
+        self._routes = Routes({})
+        self._table = ""
+        self._holds = False
+        self._user_config: Any = None
+        self._calls: Counter[str] = Counter()
+        self._caller = ServeCaller(self._pin)
+        loader.only_imports()
+        target = await asyncio.to_thread(_import, args)
+        self._instance = NodeInstance(self._node, target, blocking=args.get("blocking"))
+        loop = asyncio.get_running_loop()
+
+        def handle(node: str) -> NodeHandle:
+            return NodeHandle(node, self._caller, loop)
+
+        positional, keywords = constructor_arguments(args, handle)
+        await self._instance.build(positional, keywords)
+
+    async def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Apply a routing table, a thread limit and the node's own ``userConfig``, each only where it changed."""
+        routes = user_config.get("routes") or {}
+        self._instance.limit_threads(int(user_config.get("maxOngoingRequests") or 5))
+        # {} is what a resource without userConfig has: nothing to hand over.
+        if (own := user_config.get("userConfig") or None) != self._user_config:
+            await self._instance.reconfigure(None if own is None else decode_value(own))
+            self._user_config = own
+        self._routes = Routes(routes)
+        self._holds = bool(routes)
+        applications = {
+            application_name(node, route["revision"]) for node, choices in routes.items() for route in choices
+        }
+        self._caller.keep_only(applications | set(self._calls))
+        for application in applications:
+            self._caller.handle(application)
+        self._table = user_config.get("table") or ""
+
+    async def call(
+        self, method: str | None, args: tuple[Any, ...], kwargs: dict[str, Any], context: RequestContext
+    ) -> Any:
+        """What `ServeCaller` calls. Raises `NodeFailure` with what the user's code raised."""
+        if context.deadline is not None and context.deadline < time.time():
+            raise pack(StepTimeoutError(f"the request's deadline passed before node {self._node} was called"))
+        current_request.set(context)
+        self._calls[self._application] += 1
+        try:
+            with cancel_nested_calls():
+                return await self._instance.call(method, args, kwargs)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            raise pack(error) from error
+        finally:
+            self._calls[self._application] -= 1
+
+    async def acknowledge(self) -> dict[str, Any]:
+        """The table in force here and the requests under way, as ``/-/routing`` shows them."""
+        return {
+            "replica": serve.get_replica_context().replica_id.unique_id,
+            "application": self._application,
+            "table": self._table,
+            "busy": {name: count for name, count in self._calls.items() if count},
+            "errors": {},
+            "holds": self._holds,
+        }
+
+    async def check_health(self) -> None:
+        await self._instance.check_health()
+
+    async def __call__(self, request: Request) -> Response:
+        """Refuses HTTP: every replica has a port of its own, and behind it none of the ingress's checks."""
+        message = f"node {self._node} is called through the pipeline's ingress only"
+        return JSONResponse({"error": {"code": "Forbidden", "message": message, "node": self._node}}, 403)
+
+    async def __del__(self) -> None:
+        # Serve calls and awaits this once, when the replica has no more requests.
+        instance = getattr(self, "_instance", None)
+        if instance is not None:
+            await instance.close()
+
+    def _pin(self, node: str) -> str | None:
+        return self._routes.draw().revisions.get(node)
+
+
+def _import(args: dict[str, Any]) -> Any:
+    root = args.get("path")
+    if args.get("code"):
+        code.verify(args["code"], args["import"].partition(":")[0], Path(root) if root else None, node=args["node"])
+    return loader.load_object(args["import"], root=root)

@@ -1,0 +1,113 @@
+"""Calls nodes over Serve's handles.
+
+One Serve application runs one revision of one node, so the address of a call is the name of the application. Handles
+are made without asking whether the application exists: applications come and go in any order, and Serve's handles find
+them as soon as they appear.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from ray.serve.handle import DeploymentHandle
+
+from servepipe.errors import StepTimeoutError
+from servepipe.graph.calls import RequestContext
+from servepipe.runtime.routing import application_name, not_ready
+from servepipe.runtime.transport import NodeFailure, unpack
+
+__all__ = ["DEPLOYMENT", "INGRESS", "ServeCaller", "ingress_handle"]
+
+DEPLOYMENT = "node"
+"""Name of the one deployment of a node's application."""
+
+
+INGRESS = "ingress"
+"""Name of the ingress's application and of its one deployment."""
+
+
+def ingress_handle() -> DeploymentHandle[Any]:
+    """A Serve handle whose ``.remote(*args, **kwargs)`` runs the graph with these values, without its preprocessor."""
+    return DeploymentHandle(INGRESS, INGRESS).options(method_name="run")
+
+
+class ServeCaller:
+    """A `servepipe.graph.calls.Caller` for one event loop: handles of Serve belong to the loop that first uses them.
+
+    Args:
+        pin: The revision of a node that answers a request whose context pins none; None: the node is not routed.
+        is_off: Whether a node is turned off by choice.
+    """
+
+    def __init__(self, pin: Callable[[str], str | None], is_off: Callable[[str], bool] = lambda node: False) -> None:
+        self._pin = pin
+        self._is_off = is_off
+        self._handles: dict[str, DeploymentHandle[Any]] = {}
+
+    async def call(
+        self, node: str, method: str | None, args: Sequence[Any], kwargs: Mapping[str, Any], context: RequestContext
+    ) -> Any:
+        """See `servepipe.graph.calls.Caller.call`."""
+        if self._is_off(node):
+            raise not_ready(
+                node, "is turned off", code="NodeScaledToZero", fix=f"Set spec.nodes.{node}.replicas to 1 or more."
+            )
+        revision = context.pins.get(node) or self._pin(node)
+        if revision is None:
+            raise not_ready(node, "has no revision that could answer yet")
+        application = application_name(node, revision)
+        handle = self.handle(application)
+        left = None if context.deadline is None else context.deadline - time.time()
+        response = None
+        try:
+            async with asyncio.timeout(left):
+                response = handle.call.remote(method, tuple(args), dict(kwargs), context)
+                return await response
+        except asyncio.CancelledError:
+            if response is not None:
+                response.cancel()
+            raise
+        except TimeoutError as error:
+            if response is None or left is None:
+                raise
+            response.cancel()
+            raise self._too_late(node, handle) from error
+        except Exception as error:
+            raise _translated(error, node) from None
+
+    def handle(self, application: str) -> DeploymentHandle[Any]:
+        """The handle to a node application, made once: each keeps a router and a long poll of its own."""
+        handle = self._handles.get(application)
+        if handle is None:
+            handle = DeploymentHandle(DEPLOYMENT, application).options(_by_reference=False)
+            self._handles[application] = handle
+        return handle
+
+    def keep_only(self, applications: set[str]) -> None:
+        """Forget the handles to other applications, so that their routers can go."""
+        for application in self._handles.keys() - applications:
+            del self._handles[application]
+
+    def _too_late(self, node: str, handle: DeploymentHandle[Any]) -> Exception:
+        if not handle.running_replicas_populated():
+            return not_ready(node, "has no running replica")
+        return StepTimeoutError(f"node {node} gave no answer before the request's deadline", node=node)
+
+
+def _translated(error: Exception, node: str) -> Exception:
+    """What Serve raised, as what the node's caller should see."""
+    cause = error if isinstance(error, NodeFailure) else getattr(error, "cause", None)
+    if isinstance(cause, NodeFailure):
+        return unpack(cause)
+    if isinstance(error, DeploymentUnavailableError):
+        return not_ready(node, "is not available: its application failed to start")
+    if isinstance(error, BackPressureError):
+        return not_ready(node, "has too many requests waiting", code="Overloaded", fix="See maxQueuedRequests.")
+    if isinstance(error, ActorDiedError | ActorUnavailableError | RayActorError):
+        return not_ready(node, "lost the replica that was answering", code="ReplicaLost")
+    return error

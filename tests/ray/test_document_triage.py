@@ -1,0 +1,34 @@
+"""`make demo`, as a test: real models, real Ray, two upgrades under load."""
+
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+DEMO = Path(__file__).parents[2] / "examples" / "document_triage" / "demo.py"
+TIMEOUT_S = 300
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.skipif(
+        importlib.util.find_spec("rapidocr_onnxruntime") is None,
+        reason="rapidocr-onnxruntime has no release for Python 3.13",
+    ),
+]
+
+
+def test_the_demo_ends_well() -> None:
+    done = subprocess.run([sys.executable, str(DEMO)], capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    print(done.stdout)
+    windows = re.findall(r"requests sent meanwhile: (\d+), failed: (\d+)", done.stdout)
+    assert [failed for _, failed in windows] == ["0", "0"]
+    assert all(int(sent) >= 200 for sent, _ in windows)
+    assert [line.split()[0] for line in done.stdout.splitlines() if line.endswith("upgraded")] == [
+        "language-detector",
+        "sentiment-analysis",
+    ]
