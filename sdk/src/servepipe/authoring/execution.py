@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
@@ -32,29 +31,31 @@ class Execution:
     """
 
     def __init__(self, graph: Graph, definitions: Mapping[str, NodeDefinition], fakes: Mapping[str, Any]) -> None:
-        nodes = dict(definitions)
+        named: dict[str, Any] = {}
         for given, fake in fakes.items():
-            name = given if given in nodes else given.replace("_", "-")
-            if name not in nodes:
-                raise GraphError(f"the graph has no node {given!r}", where=str(here()), fix=did_you_mean(name, nodes))
-            nodes[name] = _faked(nodes[name], fake)
-        self._runner = Runner(graph, nodes)
+            name = given if given in definitions else given.replace("_", "-")
+            if name not in definitions:
+                raise GraphError(
+                    f"the graph has no node {given!r}", where=str(here()), fix=did_you_mean(name, definitions)
+                )
+            named[name] = fake
+        self._runner = Runner(graph, definitions, named)
 
     def execute(self, *args: Any, **kwargs: Any) -> Any:
         """Run the graph and return its answer."""
         if importing():
             raise EndImport
-        return self._runner.execute(*args, **kwargs)
+        return self._runner.execute(args, kwargs)
 
     async def execute_async(self, *args: Any, **kwargs: Any) -> Any:
         """As `execute`, awaitable."""
         if importing():
             raise EndImport
-        return await self._runner.execute_async(*args, **kwargs)
+        return await self._runner.execute_async(args, kwargs)
 
     def close(self) -> None:
         """Drop the nodes, after calling their ``close()``."""
-        self._runner.close()
+        self._runner.reset()
 
     def __enter__(self) -> Execution:
         return self
@@ -77,13 +78,3 @@ def prepare(output: Any, fakes: Mapping[str, Any]) -> Execution:
     warn_unused(lowered)
     definitions = {name: node.definition(node.fields) for name, node in lowered.nodes.items()}
     return Execution(lowered.graph, definitions, fakes)
-
-
-def _faked(definition: NodeDefinition, fake: Any) -> NodeDefinition:
-    target: Callable[..., Any] = fake
-    if isinstance(definition.target, type):
-
-        def target() -> Any:
-            return fake
-
-    return dataclasses.replace(definition, target=target, args=(), kwargs=())

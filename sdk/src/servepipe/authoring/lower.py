@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 from servepipe.authoring import combinators
+from servepipe.authoring.discovery import Discovery, Node
 from servepipe.authoring.naming import RESERVED, Labels, UniqueNames, normalised
 from servepipe.authoring.nodes import (
     CallStep,
@@ -24,16 +25,13 @@ from servepipe.authoring.nodes import (
     StepPart,
 )
 from servepipe.authoring.options import Fields
-from servepipe.authoring.values import InputPart, Item, ServeInputNode, Value, leaves
+from servepipe.authoring.values import InputPart, Item
 from servepipe.errors import GraphError
 from servepipe.graph import ir
 from servepipe.graph.calls import NodeDefinition
 from servepipe.graph.values import MAX_DEPTH, at_index, encode_value, too_deep
 
 __all__ = ["Lowered", "LoweredNode", "UnusedStepWarning", "lower"]
-
-_Node: TypeAlias = ClassNode | RemoteFunction
-_Part: TypeAlias = Step | ClassNode | RemoteFunction
 
 
 class UnusedStepWarning(UserWarning):
@@ -105,13 +103,7 @@ def lower(output: Any, labels: Labels, where: str) -> Lowered:
     """
     if isinstance(output, MultiOutputNode):
         output = output._outputs
-    if isinstance(output, _NOT_AN_OUTPUT):
-        raise GraphError(
-            f"{output!r} is not the output of a step",
-            where=where,
-            fix="Pass what .bind(...) of a method or function gave.",
-        )
-    found = _Discovery(output, where)
+    found = Discovery(output, where)
     if found.input is not None:
         labels = found.input._labels.then(labels)
     names = _Names(found, labels)
@@ -128,136 +120,17 @@ def lower(output: Any, labels: Labels, where: str) -> Lowered:
     )
 
 
-_NOT_AN_OUTPUT = (ClassNode, RemoteClass, RemoteFunction, Method)
-
-
-class _Discovery:
-    """The steps and nodes that an output needs, each after what it needs itself."""
-
-    def __init__(self, output: Any, where: str) -> None:
-        self.steps: list[Step] = []
-        self.nodes: list[_Node] = []
-        self.input: ServeInputNode | None = None
-        self._functions: dict[int, list[RemoteFunction]] = {}
-        self._free: dict[int, dict[int, Item]] = {}
-        roots = [part for leaf in leaves(output) if (part := self._part(leaf)) is not None]
-        for part in self._postorder(roots):
-            if isinstance(part, Step):
-                self.steps.append(part)
-                self._check_input(part)
-                self._find_free_items(part)
-            else:
-                self.nodes.append(part)
-        if not self.steps:
-            raise GraphError(
-                "the graph is empty: its output needs no step", where=where, fix="Pass what .bind(...) of a step gave."
-            )
-        for item in self._free_items(output).values():
-            raise GraphError(
-                f"{item!r} of the map at {item._of._place} is used outside of that map",
-                where=str(item._place),
-                fix="Use the map's output there, or move the step into the map.",
-            )
-        for leaf in leaves(output):
-            if isinstance(leaf, InputPart):
-                self._same_input(leaf, where)
-
-    def function(self, function: RemoteFunction) -> RemoteFunction:
-        """The one that stands for all with the same target and options."""
-        alike = self._functions.setdefault(id(function._target), [])
-        for other in alike:
-            if (other._name, other._fields) == (function._name, function._fields):
-                return other
-        alike.append(function)
-        return function
-
-    def _part(self, leaf: Any) -> _Part | None:
-        if isinstance(leaf, StepPart):
-            return leaf._step
-        if isinstance(leaf, RemoteFunction):
-            return self.function(leaf)
-        return leaf if isinstance(leaf, Step | ClassNode) else None
-
-    def _needs(self, part: _Part) -> Iterator[_Part]:
-        if isinstance(part, Step):
-            yield from filter(None, map(self._part, leaves(part._operands)))
-            if isinstance(part, CallStep):
-                yield self.function(part._node) if isinstance(part._node, RemoteFunction) else part._node
-        elif isinstance(part, ClassNode):
-            for leaf in leaves((part._args, part._kwargs)):
-                if isinstance(leaf, Value):
-                    raise _needs_a_request(part, leaf)
-                found = self._part(leaf)
-                if found is not None:
-                    yield found
-
-    def _postorder(self, roots: Iterable[_Part]) -> Iterator[_Part]:
-        done: set[int] = set()
-        path: dict[int, _Part] = {}
-        stack: list[tuple[_Part | None, Iterator[_Part]]] = [(None, iter(roots))]
-        while stack:
-            part, needs = stack[-1]
-            for needed in needs:
-                if id(needed) in path:
-                    raise _cycle(needed, path)
-                if id(needed) not in done:
-                    path[id(needed)] = needed
-                    stack.append((needed, self._needs(needed)))
-                    break
-            else:
-                stack.pop()
-                if part is not None:
-                    del path[id(part)]
-                    done.add(id(part))
-                    yield part
-
-    def _check_input(self, step: Step) -> None:
-        self._same_input(step, str(step._place))
-        for leaf in leaves(step._operands):
-            if isinstance(leaf, InputPart):
-                self._same_input(leaf, str(step._place))
-
-    def _same_input(self, value: Value, where: str) -> None:
-        if value._owner is None:
-            return
-        if self.input is None:
-            self.input = value._owner
-        elif self.input is not value._owner:
-            raise GraphError(
-                f"{value._label()} belongs to another graph: to the ServeInputNode of {value._owner._place}, "
-                f"while others use that of {self.input._place}",
-                where=where,
-                fix="Bind all steps of a graph to one ServeInputNode; nodes may be shared.",
-            )
-
-    def _find_free_items(self, step: Step) -> None:
-        free = self._free_items(step._operands)
-        if isinstance(step, combinators.MapStep):
-            free.pop(id(step), None)
-        self._free[id(step)] = free
-
-    def _free_items(self, value: Any) -> dict[int, Item]:
-        free: dict[int, Item] = {}
-        for leaf in leaves(value):
-            if isinstance(leaf, Item):
-                free.setdefault(id(leaf._of), leaf)
-            elif isinstance(leaf, Step | StepPart):
-                step = leaf._step if isinstance(leaf, StepPart) else leaf
-                free = self._free[id(step)] | free
-        return free
-
-
 class _Names:
     """The name of each step and node; ``unnamed`` has a line for each node whose name depends on order."""
 
-    def __init__(self, found: _Discovery, labels: Labels) -> None:
+    def __init__(self, found: Discovery, labels: Labels) -> None:
         self.of: dict[int, str] = {}
         self.unnamed: list[str] = []
         self._labels = labels
         self._name_nodes(found.nodes)
         self._name_steps(found.steps)
 
-    def _name_nodes(self, nodes: list[_Node]) -> None:
+    def _name_nodes(self, nodes: list[Node]) -> None:
         names = UniqueNames(RESERVED)
         nameless: list[ClassNode] = []
         for node in nodes:
@@ -274,7 +147,7 @@ class _Names:
             self.of[id(node)] = name
             self.unnamed.append(f"{name} ({where})")
 
-    def _label(self, node: _Node) -> str | None:
+    def _label(self, node: Node) -> str | None:
         if node._name is not None:
             return node._name
         if isinstance(node, RemoteFunction):
@@ -304,7 +177,7 @@ class _Names:
 class _Expressions:
     """Values, steps and nodes in the form of the compiled graph."""
 
-    def __init__(self, found: _Discovery, names: Mapping[int, str]) -> None:
+    def __init__(self, found: Discovery, names: Mapping[int, str]) -> None:
         self._found = found
         self._names = names
 
@@ -342,7 +215,7 @@ class _Expressions:
                 return ir.First(name, self._args(step._operands, where))
         raise AssertionError(f"unknown step {step!r}")
 
-    def node(self, node: _Node) -> LoweredNode:
+    def node(self, node: Node) -> LoweredNode:
         _, where, _ = _describe_node(node)
         args, kwargs = (node._args, node._kwargs) if isinstance(node, ClassNode) else ((), {})
         return LoweredNode(
@@ -381,13 +254,13 @@ class _Expressions:
                 return ir.StepRef(self._names[id(value)])
             case StepPart():
                 return ir.StepRef(self._names[id(value._step)], value._path)
-            case ClassNode() | RemoteFunction():
+            case ClassNode() | RemoteFunction():  # only constructors get here with one
                 return ir.NodeRef(self._node_name(value))
         _refuse_unbound(value, where)
         encode_value(value, where)
         return ir.Const(value)
 
-    def _node_name(self, node: _Node) -> str:
+    def _node_name(self, node: Node) -> str:
         return self._names[id(self._found.function(node) if isinstance(node, RemoteFunction) else node)]
 
     def _args(self, args: Iterable[Any], where: str) -> tuple[ir.Expr, ...]:
@@ -397,7 +270,7 @@ class _Expressions:
         return tuple((key, self.of(value, f"{where} kwargs[{key!r}]")) for key, value in kwargs.items())
 
 
-def _describe_node(node: _Node) -> tuple[str, str, str]:
+def _describe_node(node: Node) -> tuple[str, str, str]:
     """What it is, where it stands, and how to give it a name."""
     target = getattr(node._target, "__qualname__", repr(node._target))
     short = getattr(node._target, "__name__", "it")
@@ -416,27 +289,6 @@ def _describe_step(step: Step) -> tuple[str, str, str]:
     return f"the step {step!r}", str(step._place), fix
 
 
-def _needs_a_request(node: ClassNode, value: Value) -> GraphError:
-    if isinstance(value, InputPart | Item):
-        what = f"{value._label()} is given to the constructor of {node._target.__qualname__}"
-        fix = "A constructor runs before any request: pass the input to a method instead."
-    else:
-        what = f"{value._label()} is given to the constructor of {node._target.__qualname__}"
-        fix = "A constructor runs before any request: pass the output to a method, or the node itself for a handle."
-    return GraphError(what, where=str(node._place), fix=fix)
-
-
-def _cycle(start: _Part, path: Mapping[int, _Part]) -> GraphError:
-    parts = list(path.values())
-    parts = [*parts[parts.index(start) :], start]
-    nodes = isinstance(start, ClassNode)
-    return GraphError(
-        f"a cycle through {'handles' if nodes else 'steps'}: {' → '.join(map(repr, parts))}",
-        where="" if isinstance(start, RemoteFunction) else str(start._place),
-        fix="Let one of them get the other's handle as an argument of a method." if nodes else "Take one of them out.",
-    )
-
-
 def _refuse_unbound(value: Any, where: str) -> None:
     """Clearer words than "not JSON" for things that nearly are part of a graph."""
     kind = type(value)
@@ -453,7 +305,7 @@ def _refuse_unbound(value: Any, where: str) -> None:
         )
 
 
-def _unused(found: _Discovery, labels: Labels) -> Iterator[str]:
+def _unused(found: Discovery, labels: Labels) -> Iterator[str]:
     if found.input is None:
         return
     used = {id(step) for step in found.steps}

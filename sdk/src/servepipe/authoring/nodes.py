@@ -35,6 +35,7 @@ __all__ = [
     "RemoteFunction",
     "Step",
     "StepPart",
+    "check_call",
     "remote",
 ]
 
@@ -124,8 +125,7 @@ class RemoteFunction(_Remote):
         Raises:
             SignatureError: The function does not take these arguments.
         """
-        place = here()
-        check_function(self._target, args, kwargs, place)
+        check_call(self, None, args, kwargs, here())
         return CallStep(self, None, args, kwargs, timeout=self._timeout, retries=self._retries)
 
 
@@ -157,7 +157,7 @@ def remote(target: Any = None, /, **options: Any) -> Any:
         raise GraphError(
             f"{target!r} is wrapped by ray.remote already",
             where=str(here()),
-            fix="Wrap the plain class, or write the graph with Ray alone and `from servepipe.ray import ServeInputNode`.",
+            fix="Wrap the plain class, or write it all with Ray and `from servepipe.ray import ServeInputNode`.",
         )
     if inspect.isclass(target):
         wrapped = RemoteClass(target, {}, None)
@@ -226,7 +226,7 @@ class Method:
         Raises:
             SignatureError: The method does not take these arguments, or is a generator.
         """
-        check_method(self._node._target, self._method, args, kwargs, here())
+        check_call(self._node, self._method, args, kwargs, here())
         return CallStep(self._node, self._method, args, kwargs, **self._options)
 
     def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
@@ -238,6 +238,17 @@ class Method:
 
     def __repr__(self) -> str:
         return f"{self._node._target.__qualname__}.{self._method}"
+
+
+def check_call(
+    node: ClassNode | RemoteFunction, method: str | None, args: Sequence[Any], kwargs: Mapping[str, Any], place: Place
+) -> None:
+    """Raises `SignatureError` unless ``node`` can be called so."""
+    if method is None:
+        check_function(node._target, args, kwargs, place)
+    else:
+        assert isinstance(node._target, type)
+        check_method(node._target, method, args, kwargs, place)
 
 
 class Output(Value):
