@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from servepipe.authoring.combinators import map as map
     from servepipe.authoring.combinators import split as split
     from servepipe.authoring.combinators import switch as switch
-    from servepipe.authoring.loaded import LoadedPipeline as LoadedPipeline
-    from servepipe.authoring.loaded import load as load
+    from servepipe.authoring.load import Pipeline as Pipeline
+    from servepipe.authoring.load import load as load
     from servepipe.authoring.lower import UnusedStepWarning as UnusedStepWarning
     from servepipe.authoring.naming import NamingWarning as NamingWarning
     from servepipe.authoring.nodes import MultiOutputNode as MultiOutputNode
@@ -35,17 +35,17 @@ if TYPE_CHECKING:
 _HOMES = {
     "App": "servepipe.authoring.app",
     "InputData": "servepipe.graph.inputs",
-    "LoadedPipeline": "servepipe.authoring.loaded",
     "MultiOutputNode": "servepipe.authoring.nodes",
     "NamingWarning": "servepipe.authoring.naming",
     "NodeHandle": "servepipe.graph.calls",
+    "Pipeline": "servepipe.authoring.load",
     "ServeInputNode": "servepipe.authoring.values",
     "ServePipeError": "servepipe.errors",
     "UnusedStepWarning": "servepipe.authoring.lower",
     "build": "servepipe.authoring.app",
     "fallback": "servepipe.authoring.combinators",
     "first": "servepipe.authoring.combinators",
-    "load": "servepipe.authoring.loaded",
+    "load": "servepipe.authoring.load",
     "map": "servepipe.authoring.combinators",
     "remote": "servepipe.authoring.nodes",
     "split": "servepipe.authoring.combinators",
@@ -55,10 +55,10 @@ _HOMES = {
 __all__ = [
     "App",
     "InputData",
-    "LoadedPipeline",
     "MultiOutputNode",
     "NamingWarning",
     "NodeHandle",
+    "Pipeline",
     "ServeInputNode",
     "ServePipeError",
     "UnusedStepWarning",
