@@ -39,9 +39,9 @@ def to_resource(app: App) -> dict[str, Any]:
 
 def to_validated(app: App) -> ServePipeline:
     """As `to_resource`, as the model."""
-    from servepipe.api import parse
+    from servepipe.api import validate
 
-    return parse(_resource(app))
+    return validate(_resource(app))
 
 
 def to_text(app: App) -> str:
