@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib.util
 import platform
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from load import Client, Load, NoAnswerError, ask
-from local_run import START_TIMEOUT_S, LocalRun, Node, RunFailedError, settled
+from local_run import START_TIMEOUT_S, LocalRun, Node, RunFailedError, alive, settled
 from samples import differences, documents, expected
 
 HERE = Path(__file__).parent
@@ -85,6 +86,7 @@ def main() -> int:
     if missing:
         print(f"error: {missing}", file=sys.stderr)
         return 2
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the pipeline is stopped on the way out
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="servepipe-demo-") as folder:
         project = Path(folder) / "document_triage"
@@ -144,8 +146,11 @@ def demo(project: Path, state: Path) -> list[str]:
         problems += [f"{one.document}: {one.problem}" for one in load.sent() if one.problem][:10]
         problems += check_all(url, inputs, upgraded=done)
         say(f"sent each document again; {len(load.sent())} requests under load, {load.reconnected} reconnections")
-    say("stopped, nothing left running")
-    return problems
+    left = [
+        f"process {pid} of {name} still runs" for name in nodes for pid in nodes[name].replicas.values() if alive(pid)
+    ]
+    say("stopped")
+    return problems + left
 
 
 def upgrade(

@@ -131,6 +131,17 @@ class LocalRun(contextlib.AbstractContextManager["LocalRun"]):
         return "\n".join(lines[-count:])
 
 
+def alive(pid: int) -> bool:
+    """Whether there is such a process."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
 def _command() -> list[str]:
     return [str(Path(sys.executable).with_name("servepipe"))]
 

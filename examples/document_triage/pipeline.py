@@ -38,15 +38,16 @@ with ServeInputNode(preprocessor=answers.body_of) as body:
 
     page = text_detection.find.bind(body)
     lines = orientation.upright.bind(page["lines"])
-    read_lines = map(recognition.read, lines)
-    text = switch(found["kind"], {"image": page_text.bind(read_lines)}, default=plain_text.bind(body))
+    lines_read = map(recognition.read, lines)
+    image_text = page_text.bind(lines_read)
+    file_text = plain_text.bind(body)
+    text = switch(found["kind"], {"image": image_text}, default=file_text)
 
-    document = report.bind(found, text, language_detector.detect.bind(text), sentiment_analysis.rate.bind(text))
+    detected = language_detector.detect.bind(text)
+    rated = sentiment_analysis.rate.bind(text)
+    document = report.bind(found, text, detected, rated)
     refusal = refuse.bind(found)
-    answer = switch(
-        found["kind"],
-        {"image": switch(page["readable"], {True: document}, default=refusal), "text": document},
-        default=refusal,
-    )
+    image = switch(page["readable"], {True: document}, default=refusal)
+    answer = switch(found["kind"], {"image": image, "text": document}, default=refusal)
 
 app = build(answer, name="document-triage")

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 FOLDER = Path(__file__).parents[3] / "examples" / "document_triage"
-MODULES = ("answers", "demo", "filetype", "language", "load", "local_run", "ocr", "samples", "sentiment")
+MODULES = ("answers", "demo", "filetype", "language", "load", "local_run", "ocr", "pipeline", "samples", "sentiment")
 
 
 @pytest.fixture(scope="session")
