@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -10,6 +11,7 @@ from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
 from servepipe.api.quantity import QUANTITY_PATTERN
+from servepipe.graph.values import MAX_DEPTH
 
 __all__ = [
     "MAX_INT32",
@@ -131,9 +133,35 @@ Quantity: TypeAlias = Annotated[
 Int32: TypeAlias = Annotated[int, Field(ge=0, le=MAX_INT32)]
 PositiveInt32: TypeAlias = Annotated[int, Field(ge=1, le=MAX_INT32)]
 
+# A value of MAX_DEPTH tuples nests twice as deep in JSON; the rest is room for raw pod templates.
+_MAX_JSON_DEPTH = 2 * MAX_DEPTH + 8
+
+
+def _free_form(value: Any) -> Any:
+    return _sorted(value, _MAX_JSON_DEPTH)
+
+
+def _sorted(value: Any, depth: int) -> Any:
+    """A copy with the keys of all objects sorted, as an API server gives it back; only JSON is let through."""
+    if depth == 0:
+        raise PydanticCustomError("too_deep", f"nested deeper than {_MAX_JSON_DEPTH} lists and objects")
+    kind = type(value)
+    if kind is list:
+        return [_sorted(item, depth - 1) for item in value]
+    if kind is not dict:
+        if value is None or kind in (bool, int, str) or (kind is float and math.isfinite(value)):
+            return value
+        raise PydanticCustomError("not_json", f"a value of type {kind.__name__} is not JSON")
+    if not all(isinstance(key, str) for key in value):
+        raise PydanticCustomError("not_json", "an object has a key that is not a string")
+    return {key: _sorted(value[key], depth - 1) for key in sorted(value)}
+
+
 #: An expression or a value in its wire form (`servepipe.graph.wire`).
-Json: TypeAlias = Annotated[Any, Field(json_schema_extra=PRESERVE)]
-JsonObject: TypeAlias = Annotated[dict[str, Any], Field(json_schema_extra={"type": "object", **PRESERVE})]
+Json: TypeAlias = Annotated[Any, AfterValidator(_free_form), Field(json_schema_extra=PRESERVE)]
+JsonObject: TypeAlias = Annotated[
+    dict[str, Any], AfterValidator(_free_form), Field(json_schema_extra={"type": "object", **PRESERVE})
+]
 JsonList: TypeAlias = list[Json]
 #: A piece of a Kubernetes object that is passed on as it is (a pod template, a toleration, a volume's source).
 FreeForm: TypeAlias = JsonObject

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -118,7 +118,7 @@ class ServePipeline(Model):
     metadata: ObjectMeta
     spec: Spec
     """What should run."""
-    status: dict[str, Any] | None = None
+    status: FreeForm | None = None
     """What the operator saw last; kept as read, since an operator of another version may have written it."""
 
     @property
