@@ -59,7 +59,7 @@ def test_nothing_free() -> None:
         choose_ports(free=lambda port: port < 20_000)
 
 
-def test_every_port_reaches_serve() -> None:
-    environment = choose_ports(free=lambda _: True).environment()
-    assert environment["RAY_SERVE_HAPROXY_STATS_PORT"] == "8404"
-    assert environment["RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT"] == "20400"
+def test_serves_own_proxies_learn_their_ports() -> None:
+    ports = choose_ports(free=lambda _: True)
+    assert set(ports.environment().values()) == {"8500", "9500"}
+    assert ports.replica_ports(ports.replica_http) == range(20_000, 20_400)

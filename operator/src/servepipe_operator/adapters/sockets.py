@@ -36,17 +36,15 @@ class PortNumbers:
     replica_grpc: int
 
     def environment(self) -> dict[str, str]:
-        """The variables by which Serve learns of the ports that no option sets."""
+        """The variables by which Serve learns of the ports of its own proxies; the others go through its flags."""
         return {
             "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(self.proxy_http),
             "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(self.proxy_grpc),
-            "RAY_SERVE_HAPROXY_STATS_PORT": str(self.haproxy_stats),
-            "RAY_SERVE_HAPROXY_METRICS_PORT": str(self.haproxy_metrics),
-            "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(self.replica_http),
-            "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(self.replica_http + REPLICA_PORTS),
-            "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(self.replica_grpc),
-            "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(self.replica_grpc + REPLICA_PORTS),
         }
+
+    def replica_ports(self, first: int) -> range:
+        """The ports from ``replica_http`` or ``replica_grpc`` on that replicas may take."""
+        return range(first, first + REPLICA_PORTS)
 
     def to_json(self) -> dict[str, int]:
         return asdict(self)

@@ -155,7 +155,13 @@ class Supervisor:
             cpus=cpus_for(self._file_resource, at_most=self._options.replicas_at_most),
             gpus=None if self._options.gpus else 0,
             custom=custom_resources(self._file_resource),
-            environment=lambda folder: serve_environment(folder=folder),
+            environment=lambda folder: serve_environment(
+                folder=folder,
+                metrics_port=ports.haproxy_metrics,
+                stats_port=ports.haproxy_stats,
+                replica_http_ports=ports.replica_ports(ports.replica_http),
+                replica_grpc_ports=ports.replica_ports(ports.replica_grpc),
+            ),
             import_root=Path(self._compiled.root),
         )
         starting = asyncio.create_task(self._ray.start())

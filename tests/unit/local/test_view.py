@@ -1,0 +1,77 @@
+"""What people see."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+
+from servepipe_operator.engine.state import Event
+from servepipe_operator.local.view import PlainView, RichView, condition_lines, node_rows, view_for
+
+STATUS: dict[str, Any] = {
+    "conditions": [
+        {"type": "Available", "status": "True", "reason": "Serving", "message": "all"},
+        {"type": "Ready", "status": "False", "reason": "Upgrading", "message": "m1 is upgraded"},
+        {"type": "Reconciling", "status": "True", "reason": "InsufficientCapacity", "message": "no room"},
+    ],
+    "nodes": {
+        "m2": {
+            "revision": "bbbb",
+            "replicas": 1,
+            "readyReplicas": 1,
+            "failedRevision": {"revision": "cccc", "reason": "StartFailed"},
+        },
+        "m1": {
+            "revision": "aaaa",
+            "replicas": 3,
+            "readyReplicas": 2,
+            "candidate": {"revision": "dddd", "weight": 10, "replicas": 1, "readyReplicas": 0, "reason": "Starting"},
+        },
+        "f": {"revision": "eeee", "placement": "Inline"},
+        "new": {"candidate": {"revision": "ffff"}},
+    },
+}
+
+
+def test_rows() -> None:
+    assert node_rows(STATUS) == [
+        ("f", "eeee", "inline", "100%", "stable"),
+        ("m1", "aaaa", "2/3", "90%", "stable"),
+        ("", "dddd", "0/1", "10%", "Starting"),
+        ("m2", "bbbb", "1/1", "100%", "cccc failed: StartFailed"),
+        ("new", "-", "-", "-", "starting"),
+        ("", "ffff", "-", "0%", "candidate"),
+    ]
+    assert node_rows({}) == []
+
+
+def test_conditions_explain_what_is_not_as_wished() -> None:
+    assert condition_lines(STATUS) == [
+        "Available=True",
+        "Ready=False Upgrading: m1 is upgraded",
+        "Reconciling=True InsufficientCapacity: no room",
+    ]
+
+
+def test_plain_lines_tell_only_what_changed() -> None:
+    stream = io.StringIO()
+    view = view_for(stream)
+    assert isinstance(view, PlainView)
+    view.show({"status": STATUS})
+    assert stream.getvalue().count("\n") == 9
+    view.show({"status": STATUS})
+    assert stream.getvalue().count("\n") == 9
+    view.event(Event("Normal", "Promoted", "dddd answers now", "m1"))
+    assert stream.getvalue().rstrip().endswith("Promoted m1: dddd answers now")
+
+
+def test_the_table_of_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    view = RichView()
+    view.show({"pipeline": "diamond", "url": "http://127.0.0.1:8000/", "status": STATUS})
+    view.event(Event("Warning", "StartFailed", "[red] is no markup", "m2"))
+    view.close()
+    out = capsys.readouterr().out
+    for text in ("diamond", "http://127.0.0.1:8000/", "REVISION", "aaaa", "2/3", "[red] is no markup"):
+        assert text in out
