@@ -32,8 +32,14 @@ INGRESS = "ingress"
 
 
 def ingress_handle() -> DeploymentHandle[Any]:
-    """A Serve handle whose ``.remote(*args, **kwargs)`` runs the graph with these values, without its preprocessor."""
-    return DeploymentHandle(INGRESS, INGRESS).options(method_name="run")
+    """A Serve handle whose ``.remote(*args, **kwargs)`` runs the graph with these values, without its preprocessor.
+
+    For programs that use a pipeline, with and without an event loop: the flags of `servepipe.runtime.flags` alone would
+    tie the handle to a running loop.
+    """
+    handle = DeploymentHandle(INGRESS, INGRESS)
+    handle._init(_run_router_in_separate_loop=True)
+    return handle.options(method_name="run")
 
 
 class ServeCaller:
