@@ -6,13 +6,13 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from servepipe.cli.files import STANDARD, Source, add_output, located_in, read_pipeline, read_text, write_output
+from servepipe.cli.files import STANDARD, Source, add_output, located_in, read_document, read_pipeline, write_output
 from servepipe.errors import ResourceError
 
 if TYPE_CHECKING:
     from servepipe.cli import Commands
 
-__all__ = ["merged", "register"]
+__all__ = ["add_overrides", "merged", "register"]
 
 _DESCRIPTION = """\
 Write the ServePipeline that a Python file builds. The file is imported, nothing is run and no cluster is contacted;
@@ -40,6 +40,12 @@ def register(commands: Commands) -> None:
         "file", metavar="FILE[:APP]", help="the Python file, and the name of the App if it builds several"
     )
     add_output(parser)
+    add_overrides(parser)
+    parser.set_defaults(run=_run)
+
+
+def add_overrides(parser: argparse.ArgumentParser) -> None:
+    """``-f`` and ``--image``, which `merged` applies."""
     parser.add_argument(
         "-f",
         "--overlay",
@@ -57,7 +63,6 @@ def register(commands: Commands) -> None:
         dest="images",
         help="image of all nodes, or of one; may be repeated",
     )
-    parser.set_defaults(run=_run)
 
 
 def _run(arguments: argparse.Namespace) -> None:
@@ -82,8 +87,8 @@ def merged(source: Source, overlays: list[str], images: list[str]) -> Source:
 
     resource = source.resource
     for overlay in overlays:
-        with located_in("standard input" if overlay == STANDARD else overlay):
-            resource = api.merge(resource, read_text(overlay))
+        with located_in(overlay):
+            resource = api.merge(resource, read_document(overlay))
     if images:
         resource = api.merge(resource, _images(images, list(resource.spec.nodes)))
     return Source(resource, source.label, source.root)

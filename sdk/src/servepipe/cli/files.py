@@ -4,25 +4,34 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from servepipe.errors import ResourceError, ServePipeError
 
 if TYPE_CHECKING:
     from servepipe.api.v1alpha1 import ServePipeline
 
-__all__ = ["STANDARD", "Source", "add_output", "located_in", "read_pipeline", "read_text", "split_app", "write_output"]
+__all__ = [
+    "STANDARD",
+    "Source",
+    "add_output",
+    "located_in",
+    "read_document",
+    "read_pipeline",
+    "split_app",
+    "write_output",
+]
 
 STANDARD = "-"
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Source:
     """A pipeline and where it came from; ``root`` is the import root of a Python file, None for YAML."""
 
@@ -52,9 +61,8 @@ def read_pipeline(argument: str) -> Source:
             return Source(to_validated(app), argument, root)
     if attribute is not None:
         raise ResourceError(f"{file} is not a Python file, so there is no {attribute!r} in it")
-    label = "standard input" if argument == STANDARD else argument
-    with located_in(label):
-        return Source(api.read(read_text(argument)), label)
+    with located_in(argument) as label:
+        return Source(api.parse(read_document(argument)), label)
 
 
 def split_app(argument: str) -> tuple[str, str | None]:
@@ -65,29 +73,45 @@ def split_app(argument: str) -> tuple[str, str | None]:
     return file, attribute
 
 
-def read_text(argument: str) -> str:
-    """The text of a file, or of standard input for ``-``.
+def read_document(argument: str) -> Any:
+    """The JSON value of a YAML file, or of standard input for ``-``.
 
     Raises:
-        ResourceError: It is not UTF-8.
-        OSError: It cannot be read.
+        ResourceError: It cannot be read or is no YAML.
     """
-    content = sys.stdin.buffer.read() if argument == STANDARD else Path(argument).read_bytes()
+    from servepipe import api
+
+    if argument != STANDARD:
+        return api.load_yaml(Path(argument))
     try:
-        return content.decode()
+        text = sys.stdin.buffer.read().decode()
     except UnicodeDecodeError as error:
-        raise ResourceError(f"this is not UTF-8 text: {error.reason} at byte {error.start}", where=argument) from error
+        raise ResourceError(f"this is not UTF-8 text: {error.reason} at byte {error.start}") from error
+    return api.load_yaml(f"{text}\n")
 
 
 @contextlib.contextmanager
-def located_in(label: str) -> Iterator[None]:
-    """Put the file's name before the paths that errors name."""
+def located_in(argument: str) -> Iterator[str]:
+    """Put the file's name before the paths that errors name. Yields the name, for people."""
+    label = "standard input" if argument == STANDARD else argument
     try:
-        yield
+        yield label
     except ServePipeError as error:
-        if not error.where.startswith(label):
-            error.where = f"{label}: {error.where}" if error.where else label
-        raise
+        problems = getattr(error, "problems", None)
+        if problems is None:
+            error.where = _located(label, error.where)
+            raise
+        from servepipe.api import InvalidResourceError
+
+        raise InvalidResourceError(
+            [dataclasses.replace(problem, where=_located(label, problem.where)) for problem in problems]
+        ) from error
+
+
+def _located(label: str, where: str) -> str:
+    if where.startswith(label):
+        return where
+    return f"{label}: {where}" if where else label
 
 
 def add_output(parser: argparse.ArgumentParser) -> None:

@@ -97,15 +97,11 @@ def _coloured(line: str) -> str:
 
 def _graph(arguments: argparse.Namespace) -> None:
     from servepipe.cli.drawing import as_dot, as_json, as_mermaid, draw
-    from servepipe.graph.expressions import parse_fields, parse_list
-    from servepipe.graph.ir import DictOf, ListOf, NodeRef, parts
+    from servepipe.cli.serve_export import held_nodes
     from servepipe.graph.wire import parse_graph
 
     resource = read_pipeline(arguments.file).resource
-    held = {}
-    for name, node in resource.spec.nodes.items():
-        given = ListOf((ListOf(parse_list(node.args, "")), DictOf(parse_fields(node.kwargs, ""))))
-        held[name] = tuple(dict.fromkeys(part.node for part in parts(given) if isinstance(part, NodeRef)))
+    held = {name: held_nodes(node) for name, node in resource.spec.nodes.items()}
     drawing = draw(parse_graph(resource.to_json()["spec"]["graph"]), held)
     if arguments.format == "json":
         text = as_json(drawing)

@@ -42,7 +42,8 @@ def report(error: Exception) -> int:
         error = extra_missing_error(error)
     if isinstance(error, ServePipeError):
         _print_users_traceback(error)
-        _print(error.what, error.where, error.fix)
+        for problem in getattr(error, "problems", [error]):
+            _print(problem.what, problem.where, problem.fix)
     elif isinstance(error, OSError) and error.filename is not None:
         _print(f"{error.strerror or error}", str(error.filename))
     else:
