@@ -1,0 +1,197 @@
+"""The commands, from the command line to a run that another thread plays."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from servepipe.errors import RunError, ServePipeError
+from servepipe_operator.adapters.processes import Process
+from servepipe_operator.local.commands import register
+from servepipe_operator.local.control import ControlServer
+from servepipe_operator.local.run_folder import Run, RunFolder
+
+STATUS = {
+    "nodes": {"m1": {"revision": "aaaa", "replicas": 2, "readyReplicas": 1}},
+    "conditions": [{"type": "Ready", "status": "False", "reason": "Scaling", "message": "m1 1/2"}],
+}
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    return tmp_path
+
+
+def servepipe(*words: str) -> int:
+    parser = argparse.ArgumentParser(prog="servepipe")
+    register(parser.add_subparsers(required=True))
+    arguments = parser.parse_args(words)
+    code: int = arguments.run(arguments)
+    return code
+
+
+class Player:
+    """A run of ``name``: its folder, and a control server in a thread of its own."""
+
+    def __init__(self, name: str) -> None:
+        self.calls: list[Any] = []
+        self.folder = RunFolder.of(name)
+        self.folder.take()
+        self._name = name
+        self._loop = asyncio.new_event_loop()
+        self._server = ControlServer(self, "secret")
+        url = self._loop.run_until_complete(self._server.start())
+        self.folder.write(Run(name, "Running", "http://127.0.0.1:1/", url, "secret", Process(1, "x")))
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+
+    def snapshot(self) -> dict[str, Any]:
+        return {"pipeline": self._name, "url": "http://127.0.0.1:1/", "status": STATUS}
+
+    async def apply(self, document: str, folder: str) -> dict[str, Any]:
+        self.calls.append(("apply", folder))
+        return {}
+
+    async def scale(self, node: str, replicas: int) -> dict[str, Any]:
+        if node == "m9":
+            raise ServePipeError("There is no node 'm9'")
+        self.calls.append(("scale", node, replicas))
+        return {}
+
+    async def logs(self, node: str, follow: bool) -> AsyncIterator[str]:
+        yield f"{node} said so"
+
+    def stop(self) -> None:
+        self.calls.append("stop")
+        self.folder.release()
+        self.folder.forget()
+
+    def end(self) -> None:
+        asyncio.run_coroutine_threadsafe(self._server.stop(), self._loop).result(30)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+        self.folder.release()
+
+
+@pytest.fixture
+def play() -> Iterator[Callable[[str], Player]]:
+    players: list[Player] = []
+
+    def start(name: str = "diamond") -> Player:
+        players.append(Player(name))
+        return players[-1]
+
+    yield start
+    for player in players:
+        player.end()
+
+
+Play = Callable[..., Player]
+
+
+def test_status(play: Play, capsys: pytest.CaptureFixture[str]) -> None:
+    play()
+    assert servepipe("status") == 0
+    target, headings, row, condition = capsys.readouterr().out.splitlines()
+    assert target == "diamond on this machine (http://127.0.0.1:1/)"
+    assert headings.split() == ["NODE", "REVISION", "READY", "WEIGHT", "STATE"]
+    assert row.split() == ["m1", "aaaa", "1/2", "100%", "stable"]
+    assert condition == "Ready=False Scaling: m1 1/2"
+
+
+def test_status_for_programs_has_the_target_elsewhere(play: Play, capsys: pytest.CaptureFixture[str]) -> None:
+    play()
+    for output in ("json", "yaml"):
+        assert servepipe("status", "-o", output) == 0
+        captured = capsys.readouterr()
+        assert "diamond on this machine" in captured.err
+        if output == "json":
+            assert json.loads(captured.out)["status"] == STATUS
+        else:
+            assert "pipeline: diamond" in captured.out
+
+
+def test_scale(play: Play, capsys: pytest.CaptureFixture[str]) -> None:
+    player = play()
+    assert servepipe("scale", "m1=3", "m2=0") == 0
+    assert player.calls == [("scale", "m1", 3), ("scale", "m2", 0)]
+    assert capsys.readouterr().out.splitlines()[1:] == ["m1 scaled to 3", "m2 scaled to 0"]
+    with pytest.raises(ServePipeError, match="no node 'm9'"):
+        servepipe("scale", "m9=1")
+
+
+@pytest.mark.parametrize("word", ["m1", "m1=", "=3", "m1=-1", "m1=x", "m1=1.5"])
+def test_scale_without_sense(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        servepipe("scale", word)
+    assert caught.value.code == 2
+    assert "NODE=N" in capsys.readouterr().err
+
+
+def test_logs(play: Play, capsys: pytest.CaptureFixture[str]) -> None:
+    play()
+    assert servepipe("logs", "m1", "-f") == 0
+    assert capsys.readouterr().out == "m1 said so\n"
+
+
+def test_down_waits_until_the_run_is_gone(play: Play, capsys: pytest.CaptureFixture[str]) -> None:
+    player = play()
+    assert servepipe("down") == 0
+    assert player.calls == ["stop"]
+    assert capsys.readouterr().out.endswith("diamond stopped\n")
+
+
+def test_several_runs_need_a_name(play: Play, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = play("one"), play("two")
+    with pytest.raises(RunError, match="2 pipelines run"):
+        servepipe("down")
+    assert servepipe("scale", "-p", "two", "m1=1") == 0
+    assert (first.calls, second.calls) == ([], [("scale", "m1", 1)])
+    assert capsys.readouterr().out.startswith("two on this machine")
+
+
+@pytest.mark.parametrize(
+    "words", [["status"], ["scale", "a=1"], ["apply", "f.yaml"], ["logs", "m"], ["call", "1"], ["down"]]
+)
+def test_no_run(words: list[str]) -> None:
+    with pytest.raises(RunError, match="Nothing runs on this machine"):
+        servepipe(*words)
+
+
+def test_down_cleans_up_after_a_run_that_died(capsys: pytest.CaptureFixture[str]) -> None:
+    folder = RunFolder.of("diamond")
+    folder.take()
+    folder.write(Run("diamond", "Running", "", "", "", Process(2**22 + 3, "x"), processes=(Process(2**22 + 4, "y"),)))
+    folder.release()
+    assert servepipe("down", "-p", "diamond") == 0
+    assert "ended 0 processes" in capsys.readouterr().out
+    assert folder.read() is None
+
+
+def test_call_with_what_is_not_json(play: Play) -> None:
+    play()
+    with pytest.raises(ServePipeError, match="not JSON"):
+        servepipe("call", "[1, 2")
+    with pytest.raises(ServePipeError, match="cannot be read"):
+        servepipe("call", "@/nowhere/at/all.json")
+
+
+def test_call_where_nothing_answers(play: Play) -> None:
+    play()
+    with pytest.raises(RunError, match="Nothing answers"):
+        servepipe("call", "[1, 2, 3]")
+
+
+@pytest.mark.parametrize("words", [["up", "f", "--port", "0"], ["up", "f", "--replicas-at-most", "0"], ["up"]])
+def test_up_without_sense(words: list[str]) -> None:
+    with pytest.raises(SystemExit):
+        servepipe(*words)
