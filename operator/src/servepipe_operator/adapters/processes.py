@@ -20,6 +20,7 @@ import psutil
 __all__ = ["Process", "adopt_orphans", "descendants", "die_with_parent", "end", "identify"]
 
 POLL_S = 0.05
+HAS_PROC = Path("/proc/self/stat").exists()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ def _started(pid: int) -> str:
 
     On Linux the kernel's own clock ticks: psutil's start times move when the wall clock is set.
     """
-    if sys.platform == "linux":
+    if HAS_PROC:
         try:
             fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
         except OSError:

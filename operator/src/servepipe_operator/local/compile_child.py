@@ -9,12 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from servepipe import api
 from servepipe.authoring.code import copy_sources, in_library, source_files
 from servepipe.authoring.loader import load_app, locate
-from servepipe.errors import CodeMismatchError, ResourceError, ServePipeError
+from servepipe.errors import CodeMismatchError, ServePipeError
 from servepipe_operator.adapters.processes import die_with_parent
 
 __all__ = ["main"]
@@ -31,21 +29,31 @@ def main() -> None:
     try:
         result = _compile(request)
     except ServePipeError as error:
-        kind = type(error).__name__
-        result = {"error": {"type": kind, "what": error.what, "where": error.where, "fix": error.fix}}
+        result = {"error": _parts(error)}
     answers.write(json.dumps(result))
     answers.flush()
     os._exit(0)  # threads or exit handlers of user code must not hold the answer up
 
 
+def _parts(error: ServePipeError) -> dict[str, str]:
+    kind, what = type(error).__name__, error.what
+    if isinstance(error, api.InvalidResourceError):
+        others = [str(problem) for problem in error.problems[1:]]
+        kind, what = "ResourceError", "\n".join([what, *others])
+    return {"type": kind, "what": what, "where": error.where, "fix": error.fix}
+
+
 def _compile(request: dict[str, Any]) -> dict[str, Any]:
     if "document" in request:
-        text, root, files = request["document"], Path(request["folder"] or os.curdir).absolute(), []
+        given, root, files = api.load_yaml(request["document"]), Path(request["folder"] or os.curdir).absolute(), []
     else:
-        text, root, file = _read(request["file"])
+        given, root, file = _read(request["file"])
         files = [str(file)]
     sys.path.insert(0, str(root))
-    resource = yaml.safe_load(api.write(api.read(text)))
+    checked = api.validate(given)
+    if problems := api.problems(checked):
+        raise api.InvalidResourceError(problems)
+    resource = api.load_yaml(api.write(checked))
     notices: list[str] = []
     store = Path(request["store"]) / resource["metadata"]["name"] / "code"
     code_paths: dict[str, str] = {}
@@ -68,8 +76,10 @@ def _compile(request: dict[str, Any]) -> dict[str, Any]:
             notices.append(f"{place}: {module} has changed since the file was compiled, running it as it is now")
         owner[field] = digest
         code_paths[digest] = str(folder)
+    for module in _hooks(resource):
+        files.extend(str(path) for path in source_files(module, root).values() if not in_library(path))
     return {
-        "document": api.write(api.read(yaml.safe_dump(resource, sort_keys=False))),
+        "document": api.write(api.validate(resource)),
         "pipeline": resource["metadata"]["name"],
         "root": str(root),
         "code_paths": code_paths,
@@ -78,23 +88,27 @@ def _compile(request: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _read(argument: str) -> tuple[str, Path, Path]:
-    """The resource's text, its import root and its file, of ``FILE[:APP]``."""
+def _read(argument: str) -> tuple[Any, Path, Path]:
+    """The resource, its import root and its file, of ``FILE[:APP]``."""
     path, _, attribute = argument.partition(":")
     file = Path(path).absolute()
     if file.suffix == ".py":
-        app = load_app(file, attribute or None)
-        return app.to_yaml(), locate(file)[0], file
-    try:
-        return file.read_text(encoding="utf-8"), file.parent, file
-    except (OSError, UnicodeDecodeError) as error:
-        raise ResourceError(f"The file cannot be read: {error}", where=path) from error
+        return load_app(file, attribute or None).to_dict(), locate(file)[0], file
+    return api.load_yaml(file), file.parent, file
 
 
 def _modules(resource: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], str, str]]:
     """Every module that the resource names: where, the object that holds its digest, under which key, and its name."""
     for name, node in resource["spec"]["nodes"].items():
         yield f"spec.nodes.{name}", node, "code", node["import"].partition(":")[0]
+
+
+def _hooks(resource: dict[str, Any]) -> Iterator[str]:
+    """The modules of the preprocessor and the postprocessor."""
+    graph = resource["spec"]["graph"]
+    for path in ((graph.get("input") or {}).get("preprocessor"), graph.get("postprocessor")):
+        if path:
+            yield path.partition(":")[0]
 
 
 if __name__ == "__main__":

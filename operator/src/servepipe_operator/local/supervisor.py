@@ -21,7 +21,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import aiohttp
-import yaml
 
 from servepipe import api
 from servepipe.errors import RunError, ServePipeError
@@ -81,11 +80,11 @@ class Supervisor:
         self.run_info: Run | None = None
         self._options = options
         self._compiled = compiled
-        self._file_resource: Json = yaml.safe_load(compiled.document)
+        self._file_resource: Json = api.load_yaml(compiled.document)
         self._sizes: dict[str, int] = {}
         self._code_paths = dict(compiled.code_paths)
         self._pipeline = api.read(compiled.document)
-        self._generation = 1
+        self._generation = 0
         self._observed_generation = 0
         self._ray: LocalRay | None = None
         self._applications: dict[str, Application] = {}
@@ -122,6 +121,7 @@ class Supervisor:
 
     async def _run(self) -> None:
         adopt_orphans()
+        self._desire(self._file_resource)
         for orphan in await asyncio.to_thread(self.folder.end_orphans):
             self.view.say(f"Ended process {orphan.pid} of an earlier run: {orphan.name}")
         control = ControlServer(self, token := secrets.token_urlsafe(32))
@@ -340,7 +340,7 @@ class Supervisor:
                 where="metadata.name",
                 fix=f"Start it beside this one: `servepipe up FILE`, or rename it to {self._compiled.pipeline!r}.",
             )
-        resource: Json = yaml.safe_load(compiled.document)
+        resource: Json = api.load_yaml(compiled.document)
         before, now = declared_replicas(self._file_resource), declared_replicas(resource)
         # What was scaled by hand stays, unless the file itself has changed its mind about that node.
         sizes = {node: n for node, n in self._sizes.items() if node in now and now[node] == before.get(node)}
@@ -355,8 +355,9 @@ class Supervisor:
         self._watched.replace(compiled.files)
 
     def _desire(self, resource: Json) -> None:
-        document = yaml.safe_dump(resource, sort_keys=False)
-        pipeline = api.read(document)
+        pipeline = api.validate(resource)
+        if problems := api.problems(pipeline):
+            raise api.InvalidResourceError(problems)
         self.folder.resource.write_text(api.write(pipeline), encoding="utf-8")
         self._generation += 1
         metadata = pipeline.metadata.model_copy(update={"generation": self._generation})
