@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from servepipe.authoring import loader
+from servepipe.authoring import importing, loader
 from servepipe.errors import GraphError, ImportPathError
 
 
@@ -21,7 +21,7 @@ def clean_imports() -> Iterator[None]:
         if not name.startswith("servepipe"):
             del sys.modules[name]
     sys.path[:], sys.meta_path[:] = path, meta
-    loader._for_ever = False
+    importing._for_ever = False
 
 
 @pytest.fixture

@@ -21,7 +21,6 @@ import sysconfig
 import tempfile
 from collections.abc import Iterator, Sequence
 from functools import cache, lru_cache
-from importlib import metadata
 from pathlib import Path
 
 from servepipe.errors import CodeMismatchError, ImportPathError
@@ -287,6 +286,8 @@ def _is_code(line: str) -> bool:
 @cache
 def _siblings_in_distribution(top: str) -> frozenset[str]:
     """Top-level modules that the distribution which installed ``top`` brought along."""
+    from importlib import metadata  # slow to import, and needed only where the project is installed itself
+
     owners = metadata.packages_distributions()
     own = set(owners.get(top, ()))
     return frozenset(name for name, distributions in owners.items() if own & set(distributions))

@@ -13,7 +13,6 @@ from servepipe.errors import ServePipeError
 from servepipe.graph.calls import NodeDefinition
 from servepipe.graph.expressions import decode_value, parse_fields, parse_list
 from servepipe.graph.ir import Graph
-from servepipe.graph.wire import parse_graph
 
 if TYPE_CHECKING:
     from servepipe.api.v1alpha1 import NodeSpec, ServePipeline
@@ -42,7 +41,7 @@ class Pipeline:
     @cached_property
     def graph(self) -> Graph:
         """The compiled graph."""
-        return parse_graph(self.to_dict()["spec"]["graph"])
+        return self.resource.spec.graph.to_ir()
 
     @cached_property
     def definitions(self) -> dict[str, NodeDefinition]:
@@ -161,11 +160,12 @@ def load(file: str | Path, *, root: str | Path | None = None) -> Pipeline:
             that the package is in), then ``sys.path`` as usual.
 
     Raises:
-        ResourceError: The file does not hold a valid ServePipeline.
-        OSError: It cannot be read.
+        ResourceError: The file cannot be read, or does not hold a valid ServePipeline.
     """
     from servepipe import api
 
     path = Path(file)
-    resource = api.read(path.read_text(encoding="utf-8"))
+    resource = api.read(path)
+    if found := api.problems(resource):
+        raise api.InvalidResourceError(found)
     return Pipeline(resource, Path(root).absolute() if root is not None else root_of(path.absolute().parent))

@@ -6,7 +6,16 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from servepipe.cli.files import STANDARD, Source, add_output, located_in, read_document, read_pipeline, write_output
+from servepipe.cli.files import (
+    STANDARD,
+    Source,
+    add_output,
+    checked,
+    located_in,
+    read_document,
+    read_pipeline,
+    write_output,
+)
 from servepipe.errors import ResourceError
 
 if TYPE_CHECKING:
@@ -69,6 +78,8 @@ def _run(arguments: argparse.Namespace) -> None:
     from servepipe import api
 
     source = merged(read_pipeline(arguments.file), arguments.overlays, arguments.images)
+    for notice in api.notices(source.resource):
+        print(f"warning: {notice}", file=sys.stderr)
     write_output(api.write(source.resource), arguments.output)
     if arguments.output != STANDARD:
         nodes = len(source.resource.spec.nodes)
@@ -88,9 +99,9 @@ def merged(source: Source, overlays: list[str], images: list[str]) -> Source:
     resource = source.resource
     for overlay in overlays:
         with located_in(overlay):
-            resource = api.merge(resource, read_document(overlay))
+            resource = checked(api.merge(resource, read_document(overlay)))
     if images:
-        resource = api.merge(resource, _images(images, list(resource.spec.nodes)))
+        resource = checked(api.merge(resource, _images(images, list(resource.spec.nodes))))
     return Source(resource, source.label, source.root)
 
 

@@ -51,18 +51,32 @@ def read_pipeline(argument: str) -> Source:
 
     file, attribute = split_app(argument)
     if file.endswith(".py"):
-        from servepipe.authoring.loader import load_app, locate
+        from servepipe.authoring.loader import forgetting, load_app, locate
         from servepipe.authoring.resource import to_validated
 
         root, _ = locate(file)
         # What the file prints must not end up in the YAML.
-        with contextlib.redirect_stdout(sys.stderr):
-            app = load_app(file, attribute)
-            return Source(to_validated(app), argument, root)
+        with contextlib.redirect_stdout(sys.stderr), forgetting():
+            resource = to_validated(load_app(file, attribute))
+        with located_in(argument):
+            return Source(checked(resource), argument, root)
     if attribute is not None:
         raise ResourceError(f"{file} is not a Python file, so there is no {attribute!r} in it")
     with located_in(argument) as label:
-        return Source(api.parse(read_document(argument)), label)
+        return Source(checked(api.validate(read_document(argument))), label)
+
+
+def checked(resource: ServePipeline) -> ServePipeline:
+    """``resource`` itself, once everything that a schema cannot see is right as well.
+
+    Raises:
+        InvalidResourceError: It is not; lists every problem.
+    """
+    from servepipe import api
+
+    if found := api.problems(resource):
+        raise api.InvalidResourceError(found)
+    return resource
 
 
 def split_app(argument: str) -> tuple[str, str | None]:

@@ -98,11 +98,10 @@ def _coloured(line: str) -> str:
 def _graph(arguments: argparse.Namespace) -> None:
     from servepipe.cli.drawing import as_dot, as_json, as_mermaid, draw
     from servepipe.cli.serve_export import held_nodes
-    from servepipe.graph.wire import parse_graph
 
     resource = read_pipeline(arguments.file).resource
     held = {name: held_nodes(node) for name, node in resource.spec.nodes.items()}
-    drawing = draw(parse_graph(resource.to_json()["spec"]["graph"]), held)
+    drawing = draw(resource.spec.graph.to_ir(), held)
     if arguments.format == "json":
         text = as_json(drawing)
     else:
