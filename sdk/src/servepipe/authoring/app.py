@@ -71,6 +71,7 @@ class App:
         name: str,
         ray_version: str | None,
         postprocessor: Callable[[Any], Any] | None,
+        place: Place,
     ) -> None:
         self.dag = dag
         self.name = name
@@ -81,6 +82,7 @@ class App:
         }
         self._lowered = lowered
         self._ray_version = ray_version
+        self._place = place
         self._execution_cache: Execution | None = None
         self._backend: Any = None
 
@@ -246,7 +248,7 @@ def build(
             NamingWarning,
         )
     warn_unused(lowered)
-    return App(dag, lowered, _pipeline_name(name, frame, place), ray_version, postprocessor)
+    return App(dag, lowered, _pipeline_name(name, frame, place), ray_version, postprocessor, place)
 
 
 def lowered_here(dag: Any) -> Lowered:

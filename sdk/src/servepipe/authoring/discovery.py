@@ -61,20 +61,22 @@ class Discovery:
             if isinstance(leaf, InputPart):
                 self._same_input(leaf, where)
 
-    def function(self, function: RemoteFunction) -> RemoteFunction:
-        """The one that stands for all with the same target and options."""
-        alike = self._functions.setdefault(id(function._target), [])
+    def node(self, node: Node) -> Node:
+        """The one that stands for it: a function with the same options is one node."""
+        if isinstance(node, ClassNode):
+            return node
+        alike = self._functions.setdefault(id(node._target), [])
         for other in alike:
-            if (other._name, other._fields) == (function._name, function._fields):
+            if (other._name, other._fields) == (node._name, node._fields):
                 return other
-        alike.append(function)
-        return function
+        alike.append(node)
+        return node
 
     def _part(self, leaf: Any) -> Part | None:
         if isinstance(leaf, StepPart):
             return leaf._step
         if isinstance(leaf, RemoteFunction):
-            return self.function(leaf)
+            return self.node(leaf)
         return leaf if isinstance(leaf, Step | ClassNode) else None
 
     def _needs(self, part: Part) -> Iterator[Part]:
@@ -86,7 +88,7 @@ class Discovery:
                 if found is not None:
                     yield found
             if isinstance(part, CallStep):
-                yield self.function(part._node) if isinstance(part._node, RemoteFunction) else part._node
+                yield self.node(part._node)
         elif isinstance(part, ClassNode):
             for leaf in leaves((part._args, part._kwargs)):
                 if isinstance(leaf, Value):

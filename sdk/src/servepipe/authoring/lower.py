@@ -126,6 +126,7 @@ class _Names:
     def __init__(self, found: Discovery, labels: Labels) -> None:
         self.of: dict[int, str] = {}
         self.unnamed: list[str] = []
+        self._found = found
         self._labels = labels
         self._name_nodes(found.nodes)
         self._name_steps(found.steps)
@@ -170,7 +171,7 @@ class _Names:
 
     def _stem(self, step: Step) -> str:
         if isinstance(step, CallStep):
-            return f"{self.of[id(step._node)]}-{step._method or 'call'}"
+            return f"{self.of[id(self._found.node(step._node))]}-{step._method or 'call'}"
         return repr(step)
 
 
@@ -261,7 +262,7 @@ class _Expressions:
         return ir.Const(value)
 
     def _node_name(self, node: Node) -> str:
-        return self._names[id(self._found.function(node) if isinstance(node, RemoteFunction) else node)]
+        return self._names[id(self._found.node(node))]
 
     def _args(self, args: Iterable[Any], where: str) -> tuple[ir.Expr, ...]:
         return tuple(self.of(value, at_index(f"{where} args", index)) for index, value in enumerate(args))
@@ -309,8 +310,9 @@ def _unused(found: Discovery, labels: Labels) -> Iterator[str]:
     if found.input is None:
         return
     used = {id(step) for step in found.steps}
-    bound = {id(step): step for step in [*found.input._inside, *found.input._outside]}
-    for step in sorted(bound.values(), key=lambda step: step._order):
+    # After the block a step counts while a variable holds it: IPython's Out keeps those of cells that were run again.
+    outside = [step for step in found.input._outside if labels.of(step) is not None]
+    for step in sorted([*found.input._inside, *outside], key=lambda step: step._order):
         if id(step) not in used:
             label = labels.of(step._identity)
             yield f"{label} ({step!r}, {step._place})" if label else f"{step!r} ({step._place})"

@@ -63,7 +63,7 @@ class _Remote:
         if name is not None and not isinstance(name, str):
             raise GraphError(f"name of {self!r}: expected a str, not {name!r}", where=str(place))
         fields = _options.node_fields(own, _options.NODE, repr(self), place)
-        return _options.merged(self._fields, fields), name or self._name
+        return _options.merged(self._fields, fields), self._name if name is None else name
 
 
 class RemoteClass(_Remote):

@@ -70,6 +70,7 @@ def import_root_of(app: App) -> Path | None:
         listed = ", ".join(f"{root} (node {name!r})" for root, name in roots.items())
         raise GraphError(
             f"the pipeline's modules are imported from several folders: {listed}",
+            where=str(app._place),
             fix="Put them below one folder, or install one of them as a package.",
         )
     return next(iter(roots), None)
@@ -80,6 +81,7 @@ def _resource(app: App) -> dict[str, Any]:
     if lowered.unused:
         raise GraphError(
             f"the output does not need {', '.join(lowered.unused)}",
+            where=str(app._place),
             fix="Use what they return, or remove them: replicas share no state, so calling a step only for its effect "
             "does nothing for the others.",
         )
@@ -87,6 +89,7 @@ def _resource(app: App) -> dict[str, Any]:
         if count > most:
             raise GraphTooLargeError(
                 f"the graph has {count} {word}, and a ServePipeline holds at most {most}",
+                where=str(app._place),
                 fix="Split it into several pipelines, or move some steps into one node.",
             )
     graph = dataclasses.replace(

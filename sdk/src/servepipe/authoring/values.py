@@ -151,7 +151,7 @@ class ServeInputNode(InputPart):
         """Remember a step, so that one that nothing needs can be reported.
 
         Steps of the block are held strongly: ``m1.log.bind(i)`` alone on a line is just what has to be found. Those
-        bound after it are not: a notebook cell that is run again leaves old ones behind.
+        bound after it are not: a notebook cell that is run again would leave old ones behind for ever.
         """
         if active_input() is self:
             self._inside.append(step)
