@@ -132,14 +132,13 @@ class LocalRun(contextlib.AbstractContextManager["LocalRun"]):
 
 
 def alive(pid: int) -> bool:
-    """Whether there is such a process."""
+    """Whether there is such a process; one that has ended and that nobody has asked about yet is none."""
+    import psutil
+
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
         return False
-    except PermissionError:
-        pass
-    return True
 
 
 def _command() -> list[str]:

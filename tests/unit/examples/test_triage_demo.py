@@ -2,6 +2,9 @@
 
 import http.server
 import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -183,6 +186,18 @@ def test_every_model_needs_a_process_of_its_own(triage: SimpleNamespace) -> None
     assert demo.shared_processes(shared) == ["recognition and ingress share process 7"]
     inline = nodes(triage, recognition=node("r1", {}))
     assert demo.without_process(inline) == ["recognition has no process"]
+
+
+def test_a_process_that_has_ended_is_not_alive(triage: SimpleNamespace) -> None:
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    assert triage.local_run.alive(child.pid)
+
+    assert child.stdin is not None
+    child.stdin.close()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert not triage.local_run.alive(child.pid), "a zombie"
+    child.wait()
+    assert not triage.local_run.alive(child.pid)
 
 
 def test_the_changes_fit_the_sources(triage: SimpleNamespace, tmp_path: Path) -> None:
