@@ -75,8 +75,8 @@ def why(application: dict[str, Any]) -> str:
 class ServeSession:
     """Serve's REST API and the pipeline's entrances."""
 
-    def __init__(self, dashboard: str, token: str | None, haproxy: bool) -> None:
-        self.dashboard, self.haproxy = dashboard, haproxy
+    def __init__(self, dashboard: str, token: str | None, haproxy: bool, replica_ports: range) -> None:
+        self.dashboard, self.haproxy, self.replica_ports = dashboard, haproxy, replica_ports
         self.headers = {"Authorization": f"Bearer {token}"} if token else {}
         self.port, self.grpc_port = free_port(), free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -128,6 +128,13 @@ class ServeSession:
     def get(self, path: str) -> Answer:
         return send("GET", self.url + path)
 
+    def send_to(self, port: int, body: Any) -> Answer | None:
+        """POST to another port of this machine; None where nobody listens."""
+        try:
+            return send("POST", f"http://127.0.0.1:{port}/", json.dumps(body).encode())
+        except urllib.error.URLError:
+            return None
+
     def ask_grpc(self, body: Any, application: str = "ingress") -> Any:
         with grpc.insecure_channel(f"127.0.0.1:{self.grpc_port}") as channel:
             answer = PipelineStub(channel).Run(
@@ -159,18 +166,24 @@ def node(name: str, target: str, *args: Any, revision: str = "r1", path: Path | 
     return _application(f"{name}--{revision}", "node", None, arguments, user_config, options)
 
 
-def ingress(graph: Any, nodes: Any, *, path: Path | str = "", route: str = "/", **options: Any) -> Any:
-    """The ingress application. ``nodes``: name -> revision, or the routes, or the whole entry of the table."""
-    entries = {}
+def entries(nodes: Any) -> Any:
+    """The nodes of a table in full. ``nodes``: name -> revision, or the routes, or the whole entry."""
+    full = {}
     for name, entry in nodes.items():
         entry = [{"revision": entry, "weight": 100}] if isinstance(entry, str) else entry
-        entries[name] = {"routes": entry, "off": False} if isinstance(entry, list) else entry
+        full[name] = {"routes": entry, "off": False} if isinstance(entry, list) else entry
+    return full
+
+
+def ingress(graph: Any, nodes: Any, *, path: Path | str = "", route: str = "/", **options: Any) -> Any:
+    """The ingress application; ``nodes`` as `entries` takes them."""
+    nodes = entries(nodes)
     user_config = {
         "table": options.pop("table", "t1"),
         "pipeline": "test",
         "graphRevision": "g1",
         "graph": graph,
-        "nodes": entries,
+        "nodes": nodes,
         "requestTimeoutSeconds": options.pop("timeout_s", 30),
         "maxBodyBytes": options.pop("max_body_bytes", 104857600),
     }
@@ -212,6 +225,7 @@ def _application(name: str, kind: str, route: Any, args: Any, user_config: Any, 
 
 ServeSession.node = staticmethod(node)
 ServeSession.ingress = staticmethod(ingress)
+ServeSession.entries = staticmethod(entries)
 ServeSession.wait_for = staticmethod(wait_for)
 
 
@@ -248,7 +262,7 @@ def serve_session():
         )
         stack.callback(ray.shutdown)
         token = _token()
-        yield ServeSession(f"http://{context.dashboard_url}", token, haproxy)
+        yield ServeSession(f"http://{context.dashboard_url}", token, haproxy, range(http_port, http_port + 40))
 
 
 def _token() -> str | None:

@@ -39,6 +39,7 @@ Endpoint: TypeAlias = Callable[[], Awaitable[tuple[int, Any]]]
 
 REQUEST_ID = "x-request-id"
 MAX_REQUEST_ID_LENGTH = 128
+GRACE_S = 0.1
 
 log = logging.getLogger("servepipe.ingress")
 
@@ -127,7 +128,8 @@ class HttpApp:
         _check_method(scope["method"], ("POST",) if self._preprocessor is None else ("GET", "POST", "PUT"))
         deadline = None if self._timeout_s is None else time.time() + self._timeout_s
         try:
-            async with asyncio.timeout(self._timeout_s) as limit:
+            # The graph keeps the deadline by itself, and knows which step is late; it gets the chance to say so.
+            async with asyncio.timeout(None if self._timeout_s is None else self._timeout_s + GRACE_S) as limit:
                 body = await _read_body(scope, receive, self._max_body_bytes)
                 args, kwargs = await self._inputs(scope, body)
                 output = await self._run_graph(args, kwargs, request_id, deadline)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from servepipe.authoring import code, loader
@@ -45,8 +45,8 @@ class InlineNodes:
     def __contains__(self, application: str) -> bool:
         return application in self._nodes or application in self.errors
 
-    def __iter__(self) -> Any:
-        return iter([*self._nodes])
+    def __iter__(self) -> Iterator[str]:
+        return iter([*{**self._nodes, **self.errors}])
 
     async def ensure(self, application: str, node: str, spec: Mapping[str, Any]) -> None:
         """Build ``application`` unless it is there, and bring its live settings up to date. Never raises."""

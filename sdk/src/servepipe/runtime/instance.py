@@ -53,7 +53,11 @@ class NodeInstance:
     async def call(self, method: str | None, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Call ``method`` (None: the function or the object itself). Raises what the user's code raises."""
         function = self._methods.get(method) or self._find(method)
-        return await self._run(function, args, kwargs)
+        result = await self._run(function, args, kwargs)
+        if inspect.isgenerator(result) or inspect.isasyncgen(result):
+            name = f"{self._node}.{method}" if method else self._node
+            raise TypeError(f"{name} returned a generator, which cannot leave its process; return a list")
+        return result
 
     async def reconfigure(self, user_config: Any) -> None:
         """Hand ``user_config`` to the class's ``reconfigure()``.

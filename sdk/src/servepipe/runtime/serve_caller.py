@@ -23,6 +23,9 @@ from servepipe.runtime.transport import NodeFailure, unpack
 
 __all__ = ["DEPLOYMENT", "INGRESS", "ServeCaller", "ingress_handle"]
 
+MARGIN_S = 0.05
+"""A call gives up this long before its request does: it can still say what it waited for."""
+
 DEPLOYMENT = "node"
 """Name of the one deployment of a node's application."""
 
@@ -68,7 +71,7 @@ class ServeCaller:
             raise not_ready(node, "has no revision that could answer yet")
         application = application_name(node, revision)
         handle = self.handle(application)
-        left = None if context.deadline is None else context.deadline - time.time()
+        left = None if context.deadline is None else context.deadline - time.time() - MARGIN_S
         response = None
         try:
             async with asyncio.timeout(left):
