@@ -1,0 +1,50 @@
+"""The code on the documentation's pages runs, and the commands on them exist."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+
+
+def python_blocks() -> list[tuple[str, str]]:
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    found = []
+    for page in pages:
+        for number, code in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.S), 1):
+            if "import" in code:  # architecture.md shows signatures, which are not programs
+                found.append((f"{page.name}-{number}", code))
+    return found
+
+
+@pytest.mark.parametrize(("name", "code"), python_blocks(), ids=lambda value: value if "\n" not in value else "")
+def test_code_on_a_page_runs(name: str, code: str, tmp_path: Path) -> None:
+    file = tmp_path / "page.py"
+    file.write_text(code)
+    run = subprocess.run([sys.executable, "-W", "error", str(file)], capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
+    compiled = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "servepipe", "compile", str(file)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert compiled.returncode == 0, compiled.stderr
+    assert compiled.stdout.startswith("apiVersion: servepipe.dev/v1alpha1\n")
+
+
+def test_commands_on_the_pages_exist() -> None:
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    text = "\n".join(page.read_text() for page in pages)
+    named = set(re.findall(r"(?:\$ |`)servepipe ([a-z]+)", text))
+    assert {"compile", "up", "status"} <= named
+    help_text = subprocess.run(
+        [sys.executable, "-m", "servepipe", "--help"], capture_output=True, text=True, check=True, timeout=60
+    ).stdout
+    known = set(re.findall(r"^    ([a-z]+) ", help_text, flags=re.M))
+    assert named <= known, f"not commands: {sorted(named - known)}"
