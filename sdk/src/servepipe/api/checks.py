@@ -8,7 +8,17 @@ from typing import Any
 
 from servepipe.api.document import MAX_BYTES, WARN_BYTES, size
 from servepipe.api.problem import Problem
-from servepipe.api.v1alpha1 import INLINE_REFUSES, Autoscaling, Ingress, NodeSpec, ServePipeline, Spec, Upgrade, Workers
+from servepipe.api.v1alpha1 import (
+    INLINE_REFUSES,
+    RESERVED_NODE_NAMES,
+    Autoscaling,
+    Ingress,
+    NodeSpec,
+    ServePipeline,
+    Spec,
+    Upgrade,
+    Workers,
+)
 from servepipe.errors import ServePipeError
 from servepipe.graph import checks as graph_checks
 from servepipe.graph.expressions import parse_fields, parse_list
@@ -16,10 +26,7 @@ from servepipe.graph.ir import Expr
 from servepipe.graph.values import at_index, at_key
 from servepipe.graph.wire import decode_value
 
-__all__ = ["RESERVED_NODE_NAMES", "notices", "problems"]
-
-#: Names of parts of every pipeline and of its pools.
-RESERVED_NODE_NAMES = ("ingress", "input", "default")
+__all__ = ["notices", "problems"]
 
 
 def problems(resource: ServePipeline) -> list[Problem]:

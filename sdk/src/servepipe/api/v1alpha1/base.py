@@ -15,6 +15,8 @@ from servepipe.graph.values import MAX_DEPTH
 
 __all__ = [
     "MAX_INT32",
+    "NAME_PATTERN",
+    "NODE_NAME_PATTERN",
     "FreeForm",
     "ImageName",
     "ImportPath",
@@ -31,6 +33,7 @@ __all__ = [
     "explained_patterns",
     "keyed_by",
     "rule",
+    "rules_of",
     "validated",
 ]
 
@@ -78,6 +81,12 @@ def validated(*rules: JsonDict) -> ConfigDict:
     return ConfigDict(json_schema_extra={"x-kubernetes-validations": list(rules)})
 
 
+def rules_of(model: type[Model]) -> list[Any]:
+    """The CEL rules of a model's configuration."""
+    extra: Any = model.model_config["json_schema_extra"]
+    return list(extra["x-kubernetes-validations"])
+
+
 def keyed_by(field: str) -> JsonDict:
     """A list of objects that server-side apply merges by ``field``."""
     return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [field]}
@@ -85,14 +94,17 @@ def keyed_by(field: str) -> JsonDict:
 
 # --- Text with a pattern ----------------------------------------------------------------------------------------------
 
-_NODE_NAME = r"^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$"
+#: Shorter than other names in Kubernetes, because the RayCluster's and its Secret's names are made from it.
+NAME_PATTERN = r"^[a-z]([-a-z0-9]{0,42}[a-z0-9])?$"
+NODE_NAME_PATTERN = r"^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$"
 _STEP_NAME = r"^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$"
 _DNS_NAME = r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$"
 _IMPORT = r"^[^\s:]+:[^\s:]+$"
 _IMAGE = r"^[^\s]+$"
 
 _EXPLAINED = {
-    _NODE_NAME: "lower case letters, digits and single hyphens, a letter first, at most 40 characters",
+    NAME_PATTERN: "lower case letters, digits and hyphens, a letter first, at most 44 characters",
+    NODE_NAME_PATTERN: "lower case letters, digits and single hyphens, a letter first, at most 40 characters",
     _STEP_NAME: "lower case letters, digits and hyphens, a letter first, at most 63 characters",
     _DNS_NAME: "a Kubernetes name: lower case letters, digits, hyphens and dots",
     _IMPORT: '"module:name"',
@@ -117,15 +129,15 @@ def _whole_number_as_text(value: Any) -> Any:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-NodeName: TypeAlias = Annotated[str, Field(pattern=_NODE_NAME, max_length=40), AfterValidator(_no_double_hyphen)]
+NodeName: TypeAlias = Annotated[str, Field(pattern=NODE_NAME_PATTERN, max_length=40), AfterValidator(_no_double_hyphen)]
 StepName: TypeAlias = Annotated[str, Field(pattern=_STEP_NAME, max_length=63)]
 Name: TypeAlias = Annotated[str, Field(pattern=_DNS_NAME, max_length=253)]
 ImportPath: TypeAlias = Annotated[str, Field(pattern=_IMPORT, max_length=512)]
 ImageName: TypeAlias = Annotated[str, Field(pattern=_IMAGE, max_length=512)]
 Quantity: TypeAlias = Annotated[
     str,
-    BeforeValidator(_whole_number_as_text),
     Field(pattern=QUANTITY_PATTERN, max_length=32, json_schema_extra={"x-kubernetes-int-or-string": True}),
+    BeforeValidator(_whole_number_as_text),
 ]
 
 # --- Numbers and free-form fields -------------------------------------------------------------------------------------

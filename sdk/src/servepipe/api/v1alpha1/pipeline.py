@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from servepipe.api.v1alpha1.base import (
+    NAME_PATTERN,
+    NODE_NAME_PATTERN,
     FreeForm,
     ImageName,
     Model,
@@ -21,14 +23,26 @@ from servepipe.api.v1alpha1.graph import GraphSpec
 from servepipe.api.v1alpha1.nodes import NodeSpec
 from servepipe.api.v1alpha1.serving import Cluster, Ingress
 
-__all__ = ["API_VERSION", "KIND", "MAX_NODES", "NAME_PATTERN", "ObjectMeta", "Reference", "ServePipeline", "Spec"]
+__all__ = [
+    "API_VERSION",
+    "KIND",
+    "MAX_NODES",
+    "NAME_PATTERN",
+    "RESERVED_NODE_NAMES",
+    "ObjectMeta",
+    "Reference",
+    "ServePipeline",
+    "Spec",
+]
 
 API_VERSION = "servepipe.dev/v1alpha1"
 KIND = "ServePipeline"
 #: The most nodes that a pipeline may have: a bound of the API, so that its CEL rules stay within their budget.
 MAX_NODES = 128
-#: Shorter than other names in Kubernetes, because the RayCluster's and its Secret's names are made from it.
-NAME_PATTERN = r"^[a-z]([-a-z0-9]{0,42}[a-z0-9])?$"
+
+
+#: Names of parts of every pipeline and of its pools.
+RESERVED_NODE_NAMES = ("ingress", "input", "default")
 
 
 class Reference(Model):
@@ -74,7 +88,25 @@ class Spec(Model):
     """Old revisions per node that are kept for going back. Default 10."""
     graph: GraphSpec
     """The compiled graph, written by `servepipe compile`."""
-    nodes: Annotated[dict[NodeName, NodeSpec], Field(min_length=1, max_length=MAX_NODES)]
+    nodes: Annotated[
+        dict[NodeName, NodeSpec],
+        Field(
+            min_length=1,
+            max_length=MAX_NODES,
+            json_schema_extra={
+                "x-kubernetes-validations": [
+                    rule(
+                        f"self.all(name, name.matches('{NODE_NAME_PATTERN}') && !name.contains('--'))",
+                        "a node's name has at most 40 lower case letters, digits and single hyphens, a letter first",
+                    ),
+                    rule(
+                        f"!self.exists(name, name in {list(RESERVED_NODE_NAMES)})",
+                        f"reserved names: {', '.join(RESERVED_NODE_NAMES)}",
+                    ),
+                ]
+            },
+        ),
+    ]
     """The models and functions of the graph by name."""
     ingress: Ingress | None = None
     """How callers reach the graph."""
