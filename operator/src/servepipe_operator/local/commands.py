@@ -97,11 +97,16 @@ def require_extra() -> None:
             )
 
 
-def _target(pipeline: str | None, *, stream: Any = None) -> Run:
+def _target(arguments: argparse.Namespace, *, stream: Any = None) -> Run:
     """The run that a command addresses; it is named before anything else happens."""
     from servepipe_operator.local.run_folder import find_run
 
-    run = find_run(pipeline)
+    if getattr(arguments, "kube", False):
+        raise RunError(
+            "This version speaks to pipelines on this machine only",
+            fix="Use `servepipe` instead of `kubectl servepipe`.",
+        )
+    run = find_run(arguments.pipeline)
     print(f"{run.pipeline} on this machine ({run.url or 'starting'})", file=stream or sys.stdout, flush=True)
     return run
 
@@ -135,7 +140,7 @@ def _status(arguments: argparse.Namespace) -> int:
     from servepipe_operator.local.client import ControlClient
     from servepipe_operator.local.view import HEADINGS, condition_lines, node_rows
 
-    run = _target(arguments.pipeline, stream=None if arguments.output == "table" else sys.stderr)
+    run = _target(arguments, stream=None if arguments.output == "table" else sys.stderr)
     snapshot = ControlClient(run).status()
     if arguments.output == "json":
         _print(json.dumps(snapshot, indent=2))
@@ -156,7 +161,7 @@ def _status(arguments: argparse.Namespace) -> int:
 def _scale(arguments: argparse.Namespace) -> int:
     from servepipe_operator.local.client import ControlClient
 
-    client = ControlClient(_target(arguments.pipeline))
+    client = ControlClient(_target(arguments))
     for node, replicas in arguments.sizes:
         client.scale(node, replicas)
         _print(f"{node} scaled to {replicas}")
@@ -167,7 +172,7 @@ def _apply(arguments: argparse.Namespace) -> int:
     from servepipe_operator.local.client import ControlClient
     from servepipe_operator.local.sources import compile_file
 
-    run = _target(arguments.pipeline)
+    run = _target(arguments)
     compiled = asyncio.run(compile_file(arguments.file))
     ControlClient(run).apply(compiled.document, compiled.root)
     _print(f"{arguments.file} applied")
@@ -177,7 +182,7 @@ def _apply(arguments: argparse.Namespace) -> int:
 def _logs(arguments: argparse.Namespace) -> int:
     from servepipe_operator.local.client import ControlClient
 
-    run = _target(arguments.pipeline, stream=sys.stderr)
+    run = _target(arguments, stream=sys.stderr)
     try:
         for line in ControlClient(run).logs(arguments.node, follow=arguments.follow):
             _print(line)
@@ -189,7 +194,7 @@ def _logs(arguments: argparse.Namespace) -> int:
 def _call(arguments: argparse.Namespace) -> int:
     from servepipe_operator.local.client import post_json
 
-    run = _target(arguments.pipeline, stream=sys.stderr)
+    run = _target(arguments, stream=sys.stderr)
     status, kind, body = post_json(run.url, _body(arguments.body))
     good = 200 <= status < 300
     if kind == "application/json" or kind.startswith("text/"):
@@ -229,7 +234,7 @@ def _down(arguments: argparse.Namespace) -> int:
             _print(f"{arguments.pipeline} on this machine (died without cleaning up)")
             _print(f"ended {len(folder.end_orphans())} processes that it left")
             return 0
-    run = _target(arguments.pipeline)
+    run = _target(arguments)
     folder = RunFolder.of(run.pipeline)
     ControlClient(run).down()
     deadline = time.monotonic() + DOWN_TIMEOUT_S

@@ -64,12 +64,12 @@ def _compile(request: dict[str, Any]) -> dict[str, Any]:
         files.extend(str(path) for path in found.values())
         store.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         digest, folder = copy_sources(module, root, store)
-        given = owner.get(field)
-        if given not in (None, digest):
+        declared = owner.get(field)
+        if declared not in (None, digest):
             if not request["recompute"]:
                 raise CodeMismatchError(
-                    f"The sources of {module!r} are not those that the file was compiled from: it says {given}, they "
-                    f"have {digest}",
+                    f"The sources of {module!r} are not those that the file was compiled from: it says {declared}, "
+                    f"they have {digest}",
                     where=f"{place}.{field}",
                     fix="Compile again, or add --watch to run the sources as they are.",
                 )

@@ -1,0 +1,224 @@
+"""Upgrades of one node under load: nobody notices, nothing else moves, and what is bad never gets a request."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.ray
+
+LEFT = """
+import os
+from servepipe import remote
+
+VERSION = "one"
+
+@remote
+class Left:
+    def __init__(self, factor): self.factor = factor
+    async def forward(self, x): return {"value": self.factor * x, "version": VERSION, "pid": os.getpid()}
+"""
+RIGHT = '''
+import os
+from servepipe import remote
+
+@remote
+class Right:
+    def __init__(self, offset): self.offset = offset
+    def forward(self, x): return {"value": x + self.offset, "pid": os.getpid()}
+
+@remote
+class Held:
+    """Only the holder calls it: no step names it."""
+    def __init__(self, word): self.word = word
+    def forward(self, x): return f"{self.word} {x}"
+
+@remote
+class Holder:
+    def __init__(self, held): self.held = held
+    async def forward(self, x): return await self.held.forward.remote(x)
+'''
+PIPELINE = """
+from left import Left
+from right import Held, Holder, Right
+from servepipe import ServeInputNode, build
+
+with ServeInputNode() as dag_input:
+    left = Left.bind(2)
+    right = Right.bind(1)
+    held = Held.bind("hello")
+    holder = Holder.bind(held)
+    dag = [left.forward.bind(dag_input), right.forward.bind(dag_input), holder.forward.bind(dag_input)]
+
+app = build(dag, name="four")
+"""
+NODES = ["held", "holder", "ingress", "left", "right"]
+
+
+class Project:
+    """The files of the pipeline, to be changed one string at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir()
+        self.file = folder / "pipeline.py"
+        for name, text in {"left.py": LEFT, "right.py": RIGHT, "pipeline.py": PIPELINE}.items():
+            (folder / name).write_text(text, encoding="utf-8")
+
+    def change(self, name: str, old: str, new: str) -> None:
+        text = (self.folder / name).read_text(encoding="utf-8")
+        assert old in text
+        (self.folder / name).write_text(text.replace(old, new), encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    return Project(tmp_path_factory.mktemp("project") / "four")
+
+
+@pytest.fixture(scope="module")
+def up(new_up: Callable[[str], Any], project: Project) -> Any:
+    up = new_up("four")
+    up.start(project.file)
+    up.wait_settled("the pipeline to be ready")
+    return up
+
+
+def load(tools: Any, up: Any, check: Callable[[Any], bool] = lambda _: True) -> Any:
+    return tools.Load(up.snapshot()["url"], 5, clients=20, check=check)
+
+
+def unchanged(tools: Any, before: Any, after: Any, *moved: str) -> None:
+    """Every node but ``moved`` has exactly the replicas that it had."""
+    was, now = tools.replicas(before), tools.replicas(after)
+    assert sorted(was) == sorted(now) == NODES
+    for node in NODES:
+        if node in moved:
+            assert now[node].keys().isdisjoint(was[node]), node
+        else:
+            assert now[node] == was[node], node
+
+
+def test_one_of_four_nodes_is_upgraded_under_20_clients(up: Any, tools: Any, project: Project) -> None:
+    before = up.wait_settled("a settled pipeline")
+    with load(tools, up, lambda a: a[0]["value"] in (10, 15) and a[1]["value"] == 6 and a[2] == "hello 5") as clients:
+        clients.wait_for_more(200)
+        project.change("pipeline.py", "Left.bind(2)", "Left.bind(3)")
+        up.run("apply", str(project.file))
+        up.wait("left to be replaced", lambda s: tools.revisions(s)["left"] != tools.revisions(before)["left"])
+        after = up.wait_settled("the upgrade to be finished")
+        clients.wait_for_more(200)
+    assert clients.failures == []
+    assert {answer[0]["value"] for answer in clients.answers} == {10, 15}
+    assert clients.answers[-1][0]["value"] == 15
+    unchanged(tools, before, after, "left")
+
+
+def test_a_node_that_only_a_holder_calls_is_upgraded_under_load(up: Any, tools: Any, project: Project) -> None:
+    before = up.wait_settled("a settled pipeline")
+    with load(tools, up, lambda a: a[2] in ("hello 5", "bye 5")) as clients:
+        clients.wait_for_more(100)
+        project.change("pipeline.py", 'Held.bind("hello")', 'Held.bind("bye")')
+        up.run("apply", str(project.file))
+        up.wait("held to be replaced", lambda s: tools.revisions(s)["held"] != tools.revisions(before)["held"])
+        after = up.wait_settled("the upgrade to be finished")
+        clients.wait_for_more(100)
+    assert clients.failures == []
+    assert {answer[2] for answer in clients.answers} == {"hello 5", "bye 5"}
+    unchanged(tools, before, after, "held")
+
+
+def test_a_line_of_one_module_moves_only_its_nodes_and_what_is_old_stays_old(
+    up: Any, tools: Any, project: Project
+) -> None:
+    """The stable replica is killed while the new one starts: it must come back with the code it had."""
+    before = up.wait_settled("a settled pipeline")
+    stable = f"left--{tools.revisions(before)['left']}"
+    (pid,) = tools.replicas(before)["left"].values()
+    with load(tools, up) as clients:
+        clients.wait_for_more(50)
+        project.change("left.py", 'VERSION = "one"', 'VERSION = "two"')
+        # The new one takes so long to start that the old one is back before.
+        project.change("left.py", "self.factor = factor", "self.factor = factor; import time; time.sleep(20)")
+        up.run("apply", str(project.file))
+        up.wait("the candidate", lambda s: len([a for a in s["applications"] if a.startswith("left--")]) == 2)
+        os.kill(pid, signal.SIGKILL)
+        back = up.wait(
+            "the stable replica to be back",
+            lambda s: any(
+                r["state"] == "RUNNING" and r["pid"] != pid
+                for r in s["applications"].get(stable, {}).get("replicas", [])
+            ),
+        )
+        assert tools.revisions(back)["left"] == tools.revisions(before)["left"]
+        clients.answers.clear()
+        clients.wait_for_more(50)
+        assert {answer[0]["version"] for answer in clients.answers[:20]} == {"one"}
+        up.wait("left to be replaced", lambda s: tools.revisions(s)["left"] != tools.revisions(before)["left"])
+        after = up.wait_settled("the upgrade to be finished")
+        # Requests on the killed replica may be lost; nothing else is.
+        lost, clients.failures[:] = list(clients.failures), []
+        clients.wait_for_more(50)
+    assert len(lost) <= 40, lost
+    assert clients.failures == []
+    assert clients.answers[-1][0]["version"] == "two"
+    unchanged(tools, before, after, "left")
+
+
+@pytest.mark.parametrize(
+    ("what", "old", "new"),
+    [
+        ("constructor raises", "self.offset = offset", 'raise ValueError("no such offset")'),
+        ("import fails", "import os\n", "import os\nimport no_such_module_at_all\n"),
+        (
+            "never healthy",
+            "self.offset = offset",
+            "self.offset = offset\n    def check_health(self): raise OSError('sick')",
+        ),
+    ],
+)
+def test_a_bad_model_leaves_the_old_one_serving(
+    up: Any, tools: Any, project: Project, what: str, old: str, new: str
+) -> None:
+    before = up.wait_settled("a settled pipeline")
+    # A module of its own, so that only one node changes.
+    source = RIGHT.replace(old, new).replace("class Held", "class Held_").replace("class Holder", "class Holder_")
+    (project.folder / "bad.py").write_text(source, encoding="utf-8")
+    good = project.file.read_text(encoding="utf-8")
+    document = up.run("compile", str(project.file)).stdout
+    bad = project.folder / "bad.yaml"
+    code = document.split("import: right:Right\n")[1].partition("\n")[0]
+    bad.write_text(document.replace(f"import: right:Right\n{code}\n", "import: bad:Right\n"), encoding="utf-8")
+    with load(tools, up, lambda a: a[1]["value"] == 6) as clients:
+        clients.wait_for_more(50)
+        up.run("apply", str(bad))
+        failed = up.wait(
+            f"the report that {what}", lambda s: s["status"]["nodes"]["right"].get("failedRevision"), timeout_s=180
+        )
+        clients.wait_for_more(100)
+    assert clients.failures == []
+    assert tools.conditions_of(failed)["Available"] == "True"
+    assert tools.revisions(failed)["right"] == tools.revisions(before)["right"]
+    assert failed["status"]["nodes"]["right"]["failedRevision"]["message"]
+    assert project.file.read_text(encoding="utf-8") == good
+    up.run("apply", str(project.file))
+    after = up.wait_settled("the good one again")
+    unchanged(tools, before, after)
+
+
+def test_a_killed_replica_comes_back(up: Any, tools: Any) -> None:
+    before = up.wait_settled("a settled pipeline")
+    (pid,) = tools.replicas(before)["right"].values()
+    os.kill(pid, signal.SIGKILL)
+    up.wait(
+        "a new replica of right",
+        lambda s: tools.replicas(s).get("right") and pid not in tools.replicas(s)["right"].values(),
+    )
+    after = up.wait_settled("the pipeline to be ready again")
+    assert up.call(5)[1]["value"] == 6
+    unchanged(tools, before, after, "right")
