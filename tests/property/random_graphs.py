@@ -73,8 +73,9 @@ class RandomGraph:
         return module
 
     def definitions(self, module: ModuleType) -> dict[str, NodeDefinition]:
+        """The nodes, with slots enough: a call that never ends keeps one, and timeouts count the wait for one."""
         return {
-            name: NodeDefinition(name, getattr(module, target), args, kwargs, max_ongoing_requests=4)
+            name: NodeDefinition(name, getattr(module, target), args, kwargs, max_ongoing_requests=1000)
             for name, (target, args, kwargs) in self.nodes.items()
         }
 
