@@ -44,6 +44,7 @@ class Application:
 
     ``config`` is the submitted configuration, verbatim (None for an application that was not deployed by a PUT).
     ``replicas`` is empty while an application builds and after a failed build, though the old replicas still serve.
+    ``deployed_at`` is when the last PUT set it going (epoch seconds, 0 where unknown).
     """
 
     name: str
@@ -54,6 +55,7 @@ class Application:
     deployment_message: str = ""
     replicas: tuple[Replica, ...] = ()
     target_replicas: int = 0
+    deployed_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +132,8 @@ class Environment:
         ignored_fields: Fields of the resource that mean nothing here (images on one machine): one notice each.
         gpus_ignored: GPUs asked for are left out of actors (``servepipe up --no-gpu``).
         replicas_at_most: Cap on the replicas of any one node, or None.
+        steady_s: When to look again while nothing changes.
+        changing_s: When to look again while something does.
     """
 
     code_paths: Mapping[str, str] = field(default_factory=dict)
@@ -139,6 +143,8 @@ class Environment:
     ignored_fields: frozenset[str] = frozenset()
     gpus_ignored: bool = False
     replicas_at_most: int | None = None
+    steady_s: float = 10.0
+    changing_s: float = 2.0
 
 
 @dataclass(frozen=True, slots=True)

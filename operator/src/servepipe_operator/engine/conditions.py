@@ -1,0 +1,63 @@
+"""The conditions of a pipeline: what holds, since when, and why.
+
+Accepted, ClusterReady, NodesReady, Available and Ready are always there; Reconciling and Stalled only while True, so
+that ``kubectl wait --for=condition=...`` and kstatus read them as everywhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from servepipe_operator.engine.state import Json
+from servepipe_operator.engine.times import timestamp
+
+__all__ = ["Condition", "merged", "state_of"]
+
+_MESSAGE_LIMIT = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """``reason`` is one word in CamelCase for programs, ``message`` is for people."""
+
+    type: str
+    status: Literal["True", "False", "Unknown"]
+    reason: str
+    message: str = ""
+
+
+def merged(now_true: Iterable[Condition], before: object, now: float, generation: int | None) -> list[Json]:
+    """The conditions as they stand in status; the time of the last transition stays while the status stays.
+
+    Args:
+        before: ``status.conditions`` as last written, whatever it is.
+    """
+    earlier = {one["type"]: one for one in before if _is_condition(one)} if isinstance(before, list) else {}
+    result = []
+    for condition in now_true:
+        old = earlier.get(condition.type)
+        kept = old is not None and old["status"] == condition.status
+        json: Json = {
+            "type": condition.type,
+            "status": condition.status,
+            "reason": condition.reason,
+            "message": condition.message[:_MESSAGE_LIMIT],
+            "lastTransitionTime": old["lastTransitionTime"] if old and kept else timestamp(now),
+        }
+        if generation is not None:
+            json["observedGeneration"] = generation
+        result.append(json)
+    return result
+
+
+def state_of(conditions: object, kind: str) -> Json:
+    """The condition of this type in ``status.conditions``, or {}."""
+    if not isinstance(conditions, list):
+        return {}
+    return next((one for one in conditions if _is_condition(one) and one["type"] == kind), {})
+
+
+def _is_condition(one: object) -> bool:
+    return isinstance(one, dict) and {"type", "status", "lastTransitionTime"} <= one.keys()

@@ -1,0 +1,251 @@
+"""From decisions to what Serve is given: which applications there are, and the tables that route between them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from servepipe_operator.engine.deployed import routes_of
+from servepipe_operator.engine.goal import Live, covers, default_live
+from servepipe_operator.engine.health import alive, building
+from servepipe_operator.engine.history import Checkpoint
+from servepipe_operator.engine.names import INGRESS, application, node_of, revision_of
+from servepipe_operator.engine.revisions import held_nodes
+from servepipe_operator.engine.rollout import Candidate, Rollout, Stage, View
+from servepipe_operator.engine.scaling import candidate_bounds, stable_bounds
+from servepipe_operator.engine.serve_config import (
+    holder_config,
+    ingress_application,
+    inline_entry,
+    node_application,
+    same,
+    serve_config,
+)
+from servepipe_operator.engine.state import Json
+
+__all__ = ["applications", "live_of", "runs_inline", "to_put"]
+
+_DRAIN_S = 30
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """An application that the engine wants, for one revision of a node."""
+
+    node: str
+    revision: str
+    identity: Json
+    attempt: int
+    live: Live
+    autoscaling: Json
+
+
+def to_put(view: View, wanted: Mapping[str, Json]) -> Json | None:
+    """The configuration to send, or None where Serve has it already or must not be disturbed now.
+
+    Serve takes only whole configurations, and each one starts again every build that is under way. So none is sent
+    while something builds that is to stay, unless it has been building for longer than it may.
+    """
+    deployed = view.deployed.applications
+    if wanted.keys() == deployed.keys() and all(same(wanted[name], deployed[name].config) for name in wanted):
+        return None
+    for name, found in deployed.items():
+        since = max(found.deployed_at, view.started.get(name, 0.0))
+        overdue = since > 0 and view.now - since >= view.goal.deadline_s
+        if name in wanted and building(found) and not overdue:
+            return None
+    return serve_config(wanted.values(), view.goal.ingress, view.environment)
+
+
+def applications(view: View, checkpoint: Checkpoint, rollout: Rollout) -> dict[str, Json]:
+    """Every application that is to be deployed, by name."""
+    if view.goal.suspend:
+        return {}
+    parts = _parts(view, checkpoint, rollout)
+    leaving = {
+        name: found.config
+        for name, found in view.deployed.applications.items()
+        if name != INGRESS and name not in parts and found.config and not _removable(view, checkpoint, name)
+    }
+    table = _table(view, checkpoint, rollout)
+    wanted: dict[str, Json] = dict(leaving)
+    for name, part in parts.items():
+        wanted[name] = node_application(
+            view.goal.pipeline,
+            part.node,
+            part.revision,
+            part.identity,
+            part.attempt,
+            part.live,
+            part.autoscaling,
+            _holder_table(part.identity, table, [*parts, *leaving]),
+            view.environment,
+        )
+    wanted[INGRESS] = ingress_application(
+        view.goal.pipeline,
+        rollout.ingress,
+        view.identity(INGRESS, rollout.ingress),
+        rollout.ingress_attempt,
+        view.goal.ingress,
+        table,
+        view.environment,
+    )
+    return wanted
+
+
+def live_of(view: View, checkpoint: Checkpoint, node: str) -> Live:
+    """The live settings of a node's stable revision.
+
+    While another revision is to replace it, what its code was configured with stays; how many of it is today's wish.
+    """
+    goal = view.goal.nodes.get(node)
+    unit = checkpoint.unit(node)
+    old = view.old_lives.get(unit.live, {}).get(node)
+    if goal is None or goal.revision == unit.stable or old is None:
+        return goal.live if goal else old or default_live()
+    return replace(goal.live, user_config=old.user_config, inline=old.inline)
+
+
+def runs_inline(view: View, rollout: Rollout, node: str, revision: str, live: Live) -> bool:
+    """Whether the table names this revision as an instance of the ingress's own process."""
+    if not covers(view.identity(INGRESS, rollout.ingress), view.identity(node, revision)):
+        return False
+    if live.inline:
+        return True
+    # Its placement is Dedicated since the last change: it stays where it is until its replicas run.
+    route = view.deployed.route(node, revision)
+    found = view.deployed.applications.get(application(node, revision))
+    return route is not None and route.inline and (found is None or alive(found) == 0)
+
+
+# --- Applications -----------------------------------------------------------------------------------------------------
+
+
+def _parts(view: View, checkpoint: Checkpoint, rollout: Rollout) -> dict[str, _Part]:
+    """The applications of stable revisions and candidates, by name."""
+    deployed = view.deployed.applications
+    parts: dict[str, _Part] = {}
+    for node, unit in checkpoint.nodes.items():
+        if unit.stable is None:
+            continue
+        live = live_of(view, checkpoint, node)
+        name = application(node, unit.stable)
+        if live.inline and runs_inline(view, rollout, node, unit.stable, live):
+            continue
+        bounds = stable_bounds(live, deployed.get(name), _off_settled(view, node))
+        identity = view.identity(node, unit.stable)
+        parts[name] = _Part(node, unit.stable, identity, unit.attempt, live, bounds)
+    for candidate in rollout.candidates.values():
+        if not candidate.active or candidate.in_place:
+            continue
+        name = application(candidate.node, candidate.revision)
+        stable = deployed.get(application(candidate.node, checkpoint.unit(candidate.node).stable or ""))
+        goal = view.goal.nodes[candidate.node]
+        bounds = candidate_bounds(goal.live, deployed.get(name), stable)
+        parts[name] = _Part(candidate.node, candidate.revision, goal.identity, candidate.attempt, goal.live, bounds)
+    return parts
+
+
+def _off_settled(view: View, node: str) -> bool:
+    return view.deployed.settled and bool(_deployed_node(view, node).get("off"))
+
+
+def _deployed_node(view: View, node: str) -> Json:
+    nodes = view.deployed.table.get("nodes")
+    found = nodes.get(node) if isinstance(nodes, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def _removable(view: View, checkpoint: Checkpoint, name: str) -> bool:
+    """Whether an application that nobody needs any more can go without a caller noticing.
+
+    Serve lets requests hang that are on their way to an application when it is removed, so removing takes two PUTs:
+    one that routes past it, and this one, when nobody who used the table before has a request left.
+    """
+    deployed = view.deployed
+    if deployed.called(name):
+        return False
+    if alive(deployed.applications[name]) == 0:
+        return True
+    node = node_of(name)
+    goal = view.goal.nodes.get(node)
+    old = view.old_lives.get(checkpoint.unit(node).live, {}).get(node)
+    drain_s = goal.live.drain_s if goal else old.drain_s if old else _DRAIN_S
+    if view.now - checkpoint.at >= drain_s:
+        return True
+    if not deployed.settled or deployed.leaving or deployed.busy is None:
+        return False
+    # A revision that moved into the ingress is busy there, under the same name.
+    inline = any(
+        route.inline and application(node, route.revision) == name for route in routes_of(deployed.table, node)
+    )
+    return inline or not deployed.busy.get(name)
+
+
+# --- Tables -----------------------------------------------------------------------------------------------------------
+
+
+def _table(view: View, checkpoint: Checkpoint, rollout: Rollout) -> Json:
+    """The graph and the routes of the ingress; the rest of its ``user_config`` is settings."""
+    switched = not rollout.reshaping or rollout.switched
+    graph_revision = view.goal.graph_revision if switched else checkpoint.graph
+    known = graph_revision == view.goal.graph_revision
+    data = view.goal.graph_data if known else view.memory.graphs[graph_revision]
+    names = view.goal.nodes.keys() if switched else checkpoint.nodes.keys() | view.goal.nodes.keys()
+    return {
+        "graphRevision": graph_revision,
+        "graph": data["graph"],
+        "nodes": {node: _node(view, checkpoint, rollout, node) for node in sorted(names)},
+    }
+
+
+def _node(view: View, checkpoint: Checkpoint, rollout: Rollout, node: str) -> Json:
+    unit = checkpoint.unit(node)
+    candidate = rollout.candidates.get(node)
+    switched = candidate is not None and candidate.stage is Stage.SWITCHED
+    routes: list[Json] = []
+    if unit.stable is not None and not switched:
+        live = live_of(view, checkpoint, node)
+        routes.append(_route(view, rollout, node, unit.stable, 100, live))
+    if candidate is not None and candidate.stage in (Stage.OFFERED, Stage.SWITCHED):
+        routes.append(_candidate_route(view, rollout, candidate))
+    return {"routes": routes, "off": _is_off(view, checkpoint, node)}
+
+
+def _candidate_route(view: View, rollout: Rollout, candidate: Candidate) -> Json:
+    live = view.goal.nodes[candidate.node].live
+    # In the process that runs now only what is in place; in one that replaces it with the new graph, all Inline nodes.
+    live = replace(live, inline=live.inline and (candidate.in_place or rollout.switched))
+    return _route(view, rollout, candidate.node, candidate.revision, candidate.weight, live)
+
+
+def _route(view: View, rollout: Rollout, node: str, revision: str, weight: int, live: Live) -> Json:
+    route: Json = {"revision": revision, "weight": weight}
+    if runs_inline(view, rollout, node, revision, live):
+        route["inline"] = inline_entry(view.identity(node, revision), live)
+    return route
+
+
+def _is_off(view: View, checkpoint: Checkpoint, node: str) -> bool:
+    """Off by choice, or switched on but not started yet."""
+    unit = checkpoint.unit(node)
+    live = live_of(view, checkpoint, node) if unit.stable else view.goal.nodes[node].live
+    if live.scale.off or live.inline or unit.stable is None:
+        return live.scale.off
+    found = view.deployed.applications.get(application(node, unit.stable))
+    return bool(_deployed_node(view, node).get("off")) and (found is None or alive(found) == 0)
+
+
+def _holder_table(identity: Json, table: Json, names: list[str]) -> Json:
+    """The routes of the nodes whose handles a revision holds.
+
+    It knows every application of them, so that a request that drew another revision before finds its way.
+    """
+    routes: dict[str, list[Json]] = {}
+    for held in sorted(held_nodes(identity)):
+        weighted = {route["revision"]: route["weight"] for route in table["nodes"].get(held, {"routes": []})["routes"]}
+        others = sorted(name for name in names if node_of(name) == held)
+        for name in others:
+            weighted.setdefault(revision_of(name), 0)
+        routes[held] = [{"revision": revision, "weight": weight} for revision, weight in weighted.items()]
+    return holder_config(routes)

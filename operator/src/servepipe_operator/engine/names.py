@@ -1,0 +1,27 @@
+"""The names of what runs in Ray."""
+
+from __future__ import annotations
+
+__all__ = ["INGRESS", "INGRESS_DEPLOYMENT", "NODE_DEPLOYMENT", "application", "node_of", "revision_of"]
+
+#: The application (and its deployment) that takes the callers' requests. No node may be called so.
+INGRESS = "ingress"
+INGRESS_DEPLOYMENT = "ingress"
+#: The one deployment of every node's application.
+NODE_DEPLOYMENT = "node"
+
+_SEPARATOR = "--"
+
+
+def application(node: str, revision: str) -> str:
+    """The Serve application of one revision of a node. Node names never contain ``--``."""
+    return f"{node}{_SEPARATOR}{revision}"
+
+
+def node_of(application_name: str) -> str:
+    return application_name.partition(_SEPARATOR)[0]
+
+
+def revision_of(application_name: str) -> str:
+    """``""`` for a name that is not of a node's revision."""
+    return application_name.partition(_SEPARATOR)[2]

@@ -1,0 +1,232 @@
+"""The engine's one entry: what to do next.
+
+The phases, in order:
+
+    read history ─▶ accept the spec ─▶ promote, give up ─▶ lay out applications and tables ─▶ PUT or not ─▶ report
+        │                │
+        │                └─ not valid: go on with the last accepted one
+        └─ Serve does not answer, or the pipeline is paused: report only
+
+Each phase is a pure function of the ones before; nothing waits, and a wait shows as "look again". A shell that is
+killed between any two of its steps starts here again and comes to the same end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from servepipe.api import problems
+from servepipe.api.problem import Problem
+from servepipe.api.v1alpha1 import ServePipeline, Spec
+from servepipe_operator.engine import goal as goals
+from servepipe_operator.engine import history
+from servepipe_operator.engine.advance import accept, advance
+from servepipe_operator.engine.conditions import Condition
+from servepipe_operator.engine.deployed import Deployed
+from servepipe_operator.engine.goal import Goal
+from servepipe_operator.engine.history import Checkpoint, Memory
+from servepipe_operator.engine.layout import applications, to_put
+from servepipe_operator.engine.names import INGRESS, application
+from servepipe_operator.engine.rollout import View, look, retry_at
+from servepipe_operator.engine.state import Environment, Event, Json, Observed, Plan, Record
+from servepipe_operator.engine.status import blind, report
+from servepipe_operator.engine.times import seconds
+
+__all__ = ["plan"]
+
+
+def plan(pipeline: ServePipeline, observed: Observed, environment: Environment, now: float) -> Plan:
+    """What to do now.
+
+    Args:
+        pipeline: The resource as it stands; it may be wrong.
+        observed: Everything that is known of the world.
+        environment: What differs between one machine and a cluster.
+        now: Epoch seconds.
+    """
+    memory = history.read(observed.records)
+    wrong = problems(pipeline)
+    generation = pipeline.metadata.generation
+    goal = _goal(pipeline, wrong, memory, environment)
+    accepted = _accepted(wrong, goal, environment)
+    if goal is None:
+        status = blind(observed, accepted, "NotAccepted", "no spec was accepted yet", now, generation)
+        return Plan(status=status, look_again_after_s=environment.steady_s)
+    paused = pipeline.spec.paused
+    if observed.serve == "Unreachable":
+        why = observed.detail or "Ray Serve does not answer"
+        status = blind(observed, accepted, "Unreachable", why, now, generation)
+        return Plan(status=status, look_again_after_s=environment.changing_s)
+
+    view = _view(goal, memory, observed, environment, now)
+    checkpoint, records = accept(goal, memory, now)
+    if paused:
+        rollout, told = look(view, checkpoint), []
+        wanted, put = {}, None
+        records = []
+    else:
+        fresh = memory.checkpoint is None or checkpoint.spec != memory.checkpoint.spec
+        told = _news(goal, environment) if fresh else []
+        checkpoint, rollout, happened = advance(view, checkpoint)
+        told += happened
+        checkpoint, records = _committed(checkpoint, memory, records, now)
+        wanted = applications(view, checkpoint, rollout)
+        put = None if goal.suspend and observed.serve == "NotStarted" else to_put(view, wanted)
+        told += _begun(wanted, view, checkpoint) if put else []
+
+    outcome = report(
+        view,
+        checkpoint,
+        rollout,
+        observed,
+        accepted=_paused(accepted) if paused else accepted,
+        pending_put=put is not None,
+        generation=generation,
+        url=environment.url,
+    )
+    changing = (outcome.changing or put is not None) and not paused
+    return Plan(
+        records=tuple(records),
+        serve_config=put,
+        status=outcome.status,
+        events=tuple(told),
+        prune=() if paused else _prunable(observed.records, checkpoint, wanted, view),
+        look_again_after_s=_look_again(checkpoint, environment, changing, now),
+    )
+
+
+# --- Phases -----------------------------------------------------------------------------------------------------------
+
+
+def _goal(pipeline: ServePipeline, wrong: Sequence[Problem], memory: Memory, environment: Environment) -> Goal | None:
+    """The spec as it stands if it is valid, else the last accepted one, or None."""
+    if not wrong:
+        return goals.read(pipeline.name, pipeline.spec, memory, environment)
+    checkpoint = memory.checkpoint
+    if checkpoint is None or checkpoint.spec not in memory.specs:
+        return None
+    return goals.read(pipeline.name, Spec.model_validate(memory.specs[checkpoint.spec]), memory, environment)
+
+
+def _accepted(wrong: Sequence[Problem], goal: Goal | None, environment: Environment) -> Condition:
+    if wrong:
+        kept = "" if goal is None else "; the last accepted spec goes on serving"
+        return Condition(
+            "Accepted", "False", "InvalidSpec", "; ".join(str(one).replace("\n ", "") for one in wrong) + kept
+        )
+    notices = [] if goal is None else _notices(goal, environment)
+    return Condition("Accepted", "True", "Accepted", "; ".join(notices) or "the spec is valid")
+
+
+def _notices(goal: Goal, environment: Environment) -> list[str]:
+    """What the spec asks for and does not get here, said for as long as it is so."""
+    canaries = sorted(name for name, node in goal.nodes.items() if node.live.canary)
+    notices = []
+    if canaries:
+        notices.append(f"strategy Canary is not there yet and runs as BlueGreen: {', '.join(canaries)}")
+    asked = {key for key in goal.spec if key in environment.ignored_fields}
+    asked |= {key for node in goal.spec["nodes"].values() for key in node if key in environment.ignored_fields}
+    if asked:
+        notices.append(f"without meaning here: {', '.join(sorted(asked))}")
+    return notices
+
+
+def _paused(accepted: Condition) -> Condition:
+    return replace(accepted, message=f"{accepted.message}; paused: nothing is changed")
+
+
+def _view(goal: Goal, memory: Memory, observed: Observed, environment: Environment, now: float) -> View:
+    started, had_no_room = _from_status(observed.status)
+    return View(
+        goal=goal,
+        memory=memory,
+        deployed=Deployed.of(observed),
+        environment=environment,
+        capacity=observed.capacity,
+        old_lives=_old_lives(goal, memory, environment),
+        started=started,
+        had_no_room=had_no_room,
+        now=now,
+    )
+
+
+def _from_status(status: Json) -> tuple[dict[str, float], frozenset[str]]:
+    """Since when candidates are on their way. Lost with the status, and then their deadlines start again."""
+    started: dict[str, float] = {}
+    no_room: set[str] = set()
+    nodes = status.get("nodes")
+    for name, node in nodes.items() if isinstance(nodes, Mapping) else ():
+        candidate = node.get("candidate") if isinstance(node, Mapping) else None
+        if not isinstance(candidate, Mapping):
+            continue
+        since = seconds(candidate.get("since"))
+        if since is not None:
+            started[application(name, str(candidate.get("revision")))] = since
+        if candidate.get("reason") == "InsufficientCapacity":
+            no_room.add(application(name, str(candidate.get("revision"))))
+    return started, frozenset(no_room)
+
+
+def _old_lives(goal: Goal, memory: Memory, environment: Environment) -> dict[str, dict[str, goals.Live]]:
+    names = {unit.live for unit in memory.checkpoint.nodes.values()} if memory.checkpoint else set()
+    lives = {}
+    for name in sorted(names & memory.specs.keys() - {goal.spec_name}):
+        old = goals.read(goal.pipeline, Spec.model_validate(memory.specs[name]), memory, environment)
+        lives[name] = {node.name: node.live for node in old.nodes.values()}
+    return lives
+
+
+def _committed(
+    checkpoint: Checkpoint, memory: Memory, records: list[Record], now: float
+) -> tuple[Checkpoint, list[Record]]:
+    """A new checkpoint where anything in it changed. It comes after the records that it names."""
+    before = memory.checkpoint
+    if before is not None and checkpoint == before:
+        return before, records
+    checkpoint = replace(checkpoint, at=now, sequence=before.sequence + 1 if before else 1)
+    return checkpoint, [*records, checkpoint.record()]
+
+
+def _prunable(
+    records: Sequence[Record], checkpoint: Checkpoint, wanted: Mapping[str, Json], view: View
+) -> tuple[Record, ...]:
+    goal = view.goal
+    used = {*wanted, *view.deployed.applications, application(INGRESS, goal.ingress.revision)}
+    used |= {application(name, node.revision) for name, node in goal.nodes.items()}
+    if view.deployed.ingress:
+        used.add(application(INGRESS, view.deployed.ingress))
+    kept_graphs = {goal.graph_revision, str(view.deployed.table.get("graphRevision"))}
+    found = history.prunable(records, checkpoint, used, goal.history_limit)
+    return tuple(record for record in found if not (record.kind == "graph" and record.name in kept_graphs))
+
+
+def _look_again(checkpoint: Checkpoint, environment: Environment, changing: bool, now: float) -> float:
+    if changing:
+        return environment.changing_s
+    units = (checkpoint.ingress, *checkpoint.nodes.values())
+    retries = [retry_at(failed) for unit in units for failed in (unit.failed, unit.trouble) if failed]
+    due = min((at - now for at in retries if at > now), default=environment.steady_s)
+    return max(min(due, environment.steady_s), environment.changing_s)
+
+
+# --- Events -----------------------------------------------------------------------------------------------------------
+
+
+def _news(goal: Goal, environment: Environment) -> list[Event]:
+    events = [Event("Normal", "Accepted", f"spec {goal.spec_name} is accepted")]
+    return events + [Event("Normal", "Notice", notice) for notice in _notices(goal, environment)]
+
+
+def _begun(wanted: Mapping[str, Json], view: View, checkpoint: Checkpoint) -> list[Event]:
+    events = []
+    for name, node in view.goal.nodes.items():
+        begun = application(name, node.revision)
+        if (
+            begun in wanted
+            and begun not in view.deployed.applications
+            and checkpoint.unit(name).stable != node.revision
+        ):
+            events.append(Event("Normal", "Starting", f"revision {node.revision} is being started", name))
+    removed = sorted(view.deployed.applications.keys() - wanted.keys())
+    return events + [Event("Normal", "Removed", f"{name} is not needed any more") for name in removed]

@@ -1,0 +1,351 @@
+"""What the resource's status says. It is computed from what is observed and remembered, never from what was intended.
+
+Available is about callers now: the stable revisions, whatever upgrade is going on. Ready is about the spec: what serves
+is what it asks for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from servepipe_operator.engine.conditions import Condition, merged, state_of
+from servepipe_operator.engine.goal import Live
+from servepipe_operator.engine.health import (
+    alive,
+    failure,
+    headline,
+    is_ready,
+    missing_resources,
+    running,
+    waits_for_room,
+)
+from servepipe_operator.engine.history import Checkpoint, Failure
+from servepipe_operator.engine.layout import live_of
+from servepipe_operator.engine.names import INGRESS, application
+from servepipe_operator.engine.rollout import Candidate, Rollout, Stage, View, retry_at
+from servepipe_operator.engine.serve_config import demand
+from servepipe_operator.engine.state import Application, Json, Observed
+from servepipe_operator.engine.times import seconds, timestamp
+
+__all__ = ["Report", "blind", "report", "with_problem"]
+
+_DRAINING = "Draining"
+_STALLED_ROUTING = "RoutingNotAcknowledged"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A status, and whether anything is still on its way to what the spec asks for."""
+
+    status: Json
+    changing: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Node:
+    """One node in the report: ``ready`` is what NodesReady counts, ``available`` what callers see."""
+
+    json: Json
+    ready: bool
+    available: bool
+    off: bool
+    why: str = ""
+    no_room: str = ""
+
+
+def report(
+    view: View,
+    checkpoint: Checkpoint,
+    rollout: Rollout,
+    observed: Observed,
+    *,
+    accepted: Condition,
+    pending_put: bool,
+    generation: int | None,
+    url: str,
+) -> Report:
+    """The status while Serve answers or was never started."""
+    names = sorted(view.goal.nodes.keys() | checkpoint.nodes.keys())
+    nodes = {name: _node(view, checkpoint, rollout, name) for name in names}
+    before = observed.status
+    stalled = _stalled(view, checkpoint, rollout, nodes, before)
+    changes = [] if view.goal.suspend else _changes(view, checkpoint, rollout, nodes)
+    if pending_put and not changes:
+        changes = [("Applying", "what is deployed is not what it should be")]
+    nodes_ready = _nodes_ready(view, nodes)
+    available = _available(view, checkpoint, observed, nodes)
+    ready = _ready(view, accepted, nodes_ready, available, changes, observed)
+    conditions = [accepted, _cluster(observed), nodes_ready, available, ready]
+    if changes:
+        conditions.append(Condition("Reconciling", "True", changes[0][0], "; ".join(text for _, text in changes)))
+    if stalled:
+        conditions.append(stalled)
+    counted = [node for name, node in nodes.items() if name in view.goal.nodes and not node.off]
+    status: Json = {
+        "conditions": merged(conditions, before.get("conditions"), view.now, generation),
+        "nodesReady": f"{sum(node.ready for node in counted)}/{len(counted)}",
+        "graph": {"revision": checkpoint.graph},
+        "nodes": {name: node.json for name, node in nodes.items()},
+    }
+    upgrading = ", ".join(f"{c.node} {c.weight}%" for c in rollout.candidates.values() if c.active)
+    if upgrading:
+        status["upgrading"] = upgrading
+    return Report(_headed(status, generation, url), bool(changes) or ready.status != "True")
+
+
+def blind(
+    observed: Observed, accepted: Condition, reason: str, message: str, now: float, generation: int | None
+) -> Json:
+    """The status while nobody knows what serves: what was known stays, and every claim about now is Unknown."""
+    unknown = [Condition(kind, "Unknown", reason, message) for kind in ("NodesReady", "Available", "Ready")]
+    conditions = [accepted, Condition("ClusterReady", "Unknown", reason, message), *unknown]
+    status = {key: value for key, value in observed.status.items() if key not in ("conditions", "observedGeneration")}
+    status["conditions"] = merged(conditions, observed.status.get("conditions"), now, generation)
+    return _headed(status, generation, "")
+
+
+def with_problem(status: Json, before: Json, condition: Condition, now: float) -> Json:
+    """``status`` with one condition more, or in place of the one of its type."""
+    others = [one for one in status.get("conditions", []) if one["type"] != condition.type]
+    return {**status, "conditions": others + merged([condition], before.get("conditions"), now, _generation(status))}
+
+
+def _generation(status: Json) -> int | None:
+    generation = status.get("observedGeneration")
+    return generation if isinstance(generation, int) else None
+
+
+def _headed(status: Json, generation: int | None, url: str) -> Json:
+    if generation is not None:
+        status["observedGeneration"] = generation
+    if url:
+        status["url"] = url
+    return status
+
+
+# --- Nodes ------------------------------------------------------------------------------------------------------------
+
+
+def _node(view: View, checkpoint: Checkpoint, rollout: Rollout, name: str) -> _Node:
+    unit = checkpoint.unit(name)
+    candidate = rollout.candidates.get(name)
+    json: Json = {}
+    ready = available = False
+    why = no_room = ""
+    live = live_of(view, checkpoint, name) if unit.stable else view.goal.nodes[name].live
+    if unit.stable is not None:
+        json, ready, available, why, no_room = _stable(view, name, unit.stable, live)
+    else:
+        json = {"state": "Starting"}
+        why = f"{name} has no revision that answers yet"
+    if unit.trouble is not None:
+        json["message"] = unit.trouble.message
+    if candidate is not None:
+        ready = False
+        why = f"{name} is not at revision {candidate.revision} yet" if unit.stable else why
+        if candidate.stage is not Stage.FAILED:
+            json["candidate"], waits_for = _candidate(view, candidate)
+            no_room = no_room or waits_for
+    if unit.failed is not None:
+        json["failedRevision"] = _failed(unit.failed, retried=candidate is not None)
+        if candidate is not None and candidate.stage is Stage.FAILED:
+            why = f"{name}: revision {unit.failed.revision} failed: {unit.failed.message}"
+    return _Node(json, ready, available, live.scale.off, why, no_room)
+
+
+def _stable(view: View, name: str, revision: str, live: Live) -> tuple[Json, bool, bool, str, str]:
+    route = view.deployed.route(name, revision)
+    found = view.deployed.applications.get(application(name, revision))
+    if live.inline and route is not None and route.inline:
+        error = view.deployed.errors.get(application(name, revision), "")
+        ingress = view.deployed.applications.get(INGRESS)
+        up = not error and ingress is not None and alive(ingress) > 0
+        json: Json = {"revision": revision, "placement": "Inline", "state": "Failed" if error else "Running"}
+        if error:
+            json["message"] = headline(error)
+        return json, up, up, f"{name}: {headline(error)}" if error else f"{name} waits for the ingress", ""
+    wanted = live.scale.low
+    count = running(found) if found else 0
+    ready = is_ready(found, wanted)
+    serving = alive(found) if found else 0
+    # A node that starts on demand may be at zero; callers then wait for its first replica.
+    available = found is not None and found.status != "DELETING" and (serving > 0 or (wanted == 0 and ready))
+    no_room = _no_room(view, name, revision, found)
+    json = {
+        "revision": revision,
+        "placement": "Dedicated",
+        "replicas": max(wanted, found.target_replicas) if found and not live.scale.off else wanted,
+        "readyReplicas": count,
+        "state": _state(found, ready, live, no_room),
+    }
+    why = no_room or (f"{name} has {count} of {wanted} replicas" if found else f"{name} is not deployed")
+    if found is not None and not ready and (failed := failure(found)):
+        json["message"] = failed[1]
+        why = f"{name}: {failed[1]}"
+    elif no_room:
+        json["message"] = no_room
+    return json, ready, available or live.scale.off, why, no_room
+
+
+def _state(found: Application | None, ready: bool, live: Live, no_room: str) -> str:
+    if found is None:
+        return "Missing"
+    if ready:
+        return "Off" if live.scale.off else "Running"
+    if no_room:
+        return "InsufficientCapacity"
+    return (found.deployment_status or found.status).title().replace("_", "")
+
+
+def _candidate(view: View, candidate: Candidate) -> tuple[Json, str]:
+    json: Json = {"revision": candidate.revision, "weight": candidate.weight}
+    if candidate.stage is Stage.WAITING:
+        return json | {"reason": "Waiting", "message": "another upgrade goes first"}, ""
+    json["since"] = timestamp(candidate.since)
+    found = view.deployed.applications.get(application(candidate.node, candidate.revision))
+    if found is not None:
+        json |= {"replicas": found.target_replicas, "readyReplicas": running(found)}
+    no_room = _no_room(view, candidate.node, candidate.revision, found) if candidate.no_room else ""
+    if no_room:
+        return json | {"reason": "InsufficientCapacity", "message": no_room}, no_room
+    return json | {"reason": candidate.stage.value}, ""
+
+
+def _no_room(view: View, name: str, revision: str, found: Application | None) -> str:
+    """``"m1 needs GPU: 1 needed, 0 free of 0"`` where a replica was not placed, else ``""``."""
+    needs = demand(view.identity(name, revision), view.environment)
+    if not waits_for_room(found, needs, view.capacity):
+        return ""
+    assert found is not None
+    missing = missing_resources(needs, view.capacity) if view.capacity else headline(found.deployment_message)
+    return f"{name}: {missing}"
+
+
+def _failed(failed: Failure, *, retried: bool) -> Json:
+    json: Json = {
+        "revision": failed.revision,
+        "reason": failed.reason,
+        "message": failed.message,
+        "attempts": failed.attempts,
+        "at": timestamp(failed.at),
+    }
+    if retried:
+        json["retryAt"] = timestamp(retry_at(failed))
+    return json
+
+
+# --- Conditions -------------------------------------------------------------------------------------------------------
+
+
+def _cluster(observed: Observed) -> Condition:
+    if observed.serve == "Running":
+        return Condition("ClusterReady", "True", "Running", "Ray Serve answers")
+    return Condition("ClusterReady", "False", "NotStarted", observed.detail or "Ray Serve is not started yet")
+
+
+def _nodes_ready(view: View, nodes: Mapping[str, _Node]) -> Condition:
+    if view.goal.suspend:
+        return Condition("NodesReady", "False", "Suspended", "spec.suspend is true")
+    missing = [node.why for name, node in nodes.items() if name in view.goal.nodes and not node.ready]
+    if missing:
+        return Condition("NodesReady", "False", "NodesNotReady", "; ".join(missing))
+    return Condition("NodesReady", "True", "NodesReady", "every node runs the revision that the spec asks for")
+
+
+def _available(view: View, checkpoint: Checkpoint, observed: Observed, nodes: Mapping[str, _Node]) -> Condition:
+    if view.goal.suspend:
+        return Condition("Available", "False", "Suspended", "spec.suspend is true")
+    ingress = view.deployed.applications.get(INGRESS)
+    if (
+        observed.ready is True
+        and ingress is not None
+        and all(checkpoint.unit(n).stable for n in _served(view, checkpoint))
+    ):
+        return Condition("Available", "True", "Answering", "callers are answered")
+    if ingress is None or alive(ingress) == 0:
+        return Condition("Available", "False", "IngressNotReady", "the ingress has no replica that answers")
+    missing = [name for name in _served(view, checkpoint) if not nodes[name].available]
+    if missing or observed.ready is False:
+        named = ", ".join(sorted({*missing, *observed.not_ready})) or "the ingress"
+        return Condition("Available", "False", "NodesNotAnswering", f"no replica that answers: {named}")
+    return Condition("Available", "True", "Answering", "callers are answered")
+
+
+def _served(view: View, checkpoint: Checkpoint) -> list[str]:
+    """The nodes of the graph that callers get."""
+    if checkpoint.graph == view.goal.graph_revision:
+        return sorted(view.goal.nodes)
+    return sorted(checkpoint.nodes)
+
+
+def _ready(
+    view: View,
+    accepted: Condition,
+    nodes_ready: Condition,
+    available: Condition,
+    changes: list[tuple[str, str]],
+    observed: Observed,
+) -> Condition:
+    for condition in (accepted, available, nodes_ready):
+        if condition.status != "True":
+            return Condition("Ready", condition.status, condition.reason, condition.message)
+    # An old revision that drains changes nothing about what serves.
+    if under_way := [change for change in changes if change[0] != _DRAINING]:
+        return Condition("Ready", "False", *under_way[0])
+    if not view.deployed.settled:
+        return Condition("Ready", "False", "RoutingNotAcknowledged", "not every replica uses the current table yet")
+    if observed.ready is not True:
+        return Condition("Ready", "Unknown", "NoAnswer", "the ingress was not asked whether it is ready")
+    return Condition("Ready", "True", "Ready", "what serves is what the spec asks for")
+
+
+def _changes(view: View, checkpoint: Checkpoint, rollout: Rollout, nodes: Mapping[str, _Node]) -> list[tuple[str, str]]:
+    """What is under way, as reason and message, the most important first."""
+    changes = [("InsufficientCapacity", node.no_room) for node in nodes.values() if node.no_room]
+    active = [candidate for candidate in rollout.candidates.values() if candidate.active]
+    for candidate in active:
+        first = checkpoint.unit(candidate.node).stable is None
+        reason, verb = ("Starting", "starts") if first else ("Upgrading", "is being replaced by")
+        stage = candidate.stage.value.lower()
+        changes.append((reason, f"{candidate.node} {verb} revision {candidate.revision} ({stage})"))
+    if rollout.reshaping and not any(c.stage is Stage.FAILED for c in rollout.candidates.values()):
+        changes.append(("ChangingGraph", "the new graph takes over when all its nodes are ready"))
+    if rollout.replacing_ingress:
+        failed = checkpoint.ingress.failed
+        if failed is None or failed.revision != rollout.ingress:
+            changes.append(("ReplacingIngress", "the ingress is being started with new code or hooks"))
+    elif rollout.ingress_waits:
+        changes.append(("IngressWaits", "the ingress is replaced after the nodes"))
+    stable = {application(name, unit.stable or "") for name, unit in checkpoint.nodes.items()}
+    candidates = {application(candidate.node, candidate.revision) for candidate in active}
+    leaving = sorted(view.deployed.applications.keys() - stable - candidates - {INGRESS})
+    if leaving:
+        changes.append((_DRAINING, f"waiting for the last requests of {', '.join(leaving)}"))
+    return changes
+
+
+def _stalled(
+    view: View, checkpoint: Checkpoint, rollout: Rollout, nodes: Mapping[str, _Node], before: Json
+) -> Condition | None:
+    found: list[tuple[str, str]] = []
+    goals = {INGRESS: view.goal.ingress.revision} | {name: node.revision for name, node in view.goal.nodes.items()}
+    for name, revision in goals.items():
+        unit = checkpoint.unit(name)
+        if unit.failed is not None and unit.failed.revision == revision and unit.stable != revision:
+            found.append((unit.failed.reason, f"{name}: {unit.failed.message}"))
+        elif unit.trouble is not None:
+            found.append((unit.trouble.reason, f"{name}: {unit.trouble.message}"))
+    for candidate in rollout.candidates.values():
+        late = view.now - candidate.since >= view.goal.nodes[candidate.node].live.deadline_s
+        if candidate.stage in (Stage.OFFERED, Stage.SWITCHED) and late and not view.deployed.settled:
+            found.append((_STALLED_ROUTING, f"{candidate.node}: not every replica uses the new table"))
+    since = seconds(state_of(before.get("conditions"), "NodesReady").get("lastTransitionTime"))
+    late = since is not None and view.now - since >= view.goal.deadline_s and not view.goal.suspend
+    if late and not found and state_of(before.get("conditions"), "NodesReady").get("status") == "False":
+        stuck = [node.why for name, node in nodes.items() if name in view.goal.nodes and not node.ready]
+        if stuck and not any(node.no_room for node in nodes.values()):
+            found.append(("ProgressDeadlineExceeded", "; ".join(stuck)))
+    if not found:
+        return None
+    return replace(Condition("Stalled", "True", *found[0]), message="; ".join(text for _, text in found))
