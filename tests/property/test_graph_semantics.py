@@ -89,7 +89,7 @@ def run_and_compare(example: RandomGraph) -> Expected:
 async def nothing_hangs(module: ModuleType) -> None:
     try:
         async with asyncio.timeout(END_WITHIN_S):
-            while +module.HANGING:  # noqa: ASYNC110: generated nodes count, they know no event of ours
+            while +module.HANGING:  # noqa: ASYNC110 - generated nodes know no event of ours
                 await asyncio.sleep(0)
     except TimeoutError:
         raise AssertionError(f"still running {END_WITHIN_S:g} s after the answer: {+module.HANGING}") from None

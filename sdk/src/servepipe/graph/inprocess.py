@@ -104,7 +104,7 @@ class InProcessCaller:
             loop = asyncio.get_running_loop()
             args, kwargs = constructor_arguments(node.args, node.kwargs, lambda held: NodeHandle(held, self, loop))
             await instance.build(args, kwargs)
-            if node.user_config is not None:
+            if node.user_config:  # {} is what a resource without userConfig has
                 await instance.reconfigure(node.user_config)
         self._instances[name] = instance
         return instance
