@@ -19,7 +19,7 @@ def write(folder: Path, name: str, text: str) -> None:
 
 
 def make(folder: Path) -> None:
-    write(folder, "worker-11-01-77.out", "printed\n")
+    write(folder, "worker-11-01-77.out", ":job_id:01\n:actor_name:X\nprinted\n")
     write(folder, "worker-11-01-77.err", "complained\nno end")
     write(folder, "worker-22-01-78.out", "another process\n")
     write(folder, "serve/replica_m1--aaaa_node_abcdefgh.log", "INFO served\n")

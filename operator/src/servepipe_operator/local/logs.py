@@ -13,6 +13,7 @@ __all__ = ["read_lines", "replica_files"]
 
 POLL_S = 0.3
 CHUNK = 1 << 20
+MARKERS = (b":job_id:", b":actor_name:", b":task_name:")  # Ray's own, for its log monitor
 
 
 def replica_files(folder: Path, applications: Iterable[Application]) -> dict[Path, str]:
@@ -53,7 +54,7 @@ class _Tail:
         except OSError:
             return []
         *complete, self.rest = data.split(b"\n")
-        return [f"{self.prefix} | {line.decode(errors='replace')}" for line in complete]
+        return [f"{self.prefix} | {line.decode(errors='replace')}" for line in complete if not line.startswith(MARKERS)]
 
 
 async def read_lines(files: Callable[[], dict[Path, str]], *, for_ever: bool) -> AsyncIterator[str]:

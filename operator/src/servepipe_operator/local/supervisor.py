@@ -202,8 +202,7 @@ class Supervisor:
                 plan = await self._reconcile(world, ports)
                 if not said_open and self._available():
                     said_open = True
-                    for name, port in ray.open_to_others():
-                        self.view.say(f"Note: {name} listens on every address of this machine, port {port}")
+                    self._say_what_is_open(ray)
                 await self._wait(plan)
 
     async def _reconcile(self, world: Ports, ports: PortNumbers) -> Plan | None:
@@ -216,6 +215,7 @@ class Supervisor:
             ignored_fields=IGNORED_FIELDS,
             gpus_ignored=not self._options.gpus,
             replicas_at_most=self._options.replicas_at_most,
+            changing_s=CHANGING_S,
         )
         try:
             plan: Plan = await reconcile(self._pipeline, world, environment, time.time())
@@ -374,6 +374,14 @@ class Supervisor:
         self.view.say(f"{time.strftime('%H:%M:%S')} A file changed: applied")
         for notice in compiled.notices:
             self.view.say(f"Note: {notice}")
+
+    def _say_what_is_open(self, ray: LocalRay) -> None:
+        ports: dict[str, list[str]] = {}
+        for name, port in ray.open_to_others():
+            ports.setdefault(name.partition(":")[0] if "::" not in name else name.split(":")[2], []).append(str(port))
+        if ports:
+            listed = "; ".join(f"{name} {', '.join(numbers)}" for name, numbers in ports.items())
+            self.view.say(f"Note: these listen on every address of this machine, not on loopback only: {listed}")
 
     def _available(self) -> bool:
         conditions = {c["type"]: c["status"] for c in self.status.get("conditions") or ()}
