@@ -63,13 +63,15 @@ def _read_json(text: str, source: str) -> Any:
     def constant(name: str) -> NoReturn:
         raise ResourceError(f"{name} is not JSON", where=source)
 
+    def number(digits: str) -> Any:
+        value = resolve_plain(digits)
+        if isinstance(value, str):
+            raise ResourceError(f"{digits:.60} is larger than any number can be", where=source)
+        return value
+
     try:
         document = json.loads(
-            text,
-            object_pairs_hook=pairs,
-            parse_constant=constant,
-            parse_int=lambda digits: resolve_plain(digits),
-            parse_float=lambda digits: resolve_plain(digits),
+            text, object_pairs_hook=pairs, parse_constant=constant, parse_int=number, parse_float=number
         )
         # Escapes such as "\ud800" can spell what no UTF-8 text can hold.
         json.dumps(document, ensure_ascii=False).encode()
@@ -156,6 +158,8 @@ class _Builder:
             return
         if not isinstance(value, str):
             self.fail(event, f"the key {event.value} is not a string", f'Write "{event.value}" in quotes.')
+        if value == "<<" and not event.style:
+            self.fail(event, "<< merges another object to some readers of YAML", 'For the string write "<<" in quotes.')
         if value in top.container:
             self.fail(event, f"the key {value!r:.60} stands twice in an object", "Remove one of them.")
         top.key = value

@@ -83,8 +83,8 @@ _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?\
 _NOT_FINITE = re.compile(r"[-+]?\.(?:inf|Inf|INF)\Z|\.(?:nan|NaN|NAN)\Z")
 # Octal, binary, digits grouped by _, and sixties ("1:30"): numbers to some readers only.
 _ODD_NUMBER = re.compile(
-    r"[-+]?(?:0[0-9_]+|0o?[0-7_]+|0b[01_]+|0x[0-9a-fA-F_]+|[0-9][0-9_]*(?:\.[0-9_]*)?(?:[eE][-+]?[0-9]+)?"
-    r"|\.[0-9_]+(?:[eE][-+]?[0-9]+)?|[0-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?)\Z"
+    r"[-+]?(?:0[oO]?[0-7_]+|0[bB][01_]+|0[xX][0-9a-fA-F_]+|[0-9][0-9_]*(?:\.[0-9_]*)?(?:[eE][-+]?[0-9_]+)?"
+    r"|\.[0-9_]+(?:[eE][-+]?[0-9_]+)?|[0-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?)\Z"
 )
 
 
@@ -108,8 +108,6 @@ def resolve_plain(text: str) -> Any:
         raise Ambiguous(f"{text} is a number that JSON does not have")
     if _ODD_NUMBER.match(text):
         raise Ambiguous(f"{text} is a number to some readers of YAML and a string, or another number, to others")
-    if text in ("<<", "="):
-        raise Ambiguous(f"{text} is an instruction to some readers of YAML")
     return text
 
 
@@ -118,6 +116,6 @@ def _as_go_reads(text: str) -> Any:
     if not math.isfinite(value):
         return text  # Go keeps what overflows as a string, and writes such strings without quotes
     # On its way to the API server the number becomes JSON, and Go prints whole numbers below 1e21 without a point.
-    if value.is_integer() and abs(value) < 2**63:
-        return int(value)
+    if value.is_integer() and abs(value) < 1e21:
+        return int(Decimal(repr(value)))
     return value
