@@ -196,10 +196,10 @@ class App:
 
         if importing():
             raise EndImport
-        resource = to_validated(self)
+        resource, root = to_validated(self), import_root_of(self)
         if self._backend is None:
             self._backend = backend()
-        return self._backend.deploy(resource, import_root=import_root_of(self))
+        return self._backend.deploy(resource, import_root=root)
 
     def shutdown(self) -> None:
         """Stop what `deploy` started; without a deployment nothing happens."""
