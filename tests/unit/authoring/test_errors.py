@@ -174,7 +174,7 @@ def test_wrong_arity_or_keyword(write):
     with ServeInputNode() as i, pytest.raises(SignatureError) as caught:
         write(i)
     assert f"{HERE}:" in caught.value.where
-    assert "Its signature is" in caught.value.fix
+    assert re.match(r"It takes \((val=1|x|a), .*\)\.", caught.value.fix)
 
 
 def test_a_generator_method_or_function():

@@ -61,7 +61,7 @@ def check_method(cls: type, method: str, args: Sequence[Any], kwargs: Mapping[st
     bound = getattr(cls, method)
     _check_returns_value(bound, name, place)
     implicit: list[Any] = [] if isinstance(found, staticmethod | classmethod) else [None]
-    _check_arguments(bound, name, [*implicit, *args], kwargs, place)
+    _check_arguments(bound, name, args, kwargs, place, implicit)
 
 
 def _check_returns_value(function: Any, name: str, place: Place) -> None:
@@ -75,17 +75,30 @@ def _check_returns_value(function: Any, name: str, place: Place) -> None:
 
 
 def _check_arguments(
-    function: Callable[..., Any], name: str, args: Sequence[Any], kwargs: Mapping[str, Any], place: Place
+    function: Callable[..., Any],
+    name: str,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    place: Place,
+    implicit: Sequence[Any] = (),
 ) -> None:
     try:
         signature = inspect.signature(function)
     except (ValueError, TypeError):
         return  # written in C without a signature
     try:
-        signature.bind(*args, **kwargs)
+        signature.bind(*implicit, *args, **kwargs)
     except TypeError as error:
         raise SignatureError(
             f"{name}() does not take these arguments: {error}",
             where=str(place),
-            fix=f"Its signature is {name.rpartition('.')[2]}{signature}.",
+            fix=f"It takes {_shown(signature, len(implicit))}.",
         ) from None
+
+
+def _shown(signature: inspect.Signature, implicit: int) -> str:
+    """The signature as callers see it: without ``self``, and without what Ray adds to the methods of its classes."""
+    parameters = list(signature.parameters.values())[implicit:]
+    hidden = inspect.Parameter.KEYWORD_ONLY
+    seen = [one for one in parameters if not (one.kind is hidden and one.name.startswith("_"))]
+    return str(inspect.Signature(seen))

@@ -5,7 +5,7 @@ Each light object remembers the one of Ray's that it stands for: names are looke
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -235,7 +235,7 @@ class _Conversion:
         if given.get("num_gpus") and given.get("max_calls") == 1:
             del given["max_calls"]  # Ray adds it to functions that ask for a GPU
         if "runtime_env" in given:
-            given["runtime_env"] = dict(given["runtime_env"])  # a class of Ray's by now
+            given["runtime_env"] = _as_written(given["runtime_env"])
         rules = {} if isinstance(node, ClassMethodNode) else RAY
         return node_fields(given, rules, f"{self._shown(node)} in a pipeline", self._where)
 
@@ -253,6 +253,15 @@ class _Conversion:
 
     def _error(self, what: str, fix: str) -> GraphError:
         return GraphError(what, where=self._where, fix=fix)
+
+
+def _as_written(runtime_env: Mapping[str, Any]) -> dict[str, Any]:
+    """A runtime environment as the author wrote it: Ray has completed it in the meantime."""
+    written = {name: value for name, value in runtime_env.items() if not name.startswith("_")}
+    pip = written.get("pip")
+    if isinstance(pip, Mapping) and pip == {"packages": pip.get("packages"), "pip_check": False}:
+        written["pip"] = pip["packages"]
+    return written
 
 
 def unwrap_class(cls: Any) -> Any:
