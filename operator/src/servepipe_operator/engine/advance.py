@@ -40,13 +40,15 @@ def accept(goal: Goal, memory: Memory, now: float) -> tuple[Checkpoint, list[Rec
             records.append(revision_record(application(name, revision), identity, sequence))
     if before is None:
         return Checkpoint(goal.spec_name, goal.graph_revision, at=now), records
+    # A node that never answered and is not wanted any more leaves nothing behind.
+    known = {name: unit for name, unit in before.nodes.items() if unit.stable or name in goal.nodes}
     if before.spec == goal.spec_name:
-        return before, records
+        return replace(before, nodes=known), records
     nodes = {
         name: replace(unit, live=goal.spec_name)
         if name in goal.nodes and goal.nodes[name].revision == unit.stable
         else unit
-        for name, unit in before.nodes.items()
+        for name, unit in known.items()
     }
     # A graph that never answered anybody needs no protection.
     graph = before.graph if before.ingress.stable else goal.graph_revision

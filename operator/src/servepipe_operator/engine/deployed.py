@@ -53,6 +53,7 @@ class Deployed:
         table: The ingress's ``user_config``, or {}.
         settled: Every replica of the ingress and of every holder uses the table that it was given, and there is one.
         leaving: A replica of the ingress or of a holder is stopping; it may still have requests of an older table.
+        ingress_is_leaving: The ingress was removed and finishes the requests that it took.
         busy: Requests in flight by application, or None when nobody could be asked.
         errors: Inline instances that could not be built, by ``<node>--<revision>``.
     """
@@ -61,6 +62,7 @@ class Deployed:
     table: Json
     settled: bool
     leaving: bool
+    ingress_is_leaving: bool
     busy: Mapping[str, int] | None
     errors: Mapping[str, str]
 
@@ -89,6 +91,7 @@ class Deployed:
             and observed.acks is not None
             and all(_acknowledged(speaker, observed.acks) for speaker in speakers),
             leaving=any(replica.state == "STOPPING" for speaker in speakers for replica in speaker.replicas),
+            ingress_is_leaving=INGRESS in observed.applications and ingress is None,
             busy=None if observed.acks is None else busy,
             errors=errors,
         )

@@ -23,7 +23,7 @@ from servepipe_operator.engine.serve_config import (
 )
 from servepipe_operator.engine.state import Json
 
-__all__ = ["applications", "live_of", "runs_inline", "to_put"]
+__all__ = ["Layout", "lay_out", "live_of", "runs_inline", "to_put"]
 
 _DRAIN_S = 30
 
@@ -57,10 +57,19 @@ def to_put(view: View, wanted: Mapping[str, Json]) -> Json | None:
     return serve_config(wanted.values(), view.goal.ingress, view.environment)
 
 
-def applications(view: View, checkpoint: Checkpoint, rollout: Rollout) -> dict[str, Json]:
-    """Every application that is to be deployed, by name."""
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Every application that is to be deployed, by name, and those of them that are only there to drain."""
+
+    applications: Mapping[str, Json]
+    draining: frozenset[str]
+
+
+def lay_out(view: View, checkpoint: Checkpoint, rollout: Rollout) -> Layout:
+    """What is to be deployed now."""
     if view.goal.suspend:
-        return {}
+        draining = _suspended(view, checkpoint)
+        return Layout(draining, frozenset(draining))
     parts = _parts(view, checkpoint, rollout)
     leaving = {
         name: found.config
@@ -90,7 +99,16 @@ def applications(view: View, checkpoint: Checkpoint, rollout: Rollout) -> dict[s
         table,
         view.environment,
     )
-    return wanted
+    return Layout(wanted, frozenset(leaving))
+
+
+def _suspended(view: View, checkpoint: Checkpoint) -> dict[str, Json]:
+    """The nodes stay until the ingress has finished the requests that it took."""
+    deployed = view.deployed
+    longest_s = max([view.goal.ingress.request_timeout_s, *(node.live.drain_s for node in view.goal.nodes.values())])
+    if not (INGRESS in deployed.applications or deployed.ingress_is_leaving) or view.now - checkpoint.at >= longest_s:
+        return {}
+    return {name: found.config for name, found in deployed.applications.items() if name != INGRESS and found.config}
 
 
 def live_of(view: View, checkpoint: Checkpoint, node: str) -> Live:

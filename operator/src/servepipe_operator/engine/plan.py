@@ -26,7 +26,7 @@ from servepipe_operator.engine.conditions import Condition
 from servepipe_operator.engine.deployed import Deployed
 from servepipe_operator.engine.goal import Goal
 from servepipe_operator.engine.history import Checkpoint, Memory
-from servepipe_operator.engine.layout import applications, to_put
+from servepipe_operator.engine.layout import Layout, lay_out, to_put
 from servepipe_operator.engine.names import INGRESS, application
 from servepipe_operator.engine.rollout import View, look, retry_at
 from servepipe_operator.engine.state import Environment, Event, Json, Observed, Plan, Record
@@ -63,7 +63,7 @@ def plan(pipeline: ServePipeline, observed: Observed, environment: Environment, 
     checkpoint, records = accept(goal, memory, now)
     if paused:
         rollout, told = look(view, checkpoint), []
-        wanted, put = {}, None
+        layout, put = Layout({}, frozenset()), None
         records = []
     else:
         fresh = memory.checkpoint is None or checkpoint.spec != memory.checkpoint.spec
@@ -71,9 +71,9 @@ def plan(pipeline: ServePipeline, observed: Observed, environment: Environment, 
         checkpoint, rollout, happened = advance(view, checkpoint)
         told += happened
         checkpoint, records = _committed(checkpoint, memory, records, now)
-        wanted = applications(view, checkpoint, rollout)
-        put = None if goal.suspend and observed.serve == "NotStarted" else to_put(view, wanted)
-        told += _begun(wanted, view, checkpoint) if put else []
+        layout = lay_out(view, checkpoint, rollout)
+        put = None if goal.suspend and observed.serve == "NotStarted" else to_put(view, layout.applications)
+        told += _begun(layout.applications, view, checkpoint) if put else []
 
     outcome = report(
         view,
@@ -81,6 +81,7 @@ def plan(pipeline: ServePipeline, observed: Observed, environment: Environment, 
         rollout,
         observed,
         accepted=_paused(accepted) if paused else accepted,
+        draining=layout.draining,
         pending_put=put is not None,
         generation=generation,
         url=environment.url,
@@ -91,7 +92,7 @@ def plan(pipeline: ServePipeline, observed: Observed, environment: Environment, 
         serve_config=put,
         status=outcome.status,
         events=tuple(told),
-        prune=() if paused else _prunable(observed.records, checkpoint, wanted, view),
+        prune=() if paused else _prunable(observed.records, checkpoint, layout.applications, view),
         look_again_after_s=_look_again(checkpoint, environment, changing, now),
     )
 

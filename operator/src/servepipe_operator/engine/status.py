@@ -6,7 +6,7 @@ is what it asks for.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from servepipe_operator.engine.conditions import Condition, merged, state_of
@@ -61,6 +61,7 @@ def report(
     observed: Observed,
     *,
     accepted: Condition,
+    draining: Collection[str],
     pending_put: bool,
     generation: int | None,
     url: str,
@@ -71,6 +72,8 @@ def report(
     before = observed.status
     stalled = _stalled(view, checkpoint, rollout, nodes, before)
     changes = [] if view.goal.suspend else _changes(view, checkpoint, rollout, nodes)
+    if draining:
+        changes.append((_DRAINING, f"waiting for the last requests of {', '.join(sorted(draining))}"))
     if pending_put and not changes:
         changes = [("Applying", "what is deployed is not what it should be")]
     nodes_ready = _nodes_ready(view, nodes)
@@ -317,11 +320,10 @@ def _changes(view: View, checkpoint: Checkpoint, rollout: Rollout, nodes: Mappin
             changes.append(("ReplacingIngress", "the ingress is being started with new code or hooks"))
     elif rollout.ingress_waits:
         changes.append(("IngressWaits", "the ingress is replaced after the nodes"))
-    stable = {application(name, unit.stable or "") for name, unit in checkpoint.nodes.items()}
-    candidates = {application(candidate.node, candidate.revision) for candidate in active}
-    leaving = sorted(view.deployed.applications.keys() - stable - candidates - {INGRESS})
-    if leaving:
-        changes.append((_DRAINING, f"waiting for the last requests of {', '.join(leaving)}"))
+    ingress = view.deployed.applications.get(INGRESS)
+    if checkpoint.ingress.stable and not is_ready(ingress, view.goal.ingress.scale.low):
+        count = running(ingress) if ingress else 0
+        changes.append(("IngressNotReady", f"the ingress has {count} of {view.goal.ingress.scale.low} replicas"))
     return changes
 
 
