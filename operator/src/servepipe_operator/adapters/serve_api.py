@@ -121,6 +121,7 @@ def _application(name: str, details: Json) -> Application:
         deployment_message=speaker.get("message") or "",
         replicas=tuple(_replica(replica) for d in deployments for replica in d.get("replicas") or ()),
         target_replicas=sum(d.get("target_num_replicas") or 0 for d in deployments),
+        deployed_at=details.get("last_deployed_time_s") or 0.0,
     )
 
 
