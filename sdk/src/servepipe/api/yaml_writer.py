@@ -28,6 +28,8 @@ def write_yaml(document: dict[str, Any], spread: frozenset[Path] = frozenset()) 
         document: None, bool, int, finite float, str, list and dict with string keys. Order is kept.
         spread: Paths of objects and lists that are written one field or item per line even where one line would do.
     """
+    if not document:
+        return "{}\n"
     return "".join(f"{line}\n" for line in _block(document, 0, (), spread))
 
 
