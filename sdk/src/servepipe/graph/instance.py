@@ -141,9 +141,10 @@ class NodeInstance:
         context = contextvars.copy_context()
         try:
             thread = self._threads.submit(context.run, _in_thread, function, args, kwargs)
-        except BaseException:
-            if slots is not None:
-                slots.release()
+        except RuntimeError:
+            if slots is None:  # close() at the end of the process, when there are no more threads to be had
+                return function(*args, **kwargs)
+            slots.release()
             raise
         try:
             result = await asyncio.wrap_future(thread)
