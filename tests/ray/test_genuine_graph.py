@@ -41,3 +41,8 @@ def test_each_kind_of_input_that_ray_accepts_is_read_alike(answers):
     for row in rows:
         assert answers[row.name] == json.loads(json.dumps(row.expected)), row.name
         assert answers[f"{row.name}, compiled"] == json.loads(json.dumps(row.expected)), row.name
+
+
+@pytest.mark.ray
+def test_an_actor_that_runs_already_is_no_node(answers):
+    assert "is called on an actor that runs already" in answers["actor"]

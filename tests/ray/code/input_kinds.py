@@ -104,6 +104,7 @@ def answers_of_ray() -> dict[str, Any]:
 
     import ray
 
+    from servepipe.errors import GraphError
     from servepipe.ray import ServeInputNode, build
 
     answers: dict[str, Any] = {}
@@ -118,6 +119,13 @@ def answers_of_ray() -> dict[str, Any]:
             answers[row.name] = ray.get(output.execute(*row.args, **row.kwargs))
             # Executing must not make Ray's copies of nodes look like unused steps.
             answers[f"{row.name}, compiled"] = build(output, name="row").execute(*row.args, **row.kwargs)
+    actor = kit.Scale.remote(1)
+    with ServeInputNode() as i:
+        output = actor.forward.bind(i)
+    try:
+        build(output)
+    except GraphError as error:
+        answers["actor"] = error.what
     return answers
 
 

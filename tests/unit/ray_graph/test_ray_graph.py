@@ -266,6 +266,16 @@ def test_an_output_that_is_nested_too_deeply():
         build([out, value])
 
 
+def test_cycles():
+    held = []
+    with ServeInputNode() as i:
+        a = Model.bind(1, held)
+        held.append(a)
+        out = a.forward.bind(i)
+    with pytest.raises(GraphError, match="a cycle of nodes through Plain"):
+        build(out)
+
+
 def test_long_graphs_compile():
     with InputNode() as i:
         step = i

@@ -123,6 +123,9 @@ class App:
             fix=did_you_mean(name.replace("_", "-"), self.nodes),
         )
 
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *(name.replace("-", "_") for name in self.nodes)]
+
     def __repr__(self) -> str:
         return f"<App {self.name}: {', '.join(self.nodes)}>"
 
@@ -265,7 +268,7 @@ def lowered_here(dag: Any) -> Lowered:
         convert = importlib.import_module("servepipe.ray.graph").convert
         dag, labels = convert(dag, frame, where)
     else:
-        labels = labels_in(frame, lambda value: isinstance(value, Authored))
+        labels = labels_in(frame, Authored)
     return lower(dag, labels, where)
 
 

@@ -51,10 +51,14 @@ class Labels:
         return Labels({**later._named, **self._named})
 
 
-def labels_in(frame: FrameType, wanted: Callable[[object], bool]) -> Labels:
+def labels_in(frame: FrameType, kind: type, wanted: Callable[[Any], bool] = lambda value: True) -> Labels:
     """The variables of ``frame`` that hold wanted objects, directly or as an element of a list, tuple or dict.
 
     A function's own variables come before those of its module.
+
+    Args:
+        kind: Only objects of this class.
+        wanted: Which of these.
     """
     named: dict[int, tuple[str, object]] = {}
     scopes = [frame.f_locals] if frame.f_locals is frame.f_globals else [frame.f_locals, frame.f_globals]
@@ -63,7 +67,8 @@ def labels_in(frame: FrameType, wanted: Callable[[object], bool]) -> Labels:
             if variable.startswith("_") or variable in _SKIPPED:
                 continue
             for label, item in _elements(variable, value):
-                if wanted(item):
+                # By type(): isinstance would ask the object, and a lazy proxy among the variables would wake up.
+                if issubclass(type(item), kind) and wanted(item):
                     named.setdefault(id(item), (label, item))
     return Labels(named)
 

@@ -199,6 +199,10 @@ class ClassNode(Authored):
         check_method_exists(self._target, name, here())
         return Method(self, name)
 
+    def __dir__(self) -> list[str]:
+        methods = [name for name in dir(self._target) if callable(getattr(self._target, name, None))]
+        return [*super().__dir__(), *(name for name in methods if not name.startswith("_"))]
+
     def __repr__(self) -> str:
         return f"<node {self._target.__qualname__} of {self._place}>"
 

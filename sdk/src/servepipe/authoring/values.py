@@ -143,9 +143,7 @@ class ServeInputNode(InputPart):
     ) -> None:
         _active.reset(self._token)
         # Not what belongs to other graphs: an old one in a notebook's variable would stay alive with all its models.
-        self._labels = labels_in(
-            user_frame(), lambda value: isinstance(value, Authored) and getattr(value, "_owner", None) in (None, self)
-        )
+        self._labels = labels_in(user_frame(), Authored, lambda value: getattr(value, "_owner", None) in (None, self))
 
     def _register(self, step: Value) -> None:
         """Remember a step, so that one that nothing needs can be reported.

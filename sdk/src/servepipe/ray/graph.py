@@ -29,7 +29,7 @@ from servepipe.authoring.places import Place
 from servepipe.errors import GraphError
 from servepipe.graph.ir import Attr
 from servepipe.graph.values import MAX_DEPTH
-from servepipe.ray.input_node import ServeInputNode, is_node
+from servepipe.ray.input_node import ServeInputNode
 
 __all__ = ["convert"]
 
@@ -50,7 +50,7 @@ def convert(dag: Any, frame: FrameType, where: str) -> tuple[Any, Labels]:
     Raises:
         GraphError: Something in it has no counterpart in a pipeline.
     """
-    conversion = _Conversion(Place(frame.f_code.co_filename, frame.f_lineno), labels_in(frame, is_node), where)
+    conversion = _Conversion(Place(frame.f_code.co_filename, frame.f_lineno), labels_in(frame, DAGNode), where)
     return conversion.of(dag), conversion.labels
 
 
@@ -188,9 +188,6 @@ class _Conversion:
         return self._placed(made)
 
     def _method_call(self, node: Any) -> Any:
-        if node.is_class_method_output:
-            call = self._done[id(node.class_method_call)]
-            return call[node.output_idx]
         parent = node._parent_class_node
         if isinstance(parent, ActorHandle):
             raise self._error(

@@ -11,12 +11,7 @@ from servepipe.authoring.naming import Labels, labels_in
 from servepipe.authoring.places import Place, here, user_frame
 from servepipe.errors import GraphError
 
-__all__ = ["ServeInputNode", "is_node"]
-
-
-def is_node(value: object) -> bool:
-    """Whether ``value`` is a part of one of Ray's graphs."""
-    return isinstance(value, DAGNode)
+__all__ = ["ServeInputNode"]
 
 
 class ServeInputNode(InputNode):  # type: ignore[misc]  # Ray has no types here
@@ -45,4 +40,4 @@ class ServeInputNode(InputNode):  # type: ignore[misc]  # Ray has no types here
 
     def __exit__(self, *args: object) -> None:
         super().__exit__(*args)
-        self._labels = labels_in(user_frame(), is_node)
+        self._labels = labels_in(user_frame(), DAGNode)
