@@ -386,6 +386,26 @@ def test_hooks_must_be_callable():
         build(out, postprocessor=5)
 
 
+def test_hooks_take_one_argument():
+    with pytest.raises(SignatureError, match="too many positional"):
+        ServeInputNode(preprocessor=lambda: 1)
+    with pytest.raises(SignatureError, match="missing a required argument"):
+        build(ensemble.bind(1), postprocessor=lambda answer, more: 1)
+
+
+def test_attributes_of_outputs_and_of_classes_that_are_not_bound():
+    with pytest.raises(GraphError, match="the output of ensemble has no attribute 'label'") as caught:
+        _ = ensemble.bind(1).label  # attribute of an output
+    assert_located(caught.value, "attribute of an output")
+    assert caught.value.fix == 'Take a key of it: ["label"].'
+    with pytest.raises(GraphError, match="Model is not bound") as caught:
+        Model.forward.bind(1)
+    assert "Model.bind(...).forward" in caught.value.fix
+    assert Model.limit == 5
+    assert not hasattr(Model, "nothing")
+    assert not hasattr(ensemble.bind(1), "nothing")
+
+
 @pytest.mark.parametrize(
     ("write", "what"),
     [

@@ -12,6 +12,7 @@ from servepipe.authoring.lower import Lowered, UnusedStepWarning, lower
 from servepipe.authoring.naming import NamingWarning, labels_in
 from servepipe.authoring.options import INGRESS, NODE, Fields, did_you_mean, merged, node_fields
 from servepipe.authoring.places import Place, here, user_frame, warn
+from servepipe.authoring.signatures import check_hook
 from servepipe.authoring.values import Authored
 from servepipe.errors import GraphError, NamingError
 
@@ -241,8 +242,7 @@ def build(
         GraphError: The graph is not valid.
     """
     frame, place = user_frame(), here()
-    if postprocessor is not None and not callable(postprocessor):
-        raise GraphError(f"the postprocessor {postprocessor!r} is not callable", where=str(place))
+    check_hook(postprocessor, "postprocessor", place)
     lowered = lowered_here(dag)
     if lowered.unnamed:
         warn(

@@ -17,7 +17,13 @@ from typing import TYPE_CHECKING, Any, NoReturn, overload
 from servepipe.authoring import options as _options
 from servepipe.authoring.loader import TARGET_ATTRIBUTE, unwrap
 from servepipe.authoring.places import Place, here
-from servepipe.authoring.signatures import check_class, check_function, check_method, check_method_exists
+from servepipe.authoring.signatures import (
+    UnknownMethodError,
+    check_class,
+    check_function,
+    check_method,
+    check_method_exists,
+)
 from servepipe.authoring.values import Authored, Value, active_input, check_key, leaves
 from servepipe.errors import GraphError
 from servepipe.graph.ir import Path
@@ -86,6 +92,17 @@ class RemoteClass(_Remote):
             SignatureError: The constructor does not take these arguments.
         """
         return ClassNode(self._target, args, kwargs, self._fields, self._name)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        if inspect.isfunction(inspect.getattr_static(self._target, name, None)):
+            raise UnknownMethodError(
+                f"{self._target.__qualname__} is not bound, so it has no {name!r} to bind",
+                where=str(here()),
+                fix=f"Make a node of it first: {self._target.__name__}.bind(...).{name}.bind(...).",
+            )
+        return getattr(self._target, name)
 
     def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[type, ...]:
         # `class Child(Parent)` where Parent is decorated: the plain class is the base.
@@ -294,6 +311,13 @@ class Output(Value):
             GraphError: The graph has no such node.
         """
         return self._lower_and_prepare(fakes)
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        raise UnknownMethodError(
+            f"{self._label()} has no attribute {name!r}", where=str(here()), fix=f'Take a key of it: ["{name}"].'
+        )
 
     def _execution(self) -> Execution:
         execution: Execution | None = self.__dict__.get("_execution_cache")

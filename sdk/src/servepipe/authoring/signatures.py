@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from servepipe.authoring.places import Place
-from servepipe.errors import SignatureError
+from servepipe.errors import GraphError, SignatureError
 
-__all__ = ["UnknownMethodError", "check_class", "check_function", "check_method", "check_method_exists"]
+__all__ = ["UnknownMethodError", "check_class", "check_function", "check_hook", "check_method", "check_method_exists"]
 
 
 class UnknownMethodError(SignatureError, AttributeError):
@@ -30,6 +30,20 @@ def check_function(function: Callable[..., Any], args: Sequence[Any], kwargs: Ma
     name = getattr(function, "__qualname__", repr(function))
     _check_returns_value(function, name, place)
     _check_arguments(function, name, args, kwargs, place)
+
+
+def check_hook(hook: Any, what: str, place: Place) -> None:
+    """Raises unless ``hook`` (a pre- or postprocessor, or None) can be called with one argument.
+
+    Raises:
+        GraphError: It is not callable.
+        SignatureError: It does not take one positional argument, or is a generator.
+    """
+    if hook is None:
+        return
+    if not callable(hook):
+        raise GraphError(f"the {what} {hook!r} is not callable", where=str(place), fix="Pass a function.")
+    check_function(hook, [None], {}, place)
 
 
 def check_method_exists(cls: type, method: str, place: Place) -> None:

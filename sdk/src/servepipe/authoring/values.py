@@ -14,6 +14,7 @@ from weakref import WeakSet
 
 from servepipe.authoring.naming import Labels, labels_in
 from servepipe.authoring.places import Place, here, user_frame
+from servepipe.authoring.signatures import check_hook
 from servepipe.errors import GraphError
 from servepipe.graph.ir import Attr, Path
 
@@ -118,17 +119,12 @@ class ServeInputNode(InputPart):
             the single argument. It runs for HTTP only, not for ``execute`` or handles.
 
     Raises:
-        GraphError: ``preprocessor`` is not callable.
+        GraphError: ``preprocessor`` is not callable with one argument.
     """
 
     def __init__(self, *, preprocessor: Callable[[Any], Any] | None = None) -> None:
         super().__init__(self, ())
-        if preprocessor is not None and not callable(preprocessor):
-            raise GraphError(
-                f"the preprocessor {preprocessor!r} is not callable",
-                where=str(self._place),
-                fix="Pass a function that takes the request.",
-            )
+        check_hook(preprocessor, "preprocessor", self._place)
         self._preprocessor = preprocessor
         self._inside: list[Value] = []
         self._outside: WeakSet[Value] = WeakSet()

@@ -9,7 +9,7 @@ from ray.dag import DAGNode, InputNode
 
 from servepipe.authoring.naming import Labels, labels_in
 from servepipe.authoring.places import Place, here, user_frame
-from servepipe.errors import GraphError
+from servepipe.authoring.signatures import check_hook
 
 __all__ = ["ServeInputNode"]
 
@@ -22,17 +22,12 @@ class ServeInputNode(InputNode):  # type: ignore[misc]  # Ray has no types here
             the single argument.
 
     Raises:
-        GraphError: ``preprocessor`` is not callable.
+        GraphError: ``preprocessor`` is not callable with one argument.
     """
 
     def __init__(self, *, preprocessor: Callable[[Any], Any] | None = None) -> None:
         place = here()
-        if preprocessor is not None and not callable(preprocessor):
-            raise GraphError(
-                f"the preprocessor {preprocessor!r} is not callable",
-                where=str(place),
-                fix="Pass a function that takes the request.",
-            )
+        check_hook(preprocessor, "preprocessor", place)
         super().__init__()
         self._preprocessor = preprocessor
         self._place: Place = place
