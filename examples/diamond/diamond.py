@@ -20,4 +20,4 @@ app.ingress.set_options(num_replicas=2)
 
 if __name__ == "__main__":
     assert ray_dag.execute(1, 2, 3) == 8  # 1*1 + 2*2 + 3, in this process
-    print(app.to_yaml())
+    print(app.to_yaml(), end="")

@@ -24,4 +24,4 @@ app = build(ray_dag, name="diamond-preprocessed")
 
 if __name__ == "__main__":
     assert ray_dag.execute([1, 2, 3]) == 8
-    print(app.to_yaml())
+    print(app.to_yaml(), end="")

@@ -25,4 +25,4 @@ app.ingress.set_options(num_replicas=2)
 if __name__ == "__main__":
     ray.init()
     assert ray.get(ray_dag.execute(1, 2, 3)) == 8
-    print(app.to_yaml())
+    print(app.to_yaml(), end="")

@@ -25,6 +25,7 @@ from servepipe.authoring.nodes import (
     StepPart,
 )
 from servepipe.authoring.options import Fields
+from servepipe.authoring.places import Place
 from servepipe.authoring.values import InputPart, Item
 from servepipe.errors import GraphError
 from servepipe.graph import ir
@@ -278,15 +279,18 @@ def _describe_node(node: Node) -> tuple[str, str, str]:
     if isinstance(node, ClassNode):
         return f"a node of {target}", str(node._place), f'Give it a name: {short}.options(name="...").bind(...).'
     code = getattr(node._target, "__code__", None)
-    where = f"{code.co_filename}:{code.co_firstlineno}" if code else ""
+    where = str(Place(code.co_filename, code.co_firstlineno)) if code else ""
     return f"the function {target}", where, f'Give it a name: {short}.options(name="...").bind(...).'
 
 
 def _describe_step(step: Step) -> tuple[str, str, str]:
-    named = not isinstance(step, CallStep) or step._method is None
-    fix = 'Give it a variable of another name, or pass name="...".'
-    if isinstance(step, CallStep):
-        fix = "Give it a variable of another name." if named else 'Give it a name: .options(name="...").bind(...).'
+    """What it is, where it stands, and how to give it a name."""
+    if not isinstance(step, CallStep):
+        fix = 'Pass name="...".'
+    elif step._method is None:
+        fix = "Assign it to a variable of another name."  # a function's .options(name=...) names its node
+    else:
+        fix = f'Give it a name: .{step._method}.options(name="...").bind(...).'
     return f"the step {step!r}", str(step._place), fix
 
 
