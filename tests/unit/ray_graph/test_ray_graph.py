@@ -74,8 +74,9 @@ GRAPH = """
         first = shared.forward.bind(i[0])
         parts = {{"a": models[0].forward.bind(i.k), "b": models[1].forward.bind(x=i["j"])}}
         inner = ensemble.bind([first, (parts["a"], {{"deep": first}})], more=first)
-        again = ensemble.options(num_gpus=1, memory=2**30, resources={{"special": 1}}).bind(inner) if False else inner
-        out = ensemble.bind(again, holder.forward.bind(i), parts["b"], Model.bind(9).forward.bind(i))
+        unnamed = [[ensemble.bind(inner)], [ensemble.bind(first)]]
+        last = Model.bind(9).forward.bind(i)
+        out = ensemble.bind(unnamed[1][0], unnamed[0][0], holder.forward.bind(i), parts["b"], last)
     app = build([out, first], name="twice")
 """
 

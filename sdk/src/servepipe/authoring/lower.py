@@ -166,7 +166,7 @@ class _Names:
                 continue
             what, where, fix = _describe_step(step)
             self.of[id(step)] = names.claim(normalised(label, what, where, fix), what, where, fix)
-        for step in sorted(nameless, key=lambda step: step._order):
+        for step in nameless:  # in the graph's own order, which is that of Ray's graphs too
             what, where, fix = _describe_step(step)
             self.of[id(step)] = names.numbered(self._stem(step), 2, what, where, fix)
 
