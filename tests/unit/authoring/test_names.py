@@ -130,6 +130,20 @@ def test_two_variables_for_one_object_the_first_counts():
     assert node_names(app) == ["original"]
 
 
+def test_lazy_proxies_among_the_variables_are_not_woken_up():
+    class Lazy:
+        @property
+        def __class__(self):
+            raise RuntimeError("woken up")
+
+    with ServeInputNode() as i:
+        lazy, many = Lazy(), [Lazy()]
+        m1 = Model.bind()
+        out = m1.forward.bind(i)
+    assert node_names(build(out)) == ["m1"]
+    assert (lazy, many) is not None
+
+
 def test_private_variables_name_nothing():
     with ServeInputNode() as i:
         _hidden = Model.bind()
