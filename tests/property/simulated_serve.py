@@ -95,6 +95,8 @@ class SimulatedServe:
         self.problems: list[str] = []
         """What must never happen and did."""
         self.sabotaged_until = 0.0
+        self.deaf: set[str] = set()
+        """Replicas that do not take a new ``user_config``."""
         self._ids = itertools.count(1)
 
     # --- What the engine can do -------------------------------------------------------------------------------------
@@ -324,7 +326,9 @@ class SimulatedServe:
                         )
                 else:
                     replica.state = "RUNNING"
-            if replica.next_config and now >= replica.next_config[0] and replica.state != "STOPPING":
+            due = replica.next_config is not None and now >= replica.next_config[0]
+            if due and replica.state != "STOPPING" and replica.id not in self.deaf:
+                assert replica.next_config is not None
                 replica.user_config, replica.next_config = replica.next_config[1], None
                 if replica.state == "UPDATING":
                     replica.state = "RUNNING"

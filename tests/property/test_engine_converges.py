@@ -153,7 +153,19 @@ def write_nonsense(spec: Spec, name: str, value: int) -> None:
 
 
 EDITS = (
-    *(change_model, change_model, change_model, break_model, change_code, scale, autoscale, configure, move, add, remove),
+    *(
+        change_model,
+        change_model,
+        change_model,
+        break_model,
+        change_code,
+        scale,
+        autoscale,
+        configure,
+        move,
+        add,
+        remove,
+    ),
     *(rewire, preprocess, scale_ingress, suspend, pause, allow_concurrency, retry, write_nonsense),
 )
 

@@ -42,16 +42,17 @@ def accept(goal: Goal, memory: Memory, now: float) -> tuple[Checkpoint, list[Rec
         return Checkpoint(goal.spec_name, goal.graph_revision, at=now), records
     # A node that never answered and is not wanted any more leaves nothing behind.
     known = {name: unit for name, unit in before.nodes.items() if unit.stable or name in goal.nodes}
+    # A graph that never answered anybody needs no protection, and one whose record is lost cannot have any.
+    keeps_graph = before.ingress.stable and (before.graph == goal.graph_revision or before.graph in memory.graphs)
+    graph = before.graph if keeps_graph else goal.graph_revision
     if before.spec == goal.spec_name:
-        return replace(before, nodes=known), records
+        return replace(before, graph=graph, nodes=known), records
     nodes = {
         name: replace(unit, live=goal.spec_name)
         if name in goal.nodes and goal.nodes[name].revision == unit.stable
         else unit
         for name, unit in known.items()
     }
-    # A graph that never answered anybody needs no protection.
-    graph = before.graph if before.ingress.stable else goal.graph_revision
     return replace(before, spec=goal.spec_name, graph=graph, nodes=nodes), records
 
 

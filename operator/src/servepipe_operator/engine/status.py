@@ -94,7 +94,9 @@ def report(
     upgrading = ", ".join(f"{c.node} {c.weight}%" for c in rollout.candidates.values() if c.active)
     if upgrading:
         status["upgrading"] = upgrading
-    return Report(_headed(status, generation, url), bool(changes) or ready.status != "True")
+    # What failed is only waited for; everything else that is not as it should be is about to change.
+    changing = bool(changes) or (ready.status != "True" and stalled is None and not view.goal.suspend)
+    return Report(_headed(status, generation, url), changing)
 
 
 def blind(
@@ -279,7 +281,7 @@ def _served(view: View, checkpoint: Checkpoint) -> list[str]:
     """The nodes of the graph that callers get."""
     if checkpoint.graph == view.goal.graph_revision:
         return sorted(view.goal.nodes)
-    return sorted(checkpoint.nodes)
+    return list(view.memory.graphs[checkpoint.graph]["nodes"])
 
 
 def _ready(
