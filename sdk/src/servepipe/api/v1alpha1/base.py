@@ -17,6 +17,9 @@ __all__ = [
     "MAX_INT32",
     "NAME_PATTERN",
     "NODE_NAME_PATTERN",
+    "Digest",
+    "Duration",
+    "Folder",
     "FreeForm",
     "ImageName",
     "ImportPath",
@@ -29,7 +32,9 @@ __all__ = [
     "NodeName",
     "PositiveInt32",
     "Quantity",
+    "Route",
     "StepName",
+    "Version",
     "explained_patterns",
     "keyed_by",
     "rule",
@@ -102,7 +107,18 @@ _DNS_NAME = r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$"
 _IMPORT = r"^[^\s:]+:[^\s:]+$"
 _IMAGE = r"^[^\s]+$"
 
+_VERSION = r"^[0-9]+\.[0-9]+\.[0-9]+[0-9A-Za-z.+-]*$"
+_DIGEST = r"^sha256:[0-9a-f]{64}$"
+_DURATION = r"^([0-9]{1,5}(h|m|s|ms)){1,4}$"
+_ROUTE = r"^/[^\s?#]*$"
+_FOLDER = r"^/"
+
 _EXPLAINED = {
+    _VERSION: 'a version such as "2.60.0"',
+    _DIGEST: '"sha256:" and 64 hexadecimal digits',
+    _DURATION: 'a duration such as "500ms", "30s" or "1h30m"',
+    _ROUTE: 'a path that starts with "/"',
+    _FOLDER: "an absolute path",
     NAME_PATTERN: "lower case letters, digits and hyphens, a letter first, at most 44 characters",
     NODE_NAME_PATTERN: "lower case letters, digits and single hyphens, a letter first, at most 40 characters",
     _STEP_NAME: "lower case letters, digits and hyphens, a letter first, at most 63 characters",
@@ -134,6 +150,11 @@ StepName: TypeAlias = Annotated[str, Field(pattern=_STEP_NAME, max_length=63)]
 Name: TypeAlias = Annotated[str, Field(pattern=_DNS_NAME, max_length=253)]
 ImportPath: TypeAlias = Annotated[str, Field(pattern=_IMPORT, max_length=512)]
 ImageName: TypeAlias = Annotated[str, Field(pattern=_IMAGE, max_length=512)]
+Version: TypeAlias = Annotated[str, Field(pattern=_VERSION, max_length=64)]
+Digest: TypeAlias = Annotated[str, Field(pattern=_DIGEST, max_length=71)]
+Duration: TypeAlias = Annotated[str, Field(pattern=_DURATION, max_length=32)]
+Route: TypeAlias = Annotated[str, Field(pattern=_ROUTE, max_length=256)]
+Folder: TypeAlias = Annotated[str, Field(pattern=_FOLDER, max_length=1024)]
 Quantity: TypeAlias = Annotated[
     str,
     Field(pattern=QUANTITY_PATTERN, max_length=32, json_schema_extra={"x-kubernetes-int-or-string": True}),

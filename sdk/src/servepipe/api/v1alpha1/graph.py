@@ -13,6 +13,7 @@ from pydantic_core import PydanticCustomError
 
 from servepipe.api.v1alpha1.base import (
     PRESERVE,
+    Duration,
     ImportPath,
     Json,
     JsonList,
@@ -130,7 +131,7 @@ class StepSpec(Model):
     """Positional arguments: constants, {$input: [...]}, {$step: ...}, {$item: ...}, {$node: ...}, lists and objects."""
     kwargs: JsonObject = Field(default_factory=dict)
     """Keyword arguments by name."""
-    timeout: Annotated[str, Field(pattern=r"^([0-9]{1,5}(h|m|s|ms)){1,4}$", max_length=32)] | None = None
+    timeout: Duration | None = None
     """Bound of one attempt: 500ms, 30s, 1h30m. Default: only the request's own."""
     retries: Annotated[int, Field(ge=0, le=100)] = 0
     """Further attempts after a failed one. Default 0."""

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from servepipe.api.v1alpha1.base import (
+    Digest,
+    Folder,
     FreeForm,
     ImageName,
     ImportPath,
@@ -162,7 +164,7 @@ class Volume(Model):
 
     name: Annotated[str, Field(min_length=1, max_length=63)]
     """Name of the volume."""
-    mount_path: Annotated[str, Field(pattern=r"^/", max_length=1024)]
+    mount_path: Folder
     """The folder in the container, an absolute path."""
     read_only: bool = False
     """Whether replicas may only read. Default false."""
@@ -187,7 +189,7 @@ class NodeSpec(Model):
 
     import_: ImportPath = Field(alias="import")
     """The class or function, "module:name"."""
-    code: Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$", max_length=71)] | None = None
+    code: Digest | None = None
     """Digest of the sources that compile saw; a replica whose sources differ does not start. Default: not checked."""
     args: Annotated[JsonList, Field(max_length=256)] = Field(default_factory=list)
     """Positional arguments of the constructor: constants and {$node: ...}, also inside lists and objects."""

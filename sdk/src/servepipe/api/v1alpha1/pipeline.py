@@ -15,6 +15,7 @@ from servepipe.api.v1alpha1.base import (
     Name,
     NodeName,
     PositiveInt32,
+    Version,
     keyed_by,
     rule,
     validated,
@@ -62,7 +63,7 @@ class Spec(Model):
         )
     )
 
-    ray_version: Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]+\.[0-9]+[0-9A-Za-z.+-]*$", max_length=64)] | None = None
+    ray_version: Version | None = None
     """Ray's version in all images. Default: the version that this release of servepipe pins."""
     image: ImageName | None = None
     """Default image of nodes and of the ingress."""

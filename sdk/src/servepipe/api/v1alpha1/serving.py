@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from servepipe.api.v1alpha1.base import FreeForm, ImageName, Int32, Model, PositiveInt32, rule, validated
+from servepipe.api.v1alpha1.base import FreeForm, ImageName, Int32, Model, PositiveInt32, Route, rule, validated
 from servepipe.api.v1alpha1.nodes import Autoscaling, Resources
 
 __all__ = ["Cluster", "Grpc", "Head", "Ingress", "Service", "Workers"]
@@ -41,7 +41,7 @@ class Ingress(Model):
     """Lets Ray Serve choose the number of replicas. Excludes replicas."""
     resources: Resources | None = None
     """What one replica reserves. Default: one CPU."""
-    route: Annotated[str, Field(pattern=r"^/[^\s?#]*$", max_length=256)] = "/"
+    route: Route = "/"
     """Path under which the graph answers. Default /."""
     service: Service | None = None
     """The Kubernetes Service that callers use."""
