@@ -103,7 +103,7 @@ def test_the_resource():
             "nodes": {
                 "m1": {"import": f"{home}:Model", "code": code, "args": [1], "replicas": 3},
                 "m2": {"import": f"{home}:Model", "code": code, "kwargs": {"val": 2}},
-                "ensemble": {"import": f"{home}:ensemble", "code": code},
+                "ensemble": {"import": f"{home}:ensemble", "code": code, "placement": "Inline"},
             },
         },
     }
@@ -118,7 +118,7 @@ def test_code_of_installed_packages_has_no_digest():
     with ServeInputNode() as i:
         out = remote(package.safe_load).bind(i)
     app = build(out)
-    assert app.to_dict()["spec"]["nodes"] == {"safe-load": {"import": "yaml:safe_load"}}
+    assert app.to_dict()["spec"]["nodes"] == {"safe-load": {"import": "yaml:safe_load", "placement": "Inline"}}
 
 
 def test_values_that_need_a_form_of_their_own():

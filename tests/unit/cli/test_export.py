@@ -30,7 +30,6 @@ spec:
       nodeSelector: {zone: a}
       image: other:1
     m2: {autoscaling: {minReplicas: 1, maxReplicas: 4}}
-    ensemble: {placement: Inline}
   ingress: {replicas: 2, route: /diamond, requestTimeoutSeconds: 5, grpc: {}, template: {metadata: {labels: {a: b}}}}
   cluster:
     workers: {minReplicas: 2, maxReplicas: 3, resources: {cpu: "8", gpu: "0.5"}, template: {spec: {hostNetwork: true}}}
@@ -57,14 +56,15 @@ def applications(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def test_the_diamond_for_serve(run: Run, diamond: Path) -> None:
     config = exported(run, "serve", diamond)
     apps = applications(config)
-    assert list(apps) == ["ingress", "m1", "m2", "ensemble"]
+    assert list(apps) == ["ingress", "m1", "m2"]
     assert config["http_options"] == {"host": "0.0.0.0", "port": 8000, "request_timeout_s": 70}
     assert "grpc_options" not in config
     names = {application["name"] for application in config["applications"]}
     table = apps["ingress"]["deployments"][0]["user_config"]
-    assert {f"{node}--{entry['routes'][0]['revision']}" for node, entry in table["nodes"].items()} == names - {
-        "ingress"
-    }
+    routed = {node: f"{node}--{entry['routes'][0]['revision']}" for node, entry in table["nodes"].items()}
+    assert names == {"ingress", routed["m1"], routed["m2"]}
+    assert "inline" in table["nodes"]["ensemble"]["routes"][0]
+    assert "inline" not in table["nodes"]["m1"]["routes"][0]
     assert apps["ingress"]["route_prefix"] == "/"
     assert "route_prefix" in apps["m1"] and apps["m1"]["route_prefix"] is None
     assert apps["m1"]["args"]["args"] == [1]
@@ -157,7 +157,6 @@ with ServeInputNode() as request:
     answer = holder.run.bind(inner_step)
 
 app = build(answer, name="holding")
-app.inner.set_options(placement="Inline")
 """
 
 

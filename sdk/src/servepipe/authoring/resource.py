@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from servepipe.authoring.code import code_digest
-from servepipe.authoring.loader import import_path_of, import_root, module_name
+from servepipe.authoring.loader import import_root, importable, module_name
 from servepipe.authoring.lower import LoweredNode
 from servepipe.errors import GraphError, GraphTooLargeError, ImportPathError
 from servepipe.graph.checks import MAX_NODES, MAX_STEPS
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from servepipe.authoring.app import App
 
 __all__ = ["import_root_of", "to_resource", "to_text", "to_validated"]
-
-_MAIN_MODULES = ("__main__", "__mp_main__")
 
 
 def to_resource(app: App) -> dict[str, Any]:
@@ -62,7 +60,7 @@ def import_root_of(app: App) -> Path | None:
     """
     roots: dict[Path, str] = {}
     for node in app._lowered.nodes.values():
-        module = _module(import_path_of(node.target).partition(":")[0])
+        _, module = importable(node.target)
         root = import_root(module)
         if root is not None and code_digest(module_name(module), root) is not None:
             roots.setdefault(root, node.name)
@@ -114,10 +112,8 @@ def _resource(app: App) -> dict[str, Any]:
 
 
 def _node(node: LoweredNode, options: dict[str, Any]) -> dict[str, Any]:
-    path = _path(node.target, f"node {node.name!r}", node.where)
-    assert path is not None
+    path, module = _importable(node.target, f"node {node.name!r}", node.where)
     fields: dict[str, Any] = {"import": path}
-    module = _module(path.partition(":")[0])
     root = import_root(module)
     digest = code_digest(module_name(module), root) if root is not None else None
     if digest is not None:
@@ -127,31 +123,27 @@ def _node(node: LoweredNode, options: dict[str, Any]) -> dict[str, Any]:
     if node.kwargs:
         fields["kwargs"] = {key: dump_expr(value, node.where) for key, value in node.kwargs}
     fields |= options
+    if _belongs_in_ingress(node, fields):
+        fields["placement"] = "Inline"
     if "userConfig" in options:
         fields["userConfig"] = encode_value(options["userConfig"], f"{node.where} user_config")
     return fields
 
 
-def _path(target: Callable[..., Any] | None, what: str, where: str = "") -> str | None:
-    if target is None:
-        return None
+def _belongs_in_ingress(node: LoweredNode, fields: Mapping[str, Any]) -> bool:
+    """Whether ``placement: Auto`` means the ingress's own process: a plain function that asks for nothing else."""
+    from servepipe.api.v1alpha1 import INLINE_REFUSES
+
+    is_auto = fields.get("placement", "Auto") == "Auto"
+    return is_auto and not inspect.isclass(node.target) and not any(field in fields for field in INLINE_REFUSES)
+
+
+def _path(target: Callable[..., Any] | None, what: str) -> str | None:
+    return None if target is None else _importable(target, what)[0]
+
+
+def _importable(target: Callable[..., Any], what: str, where: str = "") -> tuple[str, ModuleType]:
     try:
-        return import_path_of(target)
+        return importable(target)
     except ImportPathError as error:
         raise ImportPathError(f"{what}: {error.what}", where=where or error.where, fix=error.fix) from None
-
-
-def _module(name: str) -> ModuleType:
-    """The module that other processes import as ``name``; here it may be ``__main__``."""
-    for known in _MAIN_MODULES:
-        main = sys.modules.get(known)
-        if main is not None and getattr(main, "__file__", None) and _is_called(main, name):
-            return main
-    return sys.modules[name]
-
-
-def _is_called(module: ModuleType, name: str) -> bool:
-    try:
-        return module_name(module) == name
-    except ImportPathError:
-        return False
