@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from random_graphs import Expected, RandomGraph, expect, random_graph
 
 from servepipe.errors import RequestError
-from servepipe.graph.background import run_in_background
+from servepipe.graph.background import background
 from servepipe.graph.checks import Kind, problems
 from servepipe.graph.failures import failed_step
 from servepipe.graph.inprocess import Runner
@@ -79,7 +79,7 @@ def run_and_compare(example: RandomGraph) -> Expected:
         assert expected.ok
         assert answer == expected.value
     # Losers and the rest of what failed are cancelled; nothing goes on for a request that has been answered.
-    run_in_background(nothing_hangs(module))
+    background.run(nothing_hangs(module))
     counted = module.CALLS
     for key in counted.keys() | expected.most.keys():
         assert expected.least[key] <= counted[key] <= expected.most[key], key

@@ -17,7 +17,7 @@ import pytest
 
 from servepipe.errors import BadRequestError, GraphError, RequestError, SignatureError
 from servepipe.graph import ir
-from servepipe.graph.background import background_loop, run_in_background
+from servepipe.graph.background import background
 from servepipe.graph.calls import NodeDefinition, RequestContext, current_request
 from servepipe.graph.failures import failed_step
 from servepipe.graph.inprocess import Runner
@@ -270,7 +270,7 @@ def test_a_thread_that_nobody_waits_for_keeps_its_slot(runner_of: RunnerOf) -> N
 def test_blocking_false_calls_sync_methods_on_the_loop(runner_of: RunnerOf) -> None:
     class Quick:
         def where(self) -> bool:
-            return asyncio.get_running_loop() is background_loop()
+            return asyncio.get_running_loop() is background.loop()
 
     assert runner_of(call("where"), n=NodeDefinition("n", Quick, blocking=False)).execute() is True
     with pytest.raises(RuntimeError, match="no running event loop"):
@@ -327,7 +327,7 @@ def test_exceptions_that_event_loops_cannot_carry(
     with pytest.raises(Exception, match=told) as caught:
         runner.execute()
     assert failed_step(caught.value) == ("s", "n", "f")
-    assert background_loop().is_running()
+    assert background.loop().is_running()
 
 
 def test_an_exception_keeps_its_traceback_and_says_where_it_was(diamond: Runner) -> None:
@@ -365,7 +365,7 @@ def test_a_node_that_is_not_there_is_an_error(runner_of: RunnerOf) -> None:
 
 
 async def test_execute_works_inside_a_running_loop_and_async_from_any_loop(diamond: Runner) -> None:
-    assert asyncio.get_running_loop() is not background_loop()
+    assert asyncio.get_running_loop() is not background.loop()
     assert diamond.execute((1, 2, 3)) == 8  # as in a notebook
     assert await diamond.execute_async((1, 2, 3)) == 8
     assert await asyncio.gather(*(diamond.execute_async((n, 0, 0)) for n in range(20))) == list(range(20))
@@ -460,7 +460,7 @@ def test_the_process_ends_cleanly(tmp_path: Any) -> None:
     )
 
     ended = subprocess.run(
-        [sys.executable, "-X", "dev", "-W", "error", "-c", program],
+        [sys.executable, "-W", "error", "-c", program],
         capture_output=True,
         text=True,
         timeout=60,
@@ -502,5 +502,5 @@ def test_interrupting_a_wait_cancels_the_work(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(asyncio, "run_coroutine_threadsafe", interrupting)
     with pytest.raises(Interrupted):
-        run_in_background(work())
+        background.run(work())
     assert cancelled.wait(DEADLINE_S)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import enum
 import time
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
@@ -584,3 +585,162 @@ async def test_a_failure_at_the_end_of_a_long_chain_needs_no_recursion(gates: An
     with pytest.raises(asyncio.CancelledError):
         await task
     await gates.until_cancelled("s0")
+
+
+async def test_what_is_dropped_while_the_news_goes_round_does_not_start(gates: Any, make: SimpleNamespace) -> None:
+    graph = make.graph(
+        make.step("x", method="now"),
+        make.step("after", StepRef("x"), method="now"),
+        First("f", (StepRef("after"), StepRef("x"))),
+    )
+
+    assert await answer(graph, gates) == "x"
+    assert gates.started == {"x": 1}
+
+
+async def test_outcomes_are_kept_for_whoever_needs_them_later(gates: Any, make: SimpleNamespace) -> None:
+    graph = make.graph(
+        make.step("good", method="now"),
+        make.step("bad", method="fail"),
+        make.step("never", StepRef("bad"), method="now"),
+        Fallback("f", (StepRef("bad"), StepRef("never"), ListOf((StepRef("good"), StepRef("bad"))), StepRef("good"))),
+        make.step("then", StepRef("f"), StepRef("good"), method="now"),
+    )
+
+    assert await answer(graph, gates) == "then"
+    assert gates.started == {"good": 1, "bad": 1, "then": 1}
+    assert gates.arguments["then"] == ("good", "good")
+
+
+@pytest.mark.parametrize("kind", ["map", "switch", "split"])
+async def test_a_combinator_that_is_needed_again_goes_on_where_it_was(
+    gates: Any, make: SimpleNamespace, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its user fails, but the fallback's second option needs it too: nothing of it runs twice or is drawn anew."""
+    draws = iter([10])
+    monkeypatch.setattr(choices.random, "randrange", lambda _: next(draws))
+    combinator: ir.Step = {
+        "map": Map("c", InputRef(), StepRef("slow"), concurrency=2),
+        "switch": Switch("c", InputRef(), ((1, Const(None)),), StepRef("slow")),
+        "split": Split("c", ((50, StepRef("slow")), (50, Const(None)))),
+    }[kind]
+    slow = ir.Call("slow", "n", "wait", (ItemRef("c"),)) if kind == "map" else make.step("slow")
+    graph = make.graph(
+        slow,
+        combinator,
+        make.step("bad"),
+        make.step("both", StepRef("c"), StepRef("bad"), method="now"),
+        Fallback("f", (StepRef("both"), StepRef("c"))),
+    )
+    names = ["a", "b", "x"] if kind == "map" else ["slow"]
+    task = start(graph, gates, (name for name in names))  # an iterator can be read only once
+    await gates.until_started("bad", *names[:2])
+    if kind == "map":
+        gates.open("a")
+        await gates.until_started("x")
+
+    gates.open("bad", ValueError("bad"))
+    await asyncio.sleep(0)
+    for name in names[kind == "map" :]:
+        gates.open(name)
+
+    assert await task == (names if kind == "map" else "slow")
+    assert not gates.cancelled
+    assert gates.started == dict.fromkeys(["bad", *names], 1)
+
+
+async def test_items_do_not_keep_each_others_steps_alive(gates: Any, make: SimpleNamespace) -> None:
+    """In each item a switch may come back to a loser; the item whose switch has decided lets its own go."""
+    graph = make.graph(
+        ir.Call("loser", "n", "wait", (ItemRef("m", ("loser",)),)),
+        ir.Call("kind", "n", "wait", (ItemRef("m", ("kind",)),)),
+        ir.Call("winner", "n", "wait", (ItemRef("m", ("winner",)),)),
+        First("g", (StepRef("loser"), StepRef("winner"))),
+        Switch("s", StepRef("kind"), (("kind-1", StepRef("loser")),), StepRef("winner")),
+        Map("m", InputRef(), ListOf((StepRef("g"), StepRef("s")))),
+    )
+    items = [{key: f"{key}-{number}" for key in ("loser", "kind", "winner")} for number in (1, 2)]
+    task = start(graph, gates, items)
+    await gates.until_started("loser-1", "loser-2", "winner-1", "winner-2", "kind-1", "kind-2")
+
+    gates.open("winner-1")
+    gates.open("winner-2")
+    gates.open("kind-2")
+    await gates.until_cancelled("loser-2")
+    assert not gates.cancelled["loser-1"]
+    gates.open("kind-1")
+    gates.open("loser-1")
+
+    assert await task == [["winner-1", "loser-1"], ["winner-2", "winner-2"]]
+
+
+async def test_an_outer_step_stays_while_an_item_may_need_it(gates: Any, make: SimpleNamespace) -> None:
+    """The step lives outside of the map, the undecided switch inside of it, and items are still to come."""
+    graph = make.graph(
+        make.step("shared"),
+        make.step("winner", method="now"),
+        First("f", (StepRef("shared"), StepRef("winner"))),
+        ir.Call("kind", "n", "wait", (ItemRef("m"),)),
+        Switch("s", StepRef("kind"), (("b", StepRef("shared")),), Const("no")),
+        Map("m", InputRef(), StepRef("s"), concurrency=1),
+        output=make.listed("f", "m"),
+    )
+    task = start(graph, gates, ["a", "b"])
+    await gates.until_started("shared", "winner", "a")
+    gates.open("a")
+    await gates.until_started("b")
+    assert not gates.cancelled
+    gates.open("b")
+    gates.open("shared")
+
+    assert await task == ["winner", ["no", "shared"]]
+    assert gates.started["shared"] == 1
+
+
+async def test_the_deadline_names_a_step_inside_a_map(gates: Any, make: SimpleNamespace) -> None:
+    graph = make.graph(ir.Call("each", "n", "wait", (ItemRef("m"),)), Map("m", Const(["a"]), StepRef("each")))
+
+    with pytest.raises(StepTimeoutError, match="ran out of time in step each"):
+        await answer(graph, gates, context=RequestContext(deadline=time.time() + 0.01))
+
+
+async def test_an_answer_that_is_there_counts_though_the_deadline_passes(make: SimpleNamespace) -> None:
+    deadline = time.time() + 0.02
+
+    class Late:
+        async def f(self) -> str:
+            while time.time() < deadline + 0.01:
+                pass
+            await asyncio.sleep(0)  # the next turn of the loop runs this first, then the deadline's timer
+            return "answer"
+
+    assert (
+        await answer(make.graph(ir.Call("s", "n", "f")), Late(), context=RequestContext(deadline=deadline)) == "answer"
+    )
+
+
+async def test_a_failure_while_the_event_loop_shuts_down_changes_nothing(gates: Any, make: SimpleNamespace) -> None:
+    task = start(make.graph(make.step("a"), make.step("b"), output=make.listed("a", "b")), gates)
+    await gates.until_started("a", "b")
+    workers = [each for each in asyncio.all_tasks() if each.get_coro().__qualname__ == "_Request._work"]  # type: ignore[union-attr]
+    assert len(workers) == 2
+
+    workers[0].cancel()
+    gates.open("a", ValueError("a"))
+    gates.open("b", ValueError("b"))
+
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_a_switch_takes_members_of_enums_for_what_they_extend(make: SimpleNamespace) -> None:
+    class Kind(enum.StrEnum):
+        IMAGE = "image"
+
+    class Number(enum.IntEnum):
+        ONE = 1
+
+    graph = make.graph(Switch("s", InputRef(), (("image", Const("i")), (1, Const("one")))))
+
+    assert await answer(graph, None, Kind.IMAGE) == "i"
+    assert await answer(graph, None, Number.ONE) == "one"

@@ -8,47 +8,81 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-__all__ = ["at_end", "background_loop", "run_in_background"]
+__all__ = ["BackgroundLoop", "background"]
 
 T = TypeVar("T")
 
-_END_AFTER_S = 5.0
-
-_lock = threading.Lock()
-_loop: asyncio.AbstractEventLoop | None = None
-_at_end: list[Callable[[], Coroutine[Any, Any, None]]] = []
+END_WITHIN_S = 5.0
 
 
-def background_loop() -> asyncio.AbstractEventLoop:
-    """The loop; its thread is started by the first call."""
-    global _loop
-    with _lock:
-        if _loop is None:
-            _loop = asyncio.new_event_loop()
-            # A daemon: the interpreter waits for other threads before it runs what atexit has.
-            threading.Thread(target=_serve, args=(_loop,), name="servepipe-graphs", daemon=True).start()
-        return _loop
+class BackgroundLoop:
+    """An event loop in a daemon thread."""
 
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._at_end: list[Callable[[], Coroutine[Any, Any, None]]] = []
 
-def run_in_background(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run ``coroutine`` on the loop and wait for it in this thread, which must not be the loop's own."""
-    future = asyncio.run_coroutine_threadsafe(coroutine, background_loop())
-    try:
-        return future.result()
-    except BaseException:
-        # KeyboardInterrupt: what runs for a caller that is gone is cancelled. It changes nothing once it has ended.
-        future.cancel()
-        raise
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop; its thread is started by the first call."""
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                # A daemon: the interpreter waits for other threads before it runs what atexit has.
+                self._thread = threading.Thread(target=_serve, args=(self._loop,), name="servepipe-graphs", daemon=True)
+                self._thread.start()
+            return self._loop
 
+    def is_current(self) -> bool:
+        """Whether the code that asks runs on this loop."""
+        try:
+            return asyncio.get_running_loop() is self._loop
+        except RuntimeError:
+            return False
 
-def at_end(close: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run ``close`` on the loop before the process ends."""
-    _at_end.append(close)
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run ``coroutine`` on the loop and wait for it in this thread, which must not be the loop's own."""
+        future = asyncio.run_coroutine_threadsafe(coroutine, self.loop())
+        try:
+            return future.result()
+        except BaseException:
+            # KeyboardInterrupt: what runs for a caller that is gone is cancelled. Once it has ended this does nothing.
+            future.cancel()
+            raise
+
+    def at_end(self, close: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run ``close`` on the loop before it ends."""
+        self._at_end.append(close)
+
+    def end(self) -> None:
+        """Cancel what runs and stop the loop, in `END_WITHIN_S` seconds even where user code does not end."""
+        with self._lock:
+            loop, thread, self._loop, self._thread = self._loop, self._thread, None, None
+        if loop is None or thread is None:
+            return
+        with contextlib.suppress(TimeoutError):
+            asyncio.run_coroutine_threadsafe(self._wind_up(), loop).result(END_WITHIN_S)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(END_WITHIN_S)
+
+    def forget(self) -> None:
+        """A forked child has no such thread."""
+        self._lock, self._loop, self._thread = threading.Lock(), None, None
+
+    async def _wind_up(self) -> None:
+        for close in self._at_end:
+            await close()
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _serve(loop: asyncio.AbstractEventLoop) -> None:
@@ -59,35 +93,9 @@ def _serve(loop: asyncio.AbstractEventLoop) -> None:
         loop.close()
 
 
-def _end() -> None:
-    global _loop
-    loop, _loop = _loop, None
-    if loop is None:
-        return
-    try:
-        asyncio.run_coroutine_threadsafe(_wind_up(), loop).result(_END_AFTER_S)
-    except TimeoutError:
-        pass  # user code that does not end must not keep the process
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
+background = BackgroundLoop()
+"""The one that all graphs of this process share."""
 
-
-async def _wind_up() -> None:
-    for close in _at_end:
-        await close()
-    tasks = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _forget() -> None:
-    """A forked child has no such thread."""
-    global _loop, _lock
-    _loop = None
-    _lock = threading.Lock()
-
-
-atexit.register(_end)
+atexit.register(background.end)
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+    os.register_at_fork(after_in_child=background.forget)

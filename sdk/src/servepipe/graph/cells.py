@@ -7,6 +7,7 @@ off. Cells know only their own expressions; who else needs a step, and what beco
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -48,10 +49,9 @@ class Request(Protocol):
 
     def settle(self, cell: Cell, phase: int, value: Any) -> None:
         """The outcome of a step is known: DONE and what it returned, or FAILED and what it raised."""
-        ...
 
 
-class Need:
+class Need(ABC):
     """Somebody who waits for an expression."""
 
     __slots__ = ("expr", "frame", "missing", "phase")
@@ -62,13 +62,13 @@ class Need:
         self.phase = IDLE
         self.missing = 0
 
+    @abstractmethod
     def ready(self, request: Request) -> None:
         """All steps of the expression are done."""
-        raise NotImplementedError
 
+    @abstractmethod
     def failed(self, request: Request, error: Exception) -> None:
         """One of them failed."""
-        raise NotImplementedError
 
     def parts(self) -> Sequence[Need]:
         """Needs that are there only for this one."""
@@ -205,11 +205,13 @@ class PartsCell(Cell):
         part.phase = WANTED
         request.wanted.append(part)
 
+    @abstractmethod
     def part_ready(self, request: Request, part: Part, value: Any) -> None:
-        raise NotImplementedError
+        """One of the expressions has its value."""
 
+    @abstractmethod
     def part_failed(self, request: Request, part: Part, error: Exception) -> None:
-        raise NotImplementedError
+        """One of them failed."""
 
 
 class FirstCell(PartsCell):
@@ -305,14 +307,15 @@ class Output(Need):
 
     def ready(self, request: Request) -> None:
         self.value = self.expr.read(self.frame)
-        self.phase = DONE
-        if not self.done.done():
-            self.done.set_result(None)
+        self._end(DONE)
 
     def failed(self, request: Request, error: Exception) -> None:
         self.error = error
-        self.phase = FAILED
-        if not self.done.done():
+        self._end(FAILED)
+
+    def _end(self, phase: int) -> None:
+        self.phase = phase
+        if not self.done.done():  # cancelled, where the event loop is being shut down
             self.done.set_result(None)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from servepipe.errors import GraphError, RequestError
-from servepipe.graph.background import at_end, background_loop, run_in_background
+from servepipe.graph.background import background
 from servepipe.graph.calls import NodeDefinition, NodeHandle, RequestContext, cancel_nested_calls, current_request
 from servepipe.graph.containers import constructor_arguments
 from servepipe.graph.fields import did_you_mean
@@ -148,29 +148,28 @@ class Runner:
             Exception: What a node raised, as itself.
         """
         self._refuse_own_loop("execute")
-        return run_in_background(self._run(args, kwargs, context))
+        return background.run(self._run(args, kwargs, context))
 
     async def execute_async(
         self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, context: RequestContext | None = None
     ) -> Any:
         """As `execute`, from any event loop; being cancelled cancels the request."""
-        loop = background_loop()
         work = self._run(args, kwargs, context)
-        if asyncio.get_running_loop() is loop:
+        if background.is_current():
             return await work
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, loop))
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, background.loop()))
 
     def build(self) -> None:
         """Build all nodes now instead of when they are first called. Raises what a constructor raises."""
         self._refuse_own_loop("build")
-        run_in_background(self._current_caller_builds())
+        background.run(self._current_caller_builds())
 
     def reset(self) -> None:
         """Close the nodes that were built; the next call builds new ones. Not while a request runs."""
         caller, self._caller = self._caller, InProcessCaller(self._nodes, self._fakes)
         if self._loop is not None:
             self._refuse_own_loop("reset")
-            run_in_background(caller.close())
+            background.run(caller.close())
 
     async def _run(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None, context: RequestContext | None) -> Any:
         return await run(self.program, args, kwargs or {}, self._here(), context or RequestContext())
@@ -188,14 +187,10 @@ class Runner:
         return self._caller
 
     def _refuse_own_loop(self, what: str) -> None:
-        try:
-            running = asyncio.get_running_loop()
-        except RuntimeError:
-            return
-        if running is background_loop():
+        if background.is_current():
             raise RequestError(
                 f"{what}() inside a node's async method would wait for the event loop that it runs on",
-                fix=f"Write `await ...{what}_async(...)`." if what == "execute" else "",
+                fix="Write `await ...execute_async(...)`." if what == "execute" else "",
             )
 
 
@@ -207,4 +202,4 @@ async def _close_runners() -> None:
         await runner._caller.close()
 
 
-at_end(_close_runners)
+background.at_end(_close_runners)

@@ -267,9 +267,7 @@ class _Request:
                     value = await self.caller.call(step.node, step.method, args, kwargs, self.context)
                 else:
                     value = await self._attempts(step, cell)
-            except GeneratorExit:
-                raise
-            except BaseException as raised:
+            except (Exception, asyncio.CancelledError, SystemExit, KeyboardInterrupt) as raised:
                 if cell.task is not task:  # nobody waits for it any more
                     return
                 if isinstance(raised, asyncio.CancelledError) and task is not None and task.cancelling():

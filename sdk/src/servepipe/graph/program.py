@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from servepipe.errors import BadRequestError, GraphError, RequestError
+from servepipe.errors import BadRequestError, RequestError
 from servepipe.graph.checks import require_runnable
 from servepipe.graph.containers import reader
 from servepipe.graph.inputs import read_input, refuse, take, written
@@ -271,7 +271,7 @@ class _Preparation:
                 hops = depth - len(self.scope_of[name]) - 1
                 return _along(lambda frame: frame.up(hops).item, path, f"an item of {name}", "is")
             case _:
-                raise GraphError(f"{type(expr).__name__} cannot stand in a step")
+                raise AssertionError(f"{type(expr).__name__} is no leaf of a step")
 
 
 def _first_needed(step: Step) -> Iterator[Expr]:

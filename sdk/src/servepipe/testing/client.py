@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from servepipe.graph.background import run_in_background
+from servepipe.graph.background import background
 from servepipe.graph.calls import RequestContext
 from servepipe.graph.inprocess import Runner
 from servepipe.graph.wire import dump_graph
@@ -149,7 +149,7 @@ class TestClient:
             sent.setdefault("content-type", "application/json")
         sent.setdefault("host", "testserver")
         sent.setdefault("content-length", str(len(body)))
-        return run_in_background(self._send(method, path, sent, body))
+        return background.run(self._send(method, path, sent, body))
 
     async def _send(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> Response:
         parts = urlsplit(url)
