@@ -219,6 +219,29 @@ def test_genuine_ray_objects_are_unwrapped_without_importing_ray() -> None:
     subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True)
 
 
+def test_objects_that_look_like_rays(write: Write) -> None:
+    """The shapes that Ray gives its wrappers; the test above says that they are those of the genuine ones."""
+    module = loader.load_module(
+        write(
+            source="""
+            class Plain: pass
+            def plain(): pass
+            class Modified(Plain):
+                __ray_actor_class__ = Plain
+            class ActorClass:
+                def __init__(self, cls): self.__ray_metadata__ = type("Meta", (), {"modified_class": cls})
+            class RemoteFunction:
+                def __init__(self, function): self._function = function
+            RemoteFunction.__module__ = "ray.remote_function"
+            actor, bare, task = ActorClass(Modified), ActorClass(Plain), RemoteFunction(plain)
+            """
+        )
+    )
+    assert loader.unwrap(module.actor) is module.Plain
+    assert loader.unwrap(module.bare) is module.Plain
+    assert loader.unwrap(module.task) is module.plain
+
+
 @pytest.mark.parametrize("path", ["pipeline", "pipeline:", ":x", "a b:c", "a:b c", "a/b.py:x", "", "a:b:c"])
 def test_malformed_paths(path: str) -> None:
     with pytest.raises(ImportPathError, match="is not an import path"):
@@ -388,6 +411,36 @@ def test_the_same_names_however_python_was_started(write: Write, tmp_path: Path,
     root = tmp_path if package else tmp_path / "app"
     name = "app.pipeline" if package else "pipeline"
     assert outputs == {f"{name}:Model {root}\n"}
+
+
+def test_a_method_that_only_looks_importable_is_not(write: Write) -> None:
+    module = module_from(write(source="class A:\n    def m(self): pass\nbound = [A().m]\n"))
+    with pytest.raises(ImportPathError, match=r"A\.m cannot be imported"):
+        loader.import_path_of(module.bound[0])
+
+
+def test_modules_are_forgotten_but_not_libraries(write: Write, tmp_path: Path) -> None:
+    path = list(sys.path)
+    with loader.forgetting():
+        write("beside_it.py")
+        loader.load_module(write(source="import beside_it, colorsys"))
+    assert not {"pipeline", "beside_it"} & set(sys.modules)
+    assert "colorsys" in sys.modules
+    assert sys.path == path
+
+
+def test_the_app_of_a_module(write: Write) -> None:
+    source = "from servepipe import build, remote\ndef f(): return 1\napp = build(remote(f).bind(), name='one')\n"
+    module = loader.load_module(write(source=source))
+    assert loader.app_of(module) is loader.app_of(module, "app") is module.app
+    module.other = module.app
+    assert loader.app_of(module) is module.app
+    del module.app, module.other
+    with pytest.raises(ImportPathError, match="builds no App"):
+        loader.app_of(module)
+    module.app = 1
+    with pytest.raises(ImportPathError, match="'app' is of type int, not an App"):
+        loader.app_of(module, "app")
 
 
 def test_inside_a_namespace_package_the_name_that_was_imported_counts(write: Write, tmp_path: Path) -> None:

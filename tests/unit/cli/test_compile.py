@@ -155,7 +155,7 @@ def test_one_app_of_several(run: Run, write: Write, diamond: Path) -> None:
     ("argument", "message"),
     [
         ("diamond.py:gone", "the module has no 'gone'"),
-        ("diamond.py:ray_dag", "'ray_dag' is a CallStep, not an App"),
+        ("diamond.py:ray_dag", "'ray_dag' is of type CallStep, not an App"),
         ("diamond.py:", "the module has no ''"),
         ("empty.py", "the module builds no App"),
         ("gone.py", "gone.py does not exist"),

@@ -160,7 +160,7 @@ def app_of(module: types.ModuleType, attribute: str | None = None) -> Any:
         if found is None:
             what = f"the module has no {attribute!r}"
         else:
-            what = f"{attribute!r} is a {type(found).__name__}, not an App"
+            what = f"{attribute!r} is of type {type(found).__name__}, not an App"
         raise ImportPathError(what, where=file, fix="Name what `build(...)` returned.")
     apps: dict[int, tuple[str, Any]] = {}
     for name, value in vars(module).items():

@@ -137,7 +137,9 @@ def add_output(parser: argparse.ArgumentParser) -> None:
 def write_output(text: str, output: str) -> None:
     """Write a result to a file, whole or not at all, or to standard output."""
     if output == STANDARD:
-        sys.stdout.write(text)
+        # The same bytes as in a file, whatever the terminal's encoding is.
+        sys.stdout.flush()
+        sys.stdout.buffer.write(text.encode())
         return
     path = Path(output)
     if path.exists() and not path.is_file():

@@ -21,7 +21,7 @@ Check ServePipeline files: fields and their types, references between steps and 
 Python files would compile to.
 
   servepipe validate pipeline.yaml
-  helm template chart | servepipe validate -
+  kubectl get servepipeline diamond -o yaml | servepipe validate -
 """
 
 _DIFF = """\
@@ -29,7 +29,7 @@ Compare two pipelines by what they mean: order of fields, comments and quoting d
 Exit status: 0 the same, 1 different, 2 trouble.
 
   servepipe diff pipeline.yaml pipeline.py
-  kubectl get svp diamond -o yaml | servepipe diff - pipeline.yaml
+  kubectl get servepipeline diamond -o yaml | servepipe diff - pipeline.yaml
 """
 
 _GRAPH = """\
