@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from servepipe.authoring.load import load as load
     from servepipe.authoring.lower import UnusedStepWarning as UnusedStepWarning
     from servepipe.authoring.naming import NamingWarning as NamingWarning
-    from servepipe.authoring.nodes import MultiOutputNode as MultiOutputNode
     from servepipe.authoring.nodes import remote as remote
+    from servepipe.authoring.steps import MultiOutputNode as MultiOutputNode
     from servepipe.authoring.values import ServeInputNode as ServeInputNode
     from servepipe.errors import ServePipeError as ServePipeError
     from servepipe.graph.calls import NodeHandle as NodeHandle
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "App": "servepipe.authoring.app",
     "InputData": "servepipe.graph.inputs",
-    "MultiOutputNode": "servepipe.authoring.nodes",
+    "MultiOutputNode": "servepipe.authoring.steps",
     "NamingWarning": "servepipe.authoring.naming",
     "NodeHandle": "servepipe.graph.calls",
     "Pipeline": "servepipe.authoring.load",

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from servepipe.authoring.nodes import Method, RemoteFunction, Step
+from servepipe.authoring.nodes import Method, RemoteFunction
 from servepipe.authoring.places import here
+from servepipe.authoring.steps import Step
 from servepipe.authoring.values import Item
 from servepipe.errors import GraphError
 

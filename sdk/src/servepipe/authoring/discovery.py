@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 from servepipe.authoring.combinators import MapStep
-from servepipe.authoring.nodes import CallStep, ClassNode, Method, RemoteClass, RemoteFunction, Step, StepPart
+from servepipe.authoring.nodes import ClassNode, Method, RemoteClass, RemoteFunction
+from servepipe.authoring.steps import CallStep, Step, StepPart
 from servepipe.authoring.values import InputPart, Item, ServeInputNode, Value, leaves
 from servepipe.errors import GraphError
 

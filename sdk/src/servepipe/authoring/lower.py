@@ -14,18 +14,10 @@ from typing import Any
 from servepipe.authoring import combinators
 from servepipe.authoring.discovery import Discovery, Node
 from servepipe.authoring.naming import RESERVED, Labels, UniqueNames, normalised
-from servepipe.authoring.nodes import (
-    CallStep,
-    ClassNode,
-    Method,
-    MultiOutputNode,
-    RemoteClass,
-    RemoteFunction,
-    Step,
-    StepPart,
-)
+from servepipe.authoring.nodes import ClassNode, Method, RemoteClass, RemoteFunction
 from servepipe.authoring.options import Fields
 from servepipe.authoring.places import Place
+from servepipe.authoring.steps import CallStep, MultiOutputNode, Step, StepPart
 from servepipe.authoring.values import InputPart, Item
 from servepipe.errors import GraphError
 from servepipe.graph import ir

@@ -21,7 +21,7 @@ from ray.dag import (
 )
 
 from servepipe.authoring import nodes as light
-from servepipe.authoring import values
+from servepipe.authoring import steps, values
 from servepipe.authoring.loader import unwrap
 from servepipe.authoring.naming import Labels, labels_in
 from servepipe.authoring.options import RAY, Fields, node_fields
@@ -62,7 +62,7 @@ class _ClassNode(light.ClassNode):
         return self._ray_node
 
 
-class _CallStep(light.CallStep):
+class _CallStep(steps.CallStep):
     _ray_node: object = None
 
     @property
@@ -86,7 +86,7 @@ class _Conversion:
         self._convert_all(self._steps_beside())
         if inputs:
             unneeded = [
-                made for node, made in self._done.items() if node not in needed and isinstance(made, light.Step)
+                made for node, made in self._done.items() if node not in needed and isinstance(made, steps.Step)
             ]
             inputs[0]._inside.extend(unneeded)
         return self._value(dag)
@@ -197,7 +197,7 @@ class _Conversion:
         self._fields(node, node._bound_options)
         return self._step(node, self._done[id(parent)], node.get_method_name())
 
-    def _step(self, node: Any, on: light.ClassNode | light.RemoteFunction, method: str | None) -> light.CallStep:
+    def _step(self, node: Any, on: light.ClassNode | light.RemoteFunction, method: str | None) -> steps.CallStep:
         args, kwargs = self._arguments(node)
         light.check_call(on, method, args, kwargs, self._place)
         made = _CallStep(on, method, args, kwargs)
