@@ -55,6 +55,8 @@ class Up:
         self._seen: list[Process] = []
 
     def start(self, file: Path, *options: str) -> None:
+        if self.process is not None:
+            self.process.wait(STOP_S)  # the one before, which was ended
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [*servepipe_command(), "up", str(file), *options],

@@ -6,7 +6,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +38,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(b'"theirs"')
 
+    def log_message(self, *_): ...
+
 class Server(http.server.ThreadingHTTPServer):
     def server_bind(self):
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         super().server_bind()
 
-Server(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+server = Server(("127.0.0.1", int(sys.argv[1])), Handler)
+print("listening")
+server.serve_forever()
 """
 
 
@@ -58,32 +63,63 @@ def up(new_up: Callable[[str], Any]) -> Any:
     return new_up("echo")
 
 
-def test_kill_9_leaves_nothing_and_the_next_start_shares_no_port(up: Any, tools: Any, pipeline: Path) -> None:
+@contextmanager
+def other_server(port: int) -> Iterator[int]:
+    """Another server on ``port``; its pid."""
+    command = [sys.executable, "-u", "-c", OTHER_SERVER, str(port)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "listening\n"
+        yield other.pid
+        other.kill()
+
+
+def port_of(url: str) -> int:
+    return int(url.rpartition(":")[2].strip("/"))
+
+
+def test_the_next_start_ends_orphans_and_shares_no_port(up: Any, tools: Any, pipeline: Path) -> None:
     up.start(pipeline)
     first = up.wait_settled("the pipeline to be ready")
-    port = int(first["url"].rpartition(":")[2].strip("/"))
-    stable = tools.revisions(first)
-    # The holder of Ray cannot clean up either: what is left is for the next start.
+    port = port_of(first["url"])
+    # The process that holds Ray is killed too, so that nobody can clean up: HAProxy lives on and keeps the port.
     holder = up.run_json()["processes"][0]
     up.process.kill()
     os.kill(holder["pid"], signal.SIGKILL)
     up.process.wait()
     assert "died without cleaning up" in up.run("status", "-p", "echo", code=2).stderr
-
     left = up.leftovers()
-    up.start(pipeline)
-    tools.wait_for("orphans to be ended", lambda: not any(p.alive() for p in left), why=up.why)
-    other = subprocess.Popen([sys.executable, "-c", OTHER_SERVER, str(port)])
-    try:
-        # Whoever was first has the port: ours, or the other server's, and then ours is another one.
+    assert any("haproxy" in process.name for process in left)
+    with other_server(port + 1):
+        up.start(pipeline)
         second = up.wait_settled("the pipeline to be ready again")
-        assert tools.revisions(second) == stable
+        assert not any(process.alive() for process in left)
+        assert tools.revisions(second) == tools.revisions(first)
+        assert port_of(second["url"]) != port + 1
         with tools.Load(second["url"], 1, clients=4, check=lambda answer: answer == ["ours", 1]) as clients:
             clients.wait_for_more(1000)
         assert clients.failures == []
-    finally:
-        other.kill()
-        other.wait()
+    up.run("down")
+    assert up.wait_ended() == 0
+
+    with other_server(port_of(second["url"])):
+        up.start(pipeline)
+        third = up.wait_settled("the pipeline to be ready on another port")
+        assert port_of(third["url"]) != port_of(second["url"])
+        with tools.Load(third["url"], 1, clients=4, check=lambda answer: answer == ["ours", 1]) as clients:
+            clients.wait_for_more(1000)
+        assert clients.failures == []
+    up.run("down")
+    assert up.wait_ended() == 0
+
+
+def test_a_port_that_is_taken_while_ray_starts_is_noticed(up: Any, tools: Any, pipeline: Path) -> None:
+    up.start(pipeline)
+    run = tools.wait_for("the ports to be chosen", lambda: (r := up.run_json()) and r["ports"] and r, why=up.why)
+    with other_server(run["ports"]["http"]) as pid:
+        assert up.wait_ended() == 2
+    assert f"is taken now by process {pid}" in up.output()
+    assert up.leftovers() == []
 
 
 def test_kill_9_of_the_supervisor_alone_ends_everything(up: Any, tools: Any, pipeline: Path) -> None:

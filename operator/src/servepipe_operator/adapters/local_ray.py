@@ -201,6 +201,16 @@ class LocalRay:
                         found.add((handle.name(), connection.laddr.port))
         return sorted(found)
 
+    def intruder(self) -> int | None:
+        """The pid of somebody else who listens on our HTTP port: taken after it was found free, before we bound it."""
+        own = {process.pid for process in self.processes()}
+        with contextlib.suppress(psutil.Error):
+            for connection in psutil.net_connections("tcp"):
+                listens = connection.status == psutil.CONN_LISTEN and connection.laddr
+                if listens and connection.laddr.port == self.ports.http and connection.pid not in own:
+                    return connection.pid
+        return None
+
     async def stop(self) -> None:
         """End Ray and all its processes; safe to call at any time, also twice and during `start`."""
         keeper, processes = self._keeper, self.processes()

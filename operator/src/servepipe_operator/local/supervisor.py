@@ -90,6 +90,7 @@ class Supervisor:
         self._applications: dict[str, Application] = {}
         self._wake = asyncio.Event()
         self._stopping = asyncio.Event()
+        self._said_open = False
         self._exit_code = 0
         self._watched = Watched(compiled.files)
 
@@ -196,12 +197,11 @@ class Supervisor:
                 events=_ToView(self.view),
             )
             self._update_run(replace(run, state="Running"))
-            said_open = False
             while True:
                 self._wake.clear()
                 plan = await self._reconcile(world, ports)
-                if not said_open and self._available():
-                    said_open = True
+                if not self._said_open and self._available():
+                    self._said_open = True
                     self._say_what_is_open(ray)
                 await self._wait(plan)
 
@@ -240,6 +240,8 @@ class Supervisor:
             if time.monotonic() - recorded >= RECORD_PROCESSES_S:
                 recorded = time.monotonic()
                 self._record_processes()
+                if not self._said_open:
+                    await self._refuse_intruder()
             if self._options.reload is not None and self._watched.changed():
                 await self._reload(self._options.reload)
             left = deadline - time.monotonic()
@@ -382,6 +384,14 @@ class Supervisor:
         if ports:
             listed = "; ".join(f"{name} {', '.join(numbers)}" for name, numbers in ports.items())
             self.view.say(f"Note: these listen on every address of this machine, not on loopback only: {listed}")
+
+    async def _refuse_intruder(self) -> None:
+        ray = self._require_ray()
+        if (pid := await asyncio.to_thread(ray.intruder)) is not None:
+            raise RunError(
+                f"Port {ray.ports.http} was free when this run chose it, and is taken now by process {pid}",
+                fix="Start again, with --port if it must be a certain one.",
+            )
 
     def _available(self) -> bool:
         conditions = {c["type"]: c["status"] for c in self.status.get("conditions") or ()}
