@@ -10,7 +10,6 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
-import pytest
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 from simulated_serve import BAD
@@ -304,7 +303,7 @@ def play(steps: list[tuple[str, Any, Any]]) -> tuple[World, Spec, ServePipeline,
     return world, final, pipeline, faults
 
 
-@settings(max_examples=600, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.one_of(edit_steps, edit_steps, wait_steps, wait_steps, fault_steps, sabotage_steps), max_size=25))
 def test_ends_in_what_the_resource_asks_for(steps: list[tuple[str, Any, Any]]) -> None:
     world, spec, pipeline, faults = play(steps)
@@ -316,7 +315,3 @@ def test_ends_in_what_the_resource_asks_for(steps: list[tuple[str, Any, Any]]) -
     world.wait(60)
     world.look(pipeline)
     assert world.writes == []
-
-
-if __name__ == "__main__":
-    pytest.main([__file__])

@@ -98,5 +98,6 @@ async def _put(
     except ServeRejectedError as error:
         condition = Condition("Stalled", "True", "ServeRejected", f"Ray Serve refused the configuration: {error}")
         status = with_problem(decided.status, observed.status, condition, now)
-        return replace(decided, status=status, prune=(), look_again_after_s=environment.steady_s)
+        # Nothing began, so there is nothing to tell; it would be told again at every attempt.
+        return replace(decided, status=status, events=(), prune=(), look_again_after_s=environment.steady_s)
     return decided

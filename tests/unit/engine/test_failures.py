@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from simulated_world import World, node, resource
 
@@ -65,7 +67,7 @@ def test_it_is_tried_again_after_5_10_20_to_60_minutes(world: World) -> None:
         for at, config in world.serve.puts
         if at >= start and sum(a["name"].startswith("m1--") for a in config["applications"]) == 2
     ]
-    pauses = [later - earlier for earlier, later in zip(begun, begun[1:], strict=False)]
+    pauses = [later - earlier for earlier, later in itertools.pairwise(begun)]
     assert pauses == pytest.approx([5, 10, 20, 40, 60, 60], abs=1)
     attempts = {
         a["args"]["attempt"]

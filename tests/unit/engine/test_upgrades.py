@@ -214,7 +214,7 @@ def test_a_removed_node_goes_in_a_later_put_than_its_last_request(world: World) 
 
     world.settle(resource({"m1": node("good")}))
 
-    first, *later = [put for put in range(before, len(world.serve.puts))]
+    first, *later = range(before, len(world.serve.puts))
     assert gone in names(world, first)
     assert "gone" not in tables(world)[first]["nodes"]
     assert later

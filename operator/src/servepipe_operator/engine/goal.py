@@ -19,7 +19,7 @@ from servepipe_operator.engine.revisions import (
 )
 from servepipe_operator.engine.state import Environment, Json
 
-__all__ = ["Goal", "IngressGoal", "Live", "NodeGoal", "Scale", "covers", "default_live", "read"]
+__all__ = ["Goal", "IngressGoal", "Live", "NodeGoal", "Scale", "covers", "default_live", "read", "spec_name"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +135,7 @@ def read(pipeline: str, spec: Spec, memory: Memory, environment: Environment) ->
     }
     return Goal(
         pipeline=pipeline,
-        spec_name=digest(json, 12),
+        spec_name=spec_name(spec),
         spec=json,
         graph_revision=name_of(graph_data, memory.graphs),
         graph_data=graph_data,
@@ -147,6 +147,11 @@ def read(pipeline: str, spec: Spec, memory: Memory, environment: Environment) ->
         history_limit=spec.history_limit,
         deadline_s=spec.progress_deadline_seconds,
     )
+
+
+def spec_name(spec: Spec) -> str:
+    """The name of a spec's record."""
+    return digest(spec.to_json(), 12)
 
 
 def default_live() -> Live:

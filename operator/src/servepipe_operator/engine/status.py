@@ -270,7 +270,7 @@ def _available(view: View, checkpoint: Checkpoint, observed: Observed, nodes: Ma
         return Condition("Available", "True", "Answering", "callers are answered")
     if ingress is None or alive(ingress) == 0:
         return Condition("Available", "False", "IngressNotReady", "the ingress has no replica that answers")
-    missing = [name for name in _served(view, checkpoint) if not nodes[name].available]
+    missing = [name for name in _served(view, checkpoint) if name not in nodes or not nodes[name].available]
     if missing or observed.ready is False:
         named = ", ".join(sorted({*missing, *observed.not_ready})) or "the ingress"
         return Condition("Available", "False", "NodesNotAnswering", f"no replica that answers: {named}")
