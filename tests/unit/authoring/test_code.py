@@ -185,7 +185,7 @@ def test_verify_names_both_digests(tmp_path: Path) -> None:
 def test_a_copy_keeps_the_old_code_and_finds_the_data_beside_it(tmp_path: Path) -> None:
     files = {
         "pkg/__init__.py": "",
-        "pkg/m.py": "from pathlib import Path\nfrom pkg.n import X\nHERE = Path(__file__).parent\nL = (HERE / 'l.txt').read_text()",
+        "pkg/m.py": "from pathlib import Path\nfrom pkg.n import X\nL = Path(__file__).with_name('l.txt').read_text()",
         "pkg/n.py": "X = 'old'",
         "pkg/l.txt": "label",
         "weights/w.bin": "",
@@ -210,7 +210,8 @@ def test_a_copy_keeps_the_old_code_and_finds_the_data_beside_it(tmp_path: Path) 
     )
     assert run.stdout == "old label\n"
     code.verify(digest, "pkg.m", folder)
-    assert sorted(path.name for path in folder.iterdir()) == ["pkg", "weights"]
+    assert sorted(path.name for path in folder.iterdir()) == ["pkg", "unrelated.py", "weights"]
+    assert (folder / "unrelated.py").is_symlink()
     assert sorted(path.name for path in store.iterdir()) == [folder.name]
     assert not (folder / "pkg" / "n.py").stat().st_mode & 0o222
     assert not (folder / "pkg").stat().st_mode & 0o222
@@ -218,6 +219,29 @@ def test_a_copy_keeps_the_old_code_and_finds_the_data_beside_it(tmp_path: Path) 
     newer, other = code.copy_sources("pkg.m", project, store)
     assert newer != digest and other != folder
     assert (folder / "pkg" / "n.py").read_text() == "X = 'old'"
+
+
+def test_what_comes_to_the_project_later_does_not_count_in_a_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = write(tmp_path / "project", {"m.py": "try:\n    import extra\nexcept ImportError:\n    pass\n"})
+    digest, folder = code.copy_sources("m", project, tmp_path / "store")
+    write(project, {"extra.py": ""})
+    monkeypatch.syspath_prepend(str(project))
+    code.verify(digest, "m", folder)
+    with pytest.raises(CodeMismatchError):
+        code.verify(digest, "m", project)
+
+
+def test_modules_that_the_sources_do_not_name_are_linked(tmp_path: Path) -> None:
+    project = write(
+        tmp_path / "project",
+        {"pkg/__init__.py": "", "pkg/m.py": "PLUGIN = __import__('pkg.plug', fromlist=['x'])", "pkg/plug.py": ""},
+    )
+    _, folder = code.copy_sources("pkg.m", project, tmp_path / "store")
+    script = "import sys; sys.path.insert(0, sys.argv[1]); import pkg.m; print(pkg.m.PLUGIN.__name__)"
+    run = subprocess.run([sys.executable, "-c", script, folder], capture_output=True, text=True, check=True)
+    assert run.stdout == "pkg.plug\n"
 
 
 def test_copying_again_keeps_the_copy_and_follows_a_project_that_moved(tmp_path: Path) -> None:

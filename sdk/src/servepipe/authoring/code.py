@@ -36,6 +36,7 @@ __all__ = [
     "verify",
 ]
 
+_PREFIX = "sha256:"
 _LIBRARY_FOLDERS = ("site-packages", "dist-packages")
 _OWN_PACKAGES = ("servepipe", "servepipe_operator")
 
@@ -65,9 +66,13 @@ def sources(module: str, root: Path | None = None) -> dict[str, bytes]:
     return _read(source_files(module, root))
 
 
-def source_files(module: str, root: Path | None = None) -> dict[str, Path]:
-    """As `sources`, with the files instead of their content: what a watcher looks at."""
-    entries = [Path(entry or os.curdir).absolute() for entry in sys.path]
+def source_files(module: str, root: Path | None = None, *, alone: bool = False) -> dict[str, Path]:
+    """As `sources`, with the files instead of their content: what a watcher looks at.
+
+    Args:
+        alone: Everything that counts is below ``root``, whatever else is on ``sys.path``: a copy of `copy_sources`.
+    """
+    entries = [] if alone else [Path(entry or os.curdir).absolute() for entry in sys.path]
     if root is not None:
         entries.insert(0, root.absolute())
     project = _Project(module, list(dict.fromkeys(entries)))
@@ -95,7 +100,7 @@ def digest_of(sources: dict[str, bytes]) -> str:
     for relative, content in sources.items():
         total.update(f"{relative}\0{len(content)}\0".encode())
         total.update(content)
-    return f"sha256:{total.hexdigest()}"
+    return f"{_PREFIX}{total.hexdigest()}"
 
 
 def verify(expected: str, module: str, root: Path | None = None, *, node: str = "") -> None:
@@ -109,7 +114,9 @@ def verify(expected: str, module: str, root: Path | None = None, *, node: str = 
         CodeMismatchError: They are others; names both digests.
         ImportPathError: There is no such module here.
     """
-    files = source_files(module, root)
+    # In a copy, what has come to the project since then must not count.
+    alone = root is not None and root.name == expected.removeprefix(_PREFIX)
+    files = source_files(module, root, alone=alone)
     actual = digest_of(_read(files))
     if actual != expected:
         raise CodeMismatchError(
@@ -124,9 +131,9 @@ def verify(expected: str, module: str, root: Path | None = None, *, node: str = 
 def copy_sources(module: str, root: Path, store: Path) -> tuple[str, Path]:
     """Keep a read-only copy of a model's sources, so that it can be started again after the originals changed.
 
-    The copy is an import root of its own, ``store/<digest in hex>``, complete or not there at all. Other files that
-    lie beside the modules (labels, templates, weights) are not copied but linked to, so that code which looks beside
-    ``__file__`` finds them.
+    The copy is an import root of its own, ``store/<digest in hex>``, complete or not there at all. Everything else that
+    lies beside the modules is not copied but linked to: labels and weights, for code that looks beside ``__file__``,
+    and modules that are imported in a way that cannot be read from the sources.
 
     Returns:
         The digest and the folder.
@@ -134,7 +141,7 @@ def copy_sources(module: str, root: Path, store: Path) -> tuple[str, Path]:
     files = source_files(module, root)
     contents = _read(files)
     digest = digest_of(contents)
-    folder = store / digest.removeprefix("sha256:")
+    folder = store / digest.removeprefix(_PREFIX)
     if not folder.is_dir():
         store.mkdir(parents=True, exist_ok=True)
         building = Path(tempfile.mkdtemp(prefix=".building-", dir=store))
@@ -170,7 +177,7 @@ def _link_data(folder: Path, files: dict[str, Path]) -> None:
         target.chmod(0o755)
         for entry in origin.iterdir():
             link = target / entry.name
-            if entry.name.startswith((".", "__pycache__")) or entry.suffix in (".py", ".pyc"):
+            if entry.name.startswith((".", "__pycache__")) or entry.suffix == ".pyc":
                 continue
             if link.is_symlink() and link.readlink() != entry:
                 link.unlink()
