@@ -425,7 +425,7 @@ class Maker:
         """The functions of the steps that live in items of map ``home``; None: those that run once."""
         lines = []
         for name, drawn in self.steps.items():
-            innermost = max(drawn.scope, key=lambda each: len(self.steps[each].scope), default=None)
+            innermost = max(sorted(drawn.scope), key=lambda each: len(self.steps[each].scope), default=None)
             if innermost != home:
                 continue
             lines += [f"def {name}():", "    def body(me):"]

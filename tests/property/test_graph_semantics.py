@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 from collections import Counter
+from pathlib import Path
 from types import ModuleType
 
 from hypothesis import HealthCheck, given, settings
@@ -59,6 +63,29 @@ def test_a_random_graph_means_what_plain_python_says() -> None:
     assert len(seen) >= GRAPHS
     assert (min(sizes), max(sizes)) == (1, 40)
     assert [kind for kind in KINDS if not kinds[kind]] == []
+
+
+def test_a_random_graph_is_the_same_on_every_machine(tmp_path: Path) -> None:
+    """Else a failure could not be replayed, and replicas could not import what the driver has written."""
+    program = "import random_graphs; print(random_graphs.random_graph(7, 40).source, random_graphs.random_graph(7, 40))"
+    texts = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(__file__).parent)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(texts) == 1
+
+    example = random_graph(7, 40)
+    assert repr(example) in texts.pop()
+    module = example.load(example.write(tmp_path))
+    assert sys.modules.pop(example.module_name) is module
+    assert module.reference(*example.args, **example.kwargs).ok
 
 
 def run_and_compare(example: RandomGraph) -> Expected:

@@ -371,6 +371,19 @@ async def test_execute_works_inside_a_running_loop_and_async_from_any_loop(diamo
     assert await asyncio.gather(*(diamond.execute_async((n, 0, 0)) for n in range(20))) == list(range(20))
 
 
+@pytest.mark.parametrize("method", ["generator", "async_generator"])
+def test_a_generator_cannot_leave_its_node(runner_of: RunnerOf, method: str) -> None:
+    class Streams:
+        def generator(self) -> Any:
+            yield 1
+
+        async def async_generator(self) -> Any:
+            yield 1
+
+    with pytest.raises(TypeError, match=f"n.{method} returned a generator"):
+        runner_of(call(method), n=Streams).execute()
+
+
 def test_graphs_inside_graphs(diamond: Runner, runner_of: RunnerOf) -> None:
     class Outer:
         def sync(self) -> Any:

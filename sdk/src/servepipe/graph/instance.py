@@ -12,6 +12,7 @@ import contextvars
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from types import AsyncGeneratorType, GeneratorType
 from typing import Any
 
 from servepipe.errors import SignatureError
@@ -64,15 +65,21 @@ class NodeInstance:
         slots = self._slots
         await slots.acquire()
         if not direct and not self._on_loop:
-            return await self._run(function, args, kwargs, slots)
-        try:
-            result = function(*args, **kwargs)
-            return await result if direct or inspect.isawaitable(result) else result
-        except (SystemExit, KeyboardInterrupt) as error:
-            # These would end the event loop, and everything on it, for one bad request.
-            raise as_exception(error) from error
-        finally:
-            slots.release()
+            result = await self._run(function, args, kwargs, slots)
+        else:
+            try:
+                result = function(*args, **kwargs)
+                if direct or inspect.isawaitable(result):
+                    result = await result
+            except (SystemExit, KeyboardInterrupt) as error:
+                # These would end the event loop, and everything on it, for one bad request.
+                raise as_exception(error) from error
+            finally:
+                slots.release()
+        if type(result) in _GENERATORS:
+            name = f"{self._node}.{method}" if method else self._node
+            raise TypeError(f"{name} returned a generator, which cannot leave its process; return a list")
+        return result
 
     async def reconfigure(self, user_config: Any) -> None:
         """Hand ``user_config`` to the class's ``reconfigure()``.
@@ -152,6 +159,9 @@ class NodeInstance:
             if slots is not None:
                 _release_when_done(thread, slots, loop)
         return await result if inspect.isawaitable(result) else result
+
+
+_GENERATORS = (GeneratorType, AsyncGeneratorType)
 
 
 def _is_async(function: Callable[..., Any]) -> bool:
