@@ -48,7 +48,8 @@ def test_the_version(run: Run) -> None:
         (["compil"], "there is no command 'compil'", "Did you mean 'compile'? See `servepipe --help`."),
         (["xyzzy"], "there is no command 'xyzzy'", "See `servepipe --help`."),
         (["compile"], "the following arguments are required: FILE[:APP]", "See `servepipe compile --help`."),
-        (["compile", "f.py", "--outpt", "x"], "unrecognized arguments: --outpt x", "See `servepipe --help`."),
+        (["compile", "f.py", "--outpt", "x"], "unrecognized arguments: --outpt x", "See `servepipe compile --help`."),
+        (["--colour"], "unrecognized arguments: --colour", "See `servepipe --help`."),
         (
             ["graph", "f.py", "--format", "png"],
             "argument --format: invalid choice: 'png'",

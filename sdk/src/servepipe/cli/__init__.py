@@ -107,7 +107,10 @@ def _parse(prog: str, argv: Sequence[str], kube: bool) -> argparse.Namespace:
         close = difflib.get_close_matches(wanted, commands.choices, n=1)
         hint = f"Did you mean {close[0]!r}? " if close else ""
         raise UsageError(f"there is no command {wanted!r}", fix=f"{hint}See `{prog} --help`.")
-    return parser.parse_args(argv)
+    arguments, unknown = parser.parse_known_args(argv)
+    if unknown:
+        commands.choices.get(wanted or "", parser).error(f"unrecognized arguments: {' '.join(unknown)}")
+    return arguments
 
 
 def _register_plugins(commands: Commands, wanted: str | None) -> None:
