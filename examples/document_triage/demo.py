@@ -125,7 +125,7 @@ def demo(project: Path, state: Path) -> list[str]:
     say = Progress()
     inputs = documents()
     problems = []
-    with LocalRun(project, state, PIPELINE) as run:
+    with LocalRun(project, state, PIPELINE, say) as run:
         say("compiling pipeline.py")
         run.compile()
         say("starting it: servepipe up pipeline.yaml")

@@ -40,11 +40,13 @@ class LocalRun(contextlib.AbstractContextManager["LocalRun"]):
         project: The folder of `pipeline.py`.
         state: Where the run folder and the logs go.
         pipeline: The pipeline's name.
+        say: Told of progress, line by line.
     """
 
-    def __init__(self, project: Path, state: Path, pipeline: str) -> None:
+    def __init__(self, project: Path, state: Path, pipeline: str, say: Callable[[str], None]) -> None:
         self._project = project
         self._pipeline = pipeline
+        self._say = say
         self._file = project / "pipeline.yaml"
         self._log = state / "up.log"
         self._run_file = state / "servepipe" / "runs" / pipeline / "run.json"
@@ -83,13 +85,14 @@ class LocalRun(contextlib.AbstractContextManager["LocalRun"]):
             return status
 
     def wait(self, what: str, ready: Callable[[dict[str, Any]], T | None], timeout_s: float) -> T:
-        """Look at the status until ``ready`` finds there what it looks for.
+        """Look at the status until ``ready`` finds there what it looks for; say how far it is on the way.
 
         Raises:
-            RunFailedError: It did not within ``timeout_s`` seconds, or the run ended.
+            RunFailedError: It did not within ``timeout_s`` seconds, or never will, or the run ended.
         """
         deadline = time.monotonic() + timeout_s
         status: dict[str, Any] = {}
+        said = ""
         while time.monotonic() < deadline:
             if self._up is None or self._up.poll() is not None:
                 raise RunFailedError(f"servepipe up ended while it was waited for {what}:\n{self._last_lines()}")
@@ -98,6 +101,11 @@ class LocalRun(contextlib.AbstractContextManager["LocalRun"]):
                 found = ready(status)
                 if found is not None:
                     return found
+                if stalled := conditions_of(status).get("Stalled"):
+                    raise RunFailedError(f"no {what}: {stalled['message']}\n{self._last_lines()}")
+                if (now := progress(status)) != said:
+                    said = now
+                    self._say(f"  {now}")
             time.sleep(LOOK_EVERY_S)
         last = json.dumps(status.get("status", {}), indent=1)
         raise RunFailedError(f"no {what} within {timeout_s:.0f} s. Status:\n{last}\n{self._last_lines()}")
@@ -131,6 +139,25 @@ class LocalRun(contextlib.AbstractContextManager["LocalRun"]):
         return "\n".join(lines[-count:])
 
 
+def conditions_of(status: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The conditions that are True, by type."""
+    conditions = status.get("status", {}).get("conditions", ())
+    return {condition["type"]: condition for condition in conditions if condition["status"] == "True"}
+
+
+def progress(status: dict[str, Any]) -> str:
+    """How far the pipeline is: the applications that run, and what is being upgraded."""
+    applications = status["applications"].values()
+    running = [one for one in applications if any(replica["state"] == "RUNNING" for replica in one["replicas"])]
+    nodes = status["status"].get("nodes", {}).items()
+    upgrades = [
+        f"{name} {node['candidate']['revision']} is {node['candidate'].get('reason', '').lower()}"
+        for name, node in nodes
+        if "candidate" in node and node.get("revision")
+    ]
+    return ", ".join([f"{len(running)} of {len(applications)} applications run", *upgrades])
+
+
 def alive(pid: int) -> bool:
     """Whether there is such a process; one that has ended and that nobody has asked about yet is none."""
     import psutil
@@ -147,11 +174,10 @@ def _command() -> list[str]:
 
 def settled(status: dict[str, Any]) -> dict[str, Node] | None:
     """The nodes and the ingress as they run, once the pipeline is what its resource asks for; None before that."""
-    resource = status.get("status", {})
-    conditions = {condition["type"]: condition["status"] for condition in resource.get("conditions", ())}
-    if conditions.get("Ready") != "True" or conditions.get("Reconciling") == "True":
+    conditions = conditions_of(status)
+    if "Ready" not in conditions or "Reconciling" in conditions:
         return None
-    nodes = {name: Node(node["revision"], {}) for name, node in resource["nodes"].items()}
+    nodes = {name: Node(node["revision"], {}) for name, node in status["status"]["nodes"].items()}
     nodes["ingress"] = Node("", {})
     for application, found in status["applications"].items():
         name = application.partition("--")[0]

@@ -233,6 +233,22 @@ def test_missing_packages_are_named_with_the_line_that_installs_them(
     assert "pip install 'lingua-language-detector' 'servepipe[local]'" in missing
 
 
+def test_progress_names_what_is_on_its_way(triage: SimpleNamespace) -> None:
+    up, starting = [{"id": "x", "state": "RUNNING", "pid": 7}], [{"id": "y", "state": "STARTING", "pid": 8}]
+    status = {
+        "applications": {"m1--r1": {"replicas": up}, "m1--r2": {"replicas": starting}, "m2--r1": {"replicas": []}},
+        "status": {
+            "nodes": {
+                "m1": {"revision": "r1", "candidate": {"revision": "r2", "reason": "Starting"}},
+                "m2": {"state": "Starting", "candidate": {"revision": "r1", "reason": "Starting"}},
+            }
+        },
+    }
+
+    assert triage.local_run.progress(status) == "1 of 3 applications run, m1 r2 is starting"
+    assert triage.local_run.progress({"applications": {}, "status": {}}) == "0 of 0 applications run"
+
+
 @pytest.mark.parametrize(
     ("conditions", "ready"),
     [

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
+from servepipe.testing import TestClient
+
 DEDICATED = {"file-type", "text-detection", "orientation", "recognition", "language-detector", "sentiment-analysis"}
 
 
@@ -112,8 +114,6 @@ def test_every_document_gets_the_expected_answer(
 
 @pytest.mark.usefixtures("real_models")
 def test_the_body_is_taken_as_it_comes(pipeline: Any, triage: SimpleNamespace, documents: dict[str, bytes]) -> None:
-    from servepipe.testing import TestClient
-
     with TestClient(pipeline) as client:
         for name in ("complaint-de.txt", "archive.zip", "empty.txt"):
             response = client.post("/", content=documents[name], headers={"content-type": "application/json"})
