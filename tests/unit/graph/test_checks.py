@@ -225,6 +225,7 @@ def test_paths_are_those_of_the_resource(step: ir.Step, field: str) -> None:
 def test_names_that_are_nearly_right_are_suggested() -> None:
     found = problems(graph(call("m1-output", on="ensembel"), output=StepRef("m1-ouput")), {"ensemble": node()})
 
+    assert problems(graph(call("a", ItemRef("m"))), NODES)[0].fix == ""  # there is no map to suggest
     assert {problem.kind: problem.fix for problem in found if problem.kind is not Kind.UNUSED_STEP} == {
         Kind.UNKNOWN_STEP: 'Did you mean "m1-output"?',
         Kind.UNKNOWN_NODE: 'Did you mean "ensemble"?',

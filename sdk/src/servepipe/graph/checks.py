@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -180,21 +180,21 @@ def _graph_problems(graph: Graph) -> Iterator[Problem]:
         yield from _bad_values(step, _step_path(index))
     if not graph.steps:
         yield Problem(Kind.EMPTY, "spec.graph.steps", "the graph has no steps", "Let it call at least one node.")
-    maps = {step.name for step in graph.steps if isinstance(step, Map)}
+    maps = [step.name for step in graph.steps if isinstance(step, Map)]
     for top_path, top in _tops(graph):
         for path, part in located(top, top_path):
             yield from _unknown_names(part, path, names, maps)
     yield from _shape_problems(graph, names)
 
 
-def _unknown_names(part: Expr, path: str, steps: Mapping[str, int], maps: set[str]) -> Iterator[Problem]:
+def _unknown_names(part: Expr, path: str, steps: Mapping[str, int], maps: Collection[str]) -> Iterator[Problem]:
     match part:
         case StepRef(name) if name not in steps:
-            fix = did_you_mean(name, steps)
+            fix = _suggestion(name, steps)
             yield Problem(Kind.UNKNOWN_STEP, path, f"there is no step {name!r}", fix, (name,))
         case ItemRef(name) if name not in maps:
             what = f"step {name!r} is not a map" if name in steps else f"there is no map step {name!r}"
-            yield Problem(Kind.UNKNOWN_STEP, path, what, did_you_mean(name, maps), (name,))
+            yield Problem(Kind.UNKNOWN_STEP, path, what, _suggestion(name, maps), (name,))
         case NodeRef(name):
             what = f"a handle to node {name!r} cannot be an argument of a step"
             fix = "Give the node to another node's constructor, or call it in a step of its own."
@@ -291,7 +291,7 @@ def _unknown_nodes(graph: Graph, nodes: Mapping[str, NodeArguments]) -> Iterator
     for index, step in enumerate(graph.steps):
         if isinstance(step, Call) and step.node not in nodes:
             path = f"{_step_path(index)}.node"
-            fix = did_you_mean(step.node, nodes)
+            fix = _suggestion(step.node, nodes)
             yield Problem(Kind.UNKNOWN_NODE, path, f"there is no node {step.node!r}", fix, (step.node,))
 
 
@@ -306,7 +306,7 @@ def _handle_problems(nodes: Mapping[str, NodeArguments]) -> Iterator[Problem]:
                 case NodeRef(held) if held in nodes:
                     edges[name].append(held)
                 case NodeRef(held):
-                    fix = did_you_mean(held, nodes)
+                    fix = _suggestion(held, nodes)
                     yield Problem(Kind.UNKNOWN_NODE, path, f"there is no node {held!r}", fix, (name, held))
                 case InputRef() | StepRef() | ItemRef():
                     what = f"a constructor of node {name!r} cannot receive what belongs to one request"
@@ -327,3 +327,7 @@ def _size_problems(graph: Graph, nodes: Mapping[str, NodeArguments]) -> Iterator
         if count > most:
             what = f"the graph has {count} {word}; a ServePipeline holds at most {most}"
             yield Problem(Kind.TOO_LARGE, path, what, "Split it into several pipelines, or move steps into a node.")
+
+
+def _suggestion(word: str, known: Collection[str]) -> str:
+    return did_you_mean(word, known) if known else ""
