@@ -62,13 +62,13 @@ class BackgroundLoop:
         self._at_end.append(close)
 
     def end(self) -> None:
-        """Cancel what runs and stop the loop, in `END_WITHIN_S` seconds even where user code does not end."""
+        """Cancel what runs and stop the loop; code that does not end is left alone after `END_WITHIN_S` seconds."""
         with self._lock:
             loop, thread, self._loop, self._thread = self._loop, self._thread, None, None
         if loop is None or thread is None:
             return
-        with contextlib.suppress(TimeoutError):
-            asyncio.run_coroutine_threadsafe(self._wind_up(), loop).result(END_WITHIN_S)
+        with contextlib.suppress(TimeoutError):  # on top: sync code that holds the loop itself
+            asyncio.run_coroutine_threadsafe(self._wind_up(), loop).result(2 * END_WITHIN_S + 1)
         loop.call_soon_threadsafe(loop.stop)
         thread.join(END_WITHIN_S)
 
@@ -77,12 +77,15 @@ class BackgroundLoop:
         self._lock, self._loop, self._thread = threading.Lock(), None, None
 
     async def _wind_up(self) -> None:
-        for close in self._at_end:
-            await close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(END_WITHIN_S):
+                for close in self._at_end:
+                    await close()
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if tasks:
+            await asyncio.wait(tasks, timeout=END_WITHIN_S)
 
 
 def _serve(loop: asyncio.AbstractEventLoop) -> None:
