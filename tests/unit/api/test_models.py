@@ -65,6 +65,10 @@ WRONG: list[tuple[Change, str]] = [
         lambda spec: spec["graph"]["steps"].append({"name": "s", "switch": {"on": 1, "cases": []}}),
         "spec.graph.steps[3].switch.cases: must not be empty",
     ),
+    (
+        lambda spec: spec["graph"]["steps"].append({"name": "s", "split": {"branches": [{"weight": 101, "then": 1}]}}),
+        "spec.graph.steps[3].split.branches[0].weight: 101 is above the maximum, 100",
+    ),
     (lambda spec: spec["nodes"].update({"a--b": {"import": "a:b"}}), "spec.nodes.a--b: two hyphens in a row"),
     (lambda spec: spec["nodes"].update({"A": {"import": "a:b"}}), "spec.nodes.A: expected lower case letters"),
     (lambda spec: spec["nodes"].update({"a" * 41: {"import": "a:b"}}), f"spec.nodes.{'a' * 41}: "),
@@ -161,6 +165,16 @@ def test_all_problems_are_told_at_once_in_order(document: Json) -> None:
         "spec: unknown field 'pausd'",
         '  Did you mean "paused"?',
     ]
+
+
+@pytest.mark.parametrize("when", [1.5, [1], {"$int": "1"}, 2**64])
+def test_cases_compare_with_scalars(when: Any, document: Json) -> None:
+    document["spec"]["graph"]["steps"].append({"name": "s", "switch": {"on": 1, "cases": [{"when": when, "then": 1}]}})
+    assert problems_of(document) == [
+        "spec.graph.steps[3].switch.cases[0].when: expected a string, a 64-bit integer or a boolean"
+    ]
+    document["spec"]["graph"]["steps"][3]["switch"]["cases"][0]["when"] = True
+    assert api.validate(document).spec.graph.steps[3].switch is not None
 
 
 @pytest.mark.parametrize("value", [b"x", {1, 2}, object(), float("nan"), {1: 2}, 1 + 2j])

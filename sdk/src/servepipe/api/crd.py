@@ -121,8 +121,6 @@ def _structural(schema: dict[str, Any], definitions: dict[str, Any]) -> dict[str
     if "description" in schema:
         result["description"] = _words(schema["description"])
     result |= {key: schema[key] for key in _KEPT if key in schema}
-    if "const" in schema:
-        result["enum"] = [schema["const"]]
     if schema.get("x-kubernetes-int-or-string"):
         # The pattern holds for text; integers are bounded here.
         del result["type"]

@@ -83,6 +83,11 @@ def to_document(resource: ServePipeline) -> dict[str, Any]:
     if "annotations" in metadata:
         metadata["annotations"] = {k: v for k, v in metadata["annotations"].items() if k != _LAST_APPLIED}
     metadata = {key: value for key, value in metadata.items() if value}
+    # A cluster gives maps back sorted. Nodes read best in the order in which the graph comes to them, and that order
+    # can be had again from the steps; nodes that only others hold follow by name.
+    nodes = json["spec"]["nodes"]
+    used = [step["node"] for step in json["spec"]["graph"]["steps"] if step.get("node") in nodes]
+    json["spec"]["nodes"] = {name: nodes[name] for name in dict.fromkeys([*used, *sorted(nodes)])}
     return {"apiVersion": json["apiVersion"], "kind": json["kind"], "metadata": metadata, "spec": json["spec"]}
 
 

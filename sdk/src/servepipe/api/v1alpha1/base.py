@@ -39,6 +39,7 @@ __all__ = [
     "keyed_by",
     "rule",
     "rules_of",
+    "sorted_by_key",
     "validated",
 ]
 
@@ -172,6 +173,11 @@ _MAX_JSON_DEPTH = 2 * MAX_DEPTH + 8
 
 def _free_form(value: Any) -> Any:
     return _sorted(value, _MAX_JSON_DEPTH)
+
+
+def sorted_by_key(items: dict[str, str]) -> dict[str, str]:
+    """A copy in the order in which an API server gives maps back."""
+    return dict(sorted(items.items()))
 
 
 def _sorted(value: Any, depth: int) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from servepipe.api.v1alpha1.base import (
     Digest,
@@ -20,6 +20,7 @@ from servepipe.api.v1alpha1.base import (
     Quantity,
     keyed_by,
     rule,
+    sorted_by_key,
     validated,
 )
 
@@ -81,7 +82,9 @@ class Resources(Model):
     """Bytes: 512Mi, 16Gi. Default: not reserved."""
     gpu: Quantity | None = None
     """GPUs; a part of one ("0.5") shares it. Default: none."""
-    custom: Annotated[dict[str, Quantity], Field(max_length=16)] = Field(default_factory=dict)
+    custom: Annotated[dict[str, Quantity], Field(max_length=16), AfterValidator(sorted_by_key)] = Field(
+        default_factory=dict
+    )
     """Ray's custom resources by name."""
 
 
@@ -217,7 +220,7 @@ class NodeSpec(Model):
         | None
     ) = None
     """Volumes of the replicas' pods."""
-    node_selector: Annotated[dict[str, str], Field(max_length=32)] | None = None
+    node_selector: Annotated[dict[str, str], Field(max_length=32), AfterValidator(sorted_by_key)] | None = None
     """Labels that a machine must have."""
     tolerations: Annotated[list[FreeForm], Field(max_length=32)] | None = None
     """Taints that the pods tolerate, as in a pod."""

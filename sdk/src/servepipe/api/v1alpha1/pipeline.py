@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from servepipe.api.v1alpha1.base import (
     NAME_PATTERN,
@@ -18,6 +18,7 @@ from servepipe.api.v1alpha1.base import (
     Version,
     keyed_by,
     rule,
+    sorted_by_key,
     validated,
 )
 from servepipe.api.v1alpha1.graph import GraphSpec
@@ -120,8 +121,8 @@ class ObjectMeta(Model):
 
     name: Annotated[str, Field(pattern=NAME_PATTERN, max_length=44)]
     namespace: Name | None = None
-    labels: dict[str, str] | None = None
-    annotations: dict[str, str] | None = None
+    labels: Annotated[dict[str, str], AfterValidator(sorted_by_key)] | None = None
+    annotations: Annotated[dict[str, str], AfterValidator(sorted_by_key)] | None = None
     uid: str | None = None
     resource_version: str | None = None
     generation: int | None = None
