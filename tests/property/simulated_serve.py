@@ -22,6 +22,10 @@ from servepipe_operator.ports import ServeRejectedError
 BUILD_S = 3.0
 START_S = 2.0
 RECONFIGURE_S = 0.4
+SLOW_RECONFIGURE_S = 2.6
+"""Of nodes: a holder takes its table later than the ingress."""
+REQUEST_S = (0.5, 9.0, 3.0)
+"""How long requests take, one after the other."""
 DRAIN_S = 3.0
 TRIES = 3
 
@@ -38,6 +42,15 @@ class Clock:
         return self.now
 
 
+@dataclass(frozen=True)
+class Request:
+    """Until when it runs, the revisions that it drew, and those of them that are applications."""
+
+    until: float
+    pins: Mapping[str, str]
+    applications: tuple[str, ...]
+
+
 @dataclass
 class SimReplica:
     id: str
@@ -47,8 +60,7 @@ class SimReplica:
     state: str = "STARTING"
     gone_at: float = 0.0
     next_config: tuple[float, dict[str, Any]] | None = None
-    requests: list[tuple[float, dict[str, str]]] = field(default_factory=list)
-    """When each ends, and the revisions that it drew."""
+    requests: list[Request] = field(default_factory=list)
 
     @property
     def alive(self) -> bool:
@@ -98,6 +110,7 @@ class SimulatedServe:
         self.deaf: set[str] = set()
         """Replicas that do not take a new ``user_config``."""
         self._ids = itertools.count(1)
+        self._durations = itertools.cycle(REQUEST_S)
 
     # --- What the engine can do -------------------------------------------------------------------------------------
 
@@ -201,12 +214,14 @@ class SimulatedServe:
 
     # --- Callers ----------------------------------------------------------------------------------------------------
 
-    def request(self, seconds: float = 1.0) -> None:
+    def request(self, seconds: float | None = None) -> None:
         """One request at every replica of the ingress; each must find every node that its table sends it to."""
         self.tick()
+        seconds = next(self._durations) if seconds is None else seconds
         ingress = self.applications.get("ingress")
         for replica in ingress.alive() if ingress else ():
             pins: dict[str, str] = {}
+            called: list[str] = []
             for node, entry in replica.user_config["nodes"].items():
                 if entry["off"]:
                     continue
@@ -216,10 +231,11 @@ class SimulatedServe:
                     name = f"{node}--{route['revision']}"
                     pins[node] = route["revision"]
                     if "inline" not in route:
+                        called.append(name)
                         self._must_answer(name, "a request")
                     elif route["inline"]["code"] and route["inline"]["code"] not in replica.version:
                         self._complain(f"{name} is called inline in a process without its code")
-            replica.requests.append((self.clock.now + seconds, pins))
+            replica.requests.append(Request(self.clock.now + seconds, pins, tuple(called)))
             for holder in self.applications.values():
                 self._through_holder(holder, pins)
 
@@ -259,19 +275,14 @@ class SimulatedServe:
                 del self.applications[application.name]
         for application in self.applications.values():
             for replica in application.replicas:
-                replica.requests = [request for request in replica.requests if request[0] > now]
-                for _, pins in replica.requests:
-                    for node, revision in pins.items():
-                        entry = replica.user_config["nodes"].get(node)
-                        routes = entry["routes"] if entry else []
-                        if not any(route["revision"] == revision and "inline" in route for route in routes):
-                            self._pinned(f"{node}--{revision}")
-
-    def _pinned(self, name: str) -> None:
-        found = self.applications.get(name)
-        # A revision that was inline in a former table has no application.
-        if found is not None and found.deleting and not found.alive():
-            self._complain(f"a request in flight needs {name}, which was removed")
+                replica.requests = [request for request in replica.requests if request.until > now]
+                for request in replica.requests:
+                    for name in request.applications:
+                        found = self.applications.get(name)
+                        if found is None or found.deleting:
+                            self._complain(f"a request in flight needs {name}, which was removed")
+                        else:
+                            self._through_holder(found, request.pins)
 
     def _build(self, application: SimApplication, now: float) -> None:
         if application.built_at is None or now < application.built_at or application.deleting:
@@ -298,8 +309,9 @@ class SimulatedServe:
         for replica in application.replicas:
             if replica.state in ("RUNNING", "UPDATING", "STARTING") and replica.version == application.version:
                 wanted = application.deployment["user_config"]
-                if replica.user_config != wanted:
-                    replica.next_config = (self.clock.now + RECONFIGURE_S, wanted)
+                if replica.user_config != wanted or replica.next_config is not None:
+                    delay = RECONFIGURE_S if application.name == "ingress" else SLOW_RECONFIGURE_S
+                    replica.next_config = (self.clock.now + delay, wanted)
                     if replica.state == "RUNNING":
                         replica.state = "UPDATING"
 
@@ -325,7 +337,7 @@ class SimulatedServe:
                             "ValueError: weights are missing"
                         )
                 else:
-                    replica.state = "RUNNING"
+                    replica.state = "RUNNING" if replica.next_config is None else "UPDATING"
             due = replica.next_config is not None and now >= replica.next_config[0]
             if due and replica.state != "STOPPING" and replica.id not in self.deaf:
                 assert replica.next_config is not None
@@ -354,7 +366,7 @@ class SimulatedServe:
 
     def _stop(self, replica: SimReplica) -> None:
         # Serve waits for the replica's own requests.
-        replica.gone_at = max([self.clock.now + DRAIN_S, *(end for end, _ in replica.requests)])
+        replica.gone_at = max([self.clock.now + DRAIN_S, *(request.until for request in replica.requests)])
         replica.state = "STOPPING"
 
     def _delete(self, application: SimApplication) -> None:
@@ -401,8 +413,8 @@ class SimulatedServe:
 
     def _ack(self, application: SimApplication, replica: SimReplica) -> RoutingAck:
         busy: Counter[str] = Counter()
-        for _, pins in replica.requests:
-            busy.update(f"{node}--{revision}" for node, revision in pins.items())
+        for request in replica.requests:
+            busy.update(f"{node}--{revision}" for node, revision in request.pins.items())
         errors = {}
         for node, entry in replica.user_config.get("nodes", {}).items():
             for route in entry["routes"]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from servepipe_operator.engine.deployed import routes_of
 from servepipe_operator.engine.goal import Live, covers, default_live
 from servepipe_operator.engine.health import alive, building
 from servepipe_operator.engine.history import Checkpoint
@@ -193,11 +192,8 @@ def _removable(view: View, checkpoint: Checkpoint, name: str) -> bool:
         return True
     if not deployed.settled or deployed.leaving or deployed.busy is None:
         return False
-    # A revision that moved into the ingress is busy there, under the same name.
-    inline = any(
-        route.inline and application(node, route.revision) == name for route in routes_of(deployed.table, node)
-    )
-    return inline or not deployed.busy.get(name)
+    # A revision that moved into the ingress is busy there too, under the same name: then the deadline decides.
+    return not deployed.busy.get(name)
 
 
 # --- Tables -----------------------------------------------------------------------------------------------------------
