@@ -271,3 +271,21 @@ def test_a_new_preprocessor_replaces_the_ingress_with_the_new_graph(world: World
     assert found.id != replica
     assert world.serve.applications["ingress"].config["args"]["preprocessor"] == "hooks:one"
     assert world.serve.problems == []
+
+
+def test_a_holder_that_has_not_taken_its_table_holds_up_the_switch(world: World) -> None:
+    def pipeline(version: int):
+        return resource({"held": node("good", version), "holder": node("good", {"$node": "held"})}, steps=["holder"])
+
+    world.settle(pipeline(1))
+    (holder,) = world.node_applications("holder")
+    replica = world.serve.applications[holder].replicas[0].id
+    world.serve.deaf.add(replica)
+
+    world.run(pipeline(2), 60)
+    assert weights(world.table(), "held") == [100, 0]
+    assert world.condition("Available") == "True"
+
+    world.serve.deaf.clear()
+    world.settle(pipeline(2))
+    assert world.serve.problems == []
