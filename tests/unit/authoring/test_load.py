@@ -72,7 +72,7 @@ def test_the_same_answers_and_the_same_bytes(file: Path) -> None:
     pipeline.to_yaml(file.parent / "again.yaml")
     assert (file.parent / "again.yaml").read_bytes() == file.read_bytes()
     assert pipeline.to_dict() == api.read(file).to_json()
-    assert (pipeline.name, repr(pipeline)) == ("loaded", "<pipeline loaded: scale, twice>")
+    assert (pipeline.name, repr(pipeline)) == ("loaded", "<pipeline loaded: twice, scale>")
     assert pipeline.preprocessor is sys.modules["loaded"].to_inputs
     assert pipeline.postprocessor is sys.modules["loaded"].to_answer
     pipeline.reset()
@@ -127,7 +127,7 @@ def test_other_sources_than_those_that_were_compiled(file: Path) -> None:
     source.write_text(SOURCE.replace("self.factor * x", "self.factor - x"))
     with pytest.raises(CodeMismatchError) as caught:
         load(file).execute(1, 2)
-    assert caught.value.where == "spec.nodes.scale.code"
+    assert caught.value.where == "spec.nodes.twice.code"
 
 
 def test_a_class_that_is_gone(file: Path) -> None:
