@@ -163,3 +163,20 @@ def test_a_new_graph_and_a_new_preprocessor_bring_new_inline_code_at_once(world:
     assert (args["preprocessor"], args["codes"]) == ("hooks:one", [CODE["new"]])
     assert world.node_applications("f") == []
     assert world.serve.problems == []
+
+
+def test_the_preprocessors_code_belongs_to_the_ingress() -> None:
+    def pipeline(version: str):
+        return resource({"m1": model(code=CODE[version])}, preprocessor="models:to_inputs")
+
+    world = World()
+    world.settle(pipeline("old"))
+    replicas = ingress_replicas(world)
+    assert world.serve.applications["ingress"].config["args"]["code"] == CODE["old"]
+
+    world.settle(pipeline("new"))
+
+    args = world.serve.applications["ingress"].config["args"]
+    assert (args["code"], args["codes"]) == (CODE["new"], [CODE["new"]])
+    assert set(ingress_replicas(world)).isdisjoint(replicas)
+    assert world.serve.problems == []

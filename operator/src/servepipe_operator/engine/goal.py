@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from servepipe.api.v1alpha1 import Autoscaling, GraphSpec, HealthCheck, Ingress, NodeSpec, Spec, Upgrade
+from servepipe.api.v1alpha1 import Autoscaling, HealthCheck, Ingress, NodeSpec, Spec, Upgrade
 from servepipe_operator.engine.history import Memory
 from servepipe_operator.engine.names import INGRESS
 from servepipe_operator.engine.revisions import (
@@ -214,13 +214,15 @@ def _scale(replicas: int | None, autoscaling: Autoscaling | None) -> Scale:
 
 def _ingress(spec: Spec, nodes: Mapping[str, NodeGoal], memory: Memory, environment: Environment) -> IngressGoal:
     ingress = spec.ingress or Ingress()
-    own_code = _hook_code(spec.graph)
-    codes = {node.identity["code"] for node in nodes.values() if node.live.inline and "code" in node.identity}
-    identity: Json = {"codes": sorted(codes | ({own_code} if own_code else set()))}
+    preprocessor = spec.graph.input.preprocessor if spec.graph.input else None
+    code = _code_of(preprocessor, spec)
+    codes = {node.identity.get("code") for node in nodes.values() if node.live.inline}
+    codes |= {code, _code_of(spec.graph.postprocessor, spec)}
+    identity: Json = {"codes": sorted(digest for digest in codes if digest)}
     optional: dict[str, Any] = {
-        "preprocessor": spec.graph.input.preprocessor if spec.graph.input else None,
+        "preprocessor": preprocessor,
         "postprocessor": spec.graph.postprocessor,
-        "code": own_code,
+        "code": code,
         "image": None if "image" in environment.ignored_fields else spec.image,
         "resources": normalised_resources(ingress.resources.to_json()) if ingress.resources else None,
         "template": None if "template" in environment.ignored_fields else ingress.template,
@@ -237,6 +239,7 @@ def _ingress(spec: Spec, nodes: Mapping[str, NodeGoal], memory: Memory, environm
     )
 
 
-def _hook_code(graph: GraphSpec) -> str | None:
-    """Digest of the sources of the preprocessor and the postprocessor, where compile wrote one."""
-    return getattr(graph.input, "code", None)
+def _code_of(hook: str | None, spec: Spec) -> str | None:
+    """Digest of the sources of a preprocessor or postprocessor: that of a node of the same module, which covers it."""
+    module = hook.partition(":")[0] if hook else None
+    return next((node.code for node in spec.nodes.values() if node.import_.partition(":")[0] == module), None)

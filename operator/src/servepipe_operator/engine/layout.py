@@ -105,9 +105,14 @@ def _suspended(view: View, checkpoint: Checkpoint) -> dict[str, Json]:
     """The nodes stay until the ingress has finished the requests that it took."""
     deployed = view.deployed
     longest_s = max([view.goal.ingress.request_timeout_s, *(node.live.drain_s for node in view.goal.nodes.values())])
-    if not (INGRESS in deployed.applications or deployed.ingress_is_leaving) or view.now - checkpoint.at >= longest_s:
+    finishing = deployed.ingress_is_leaving and view.now - checkpoint.at < longest_s
+    if INGRESS not in deployed.applications and not finishing:
         return {}
-    return {name: found.config for name, found in deployed.applications.items() if name != INGRESS and found.config}
+    return {
+        name: found.config
+        for name, found in deployed.applications.items()
+        if name != INGRESS and found.config and alive(found)
+    }
 
 
 def live_of(view: View, checkpoint: Checkpoint, node: str) -> Live:
