@@ -187,7 +187,9 @@ def _removable(view: View, checkpoint: Checkpoint, name: str) -> bool:
     deployed = view.deployed
     if deployed.called(name):
         return False
-    if alive(deployed.applications[name]) == 0:
+    found = deployed.applications[name]
+    # One that is healthy with no replicas is at zero by choice: a request that is under way can still start one.
+    if alive(found) == 0 and found.status != "RUNNING":
         return True
     node = node_of(name)
     goal = view.goal.nodes.get(node)
