@@ -137,7 +137,7 @@ def demo(project: Path, state: Path) -> list[str]:
         problems += check_all(url, inputs, upgraded=())
         say(f"sent each of {len(inputs)} documents and compared the answers with expected.json")
         done: list[str] = []
-        with Load(url, inputs, expected()) as load:
+        with Load(url, inputs, expected(), seldom=["page.png"]) as load:
             for change in CHANGES:
                 say(f"under load: {change.title}")
                 nodes, found = upgrade(run, load, change, nodes, done, project)

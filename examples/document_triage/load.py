@@ -9,7 +9,7 @@ import json
 import random
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -97,12 +97,20 @@ class Load(contextlib.AbstractContextManager["Load"]):
         url: Where the pipeline answers.
         documents: What is sent, by name; each client sends them all, in an order of its own, again and again.
         wanted: What must be in the answers; see `allow`.
+        seldom: Documents that take long: a client sends them once while it sends the others three times.
         clients: How many at a time.
     """
 
-    def __init__(self, url: str, documents: Mapping[str, bytes], wanted: Answers, clients: int = 4) -> None:
-        self._url = url
+    def __init__(
+        self,
+        url: str,
+        documents: Mapping[str, bytes],
+        wanted: Answers,
+        seldom: Collection[str] = (),
+        clients: int = 4,
+    ) -> None:
         self._documents = documents
+        self._round = [name for name in documents for _ in range(1 if name in seldom else 3)]
         self._wanted: tuple[Answers, ...] = (wanted,)
         self._stop = threading.Event()
         self._lock = threading.Lock()
@@ -137,8 +145,7 @@ class Load(contextlib.AbstractContextManager["Load"]):
             return [one for one in self._sent if since <= one.at <= until]
 
     def _run(self, client: Client, order: random.Random) -> None:
-        names = list(self._documents)
-        order.shuffle(names)
+        names = order.sample(self._round, len(self._round))
         for name in itertools.cycle(names):
             if self._stop.is_set():
                 break
