@@ -8,6 +8,7 @@ thread per core in each of several processes, they would only wait for one anoth
 from __future__ import annotations
 
 import io
+import platform
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,9 +31,10 @@ class TextDetection:
     """
 
     def __init__(self, short_side: int = 736, box_score: float = 0.5) -> None:
+        config = _config("Det") | {"limit_side_len": short_side, "box_thresh": box_score}
+
         from rapidocr_onnxruntime.ch_ppocr_det import TextDetector
 
-        config = _config("Det") | {"limit_side_len": short_side, "box_thresh": box_score}
         self._detector = TextDetector(config)
 
     def find(self, body: bytes) -> dict[str, Any]:
@@ -51,9 +53,11 @@ class Orientation:
     """Turns lines that stand on their head."""
 
     def __init__(self) -> None:
+        config = _config("Cls")
+
         from rapidocr_onnxruntime.ch_ppocr_cls import TextClassifier
 
-        self._classifier = TextClassifier(_config("Cls"))
+        self._classifier = TextClassifier(config)
 
     def upright(self, lines: list[Image]) -> list[Image]:
         """The same lines, all upright."""
@@ -69,9 +73,11 @@ class Recognition:
     """
 
     def __init__(self, least_score: float = 0.5) -> None:
+        config = _config("Rec")
+
         from rapidocr_onnxruntime.ch_ppocr_rec import TextRecognizer
 
-        self._recognizer = TextRecognizer(_config("Rec"))
+        self._recognizer = TextRecognizer(config)
         self._least_score = least_score
 
     def read(self, line: Image) -> str:
@@ -86,7 +92,13 @@ def _config(part: str) -> dict[str, Any]:
     Raises:
         ImportError: the package is not installed, with what to do about it.
     """
-    import rapidocr_onnxruntime
+    try:
+        import rapidocr_onnxruntime
+    except ImportError as error:
+        raise ImportError(
+            "rapidocr-onnxruntime is needed to read images: pip install 'rapidocr-onnxruntime>=1.4' "
+            f"with Python 3.11 or 3.12 (it has no release for 3.13; this is {platform.python_version()})"
+        ) from error
     import yaml
 
     folder = Path(rapidocr_onnxruntime.__file__).parent

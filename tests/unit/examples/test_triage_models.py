@@ -1,6 +1,7 @@
 """The models of examples/document_triage by themselves, against its committed answers."""
 
 import io
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -124,6 +125,16 @@ def test_lines_of_one_row_are_read_from_the_left(triage: SimpleNamespace) -> Non
     ordered = triage.ocr._in_reading_order([box(90, 1), box(0, 40), box(5, 6), box(80, 38)])
 
     assert [corners[0] for corners in ordered] == [[5, 6], [90, 1], [0, 40], [80, 38]]
+
+
+@pytest.mark.parametrize("model", ["TextDetection", "Orientation", "Recognition"])
+def test_without_rapidocr_the_error_says_what_to_do(
+    triage: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "rapidocr_onnxruntime", None)
+
+    with pytest.raises(ImportError, match="pip install 'rapidocr.*' with Python 3"):
+        getattr(triage.ocr, model)()
 
 
 def test_every_ocr_model_runs_on_one_thread(ocr: SimpleNamespace) -> None:
