@@ -675,26 +675,46 @@ async def test_items_do_not_keep_each_others_steps_alive(gates: Any, make: Simpl
 
 
 async def test_an_outer_step_stays_while_an_item_may_need_it(gates: Any, make: SimpleNamespace) -> None:
-    """The step lives outside of the map, the undecided switch inside of it, and items are still to come."""
+    """The step lives outside of the map: first the list is not there yet, then the item that needs it is to come."""
     graph = make.graph(
         make.step("shared"),
         make.step("winner", method="now"),
         First("f", (StepRef("shared"), StepRef("winner"))),
-        ir.Call("kind", "n", "wait", (ItemRef("m"),)),
-        Switch("s", StepRef("kind"), (("b", StepRef("shared")),), Const("no")),
-        Map("m", InputRef(), StepRef("s"), concurrency=1),
+        make.step("ab"),
+        ir.Call("slow", "n", "wait", (Const("slow"), ItemRef("m"))),
+        Switch("s", ItemRef("m"), (("b", StepRef("shared")),), StepRef("slow")),
+        Map("m", StepRef("ab"), StepRef("s"), concurrency=1),
         output=make.listed("f", "m"),
     )
-    task = start(graph, gates, ["a", "b"])
-    await gates.until_started("shared", "winner", "a")
-    gates.open("a")
-    await gates.until_started("b")
+    task = start(graph, gates)
+    await gates.until_started("shared", "winner", "ab")
     assert not gates.cancelled
-    gates.open("b")
+    gates.open("ab")
+    await gates.until_started("slow")
+    assert not gates.cancelled
+    gates.open("slow")
     gates.open("shared")
 
-    assert await task == ["winner", ["no", "shared"]]
+    assert await task == ["winner", ["slow", "shared"]]
     assert gates.started["shared"] == 1
+
+
+async def test_a_call_that_is_dropped_when_it_could_start_does_not_start(gates: Any, make: SimpleNamespace) -> None:
+    def won_without(call_after: ir.Expr) -> list[ir.Step]:
+        """The other option of `first` needs no call, only a few turns more."""
+        return [
+            make.step("call", call_after, method="now"),
+            Switch("quick", call_after, (("-", Const(None)),), Const("quick")),
+            Switch("quicker", StepRef("quick"), (("quick", Const("won")),)),
+            First("f", (StepRef("call"), StepRef("quicker"))),
+        ]
+
+    assert await answer(make.graph(*won_without(Const(1))), gates) == "won"
+    assert not gates.started
+
+    before = make.step("before", method="now")
+    assert await answer(make.graph(before, *won_without(StepRef("before"))), gates) == "won"
+    assert gates.started == {"before": 1}
 
 
 async def test_the_deadline_names_a_step_inside_a_map(gates: Any, make: SimpleNamespace) -> None:
