@@ -226,7 +226,9 @@ def _application(name: str, kind: str, route: Any, args: Any, user_config: Any, 
 ServeSession.node = staticmethod(node)
 ServeSession.ingress = staticmethod(ingress)
 ServeSession.entries = staticmethod(entries)
+ServeSession.send = staticmethod(send)
 ServeSession.wait_for = staticmethod(wait_for)
+ServeSession.why = staticmethod(why)
 
 
 @pytest.fixture(scope="session")

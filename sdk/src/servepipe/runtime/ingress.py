@@ -20,6 +20,7 @@ from servepipe.authoring import code, loader
 from servepipe.errors import RequestError
 from servepipe.graph.calls import NodeHandle, RequestContext, cancel_nested_calls, current_request
 from servepipe.graph.interpreter import run
+from servepipe.graph.ir import Const
 from servepipe.graph.program import Program
 from servepipe.graph.wire import parse_graph
 from servepipe.runtime.answers import encode_answer, encode_json
@@ -28,7 +29,7 @@ from servepipe.runtime.http import Hook, HttpApp, Receive, Send, arguments, requ
 from servepipe.runtime.inline import InlineNodes
 from servepipe.runtime.interface import Interface
 from servepipe.runtime.observer import Observer
-from servepipe.runtime.problems import problem_of
+from servepipe.runtime.problems import first_line, problem_of
 from servepipe.runtime.routing import InFlight, Routes, application_name
 from servepipe.runtime.serve_caller import ServeCaller
 from servepipe.runtime.transport import pack, unpack
@@ -49,8 +50,9 @@ class Ingress:
         self._application: str = serve.get_replica_context().app_name
         self._state: _State | None = None
         self._in_flight = InFlight()
-        self._observer = Observer(self._application)
+        self._error = ""
         self._serve_caller = ServeCaller(self._pin, self._is_off)
+        self._observer = Observer(self._application, self._serve_caller.handle)
         loop = asyncio.get_running_loop()
         self._inline = InlineNodes(lambda node: NodeHandle(node, self, loop))
         self._retiring: set[asyncio.Task[None]] = set()
@@ -71,8 +73,21 @@ class Ingress:
         return app
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
-        """Take a new table: prepare all of it, then swap."""
-        state = _State(user_config, self)
+        """Take a new table: prepare all of it, then swap.
+
+        Raises what is wrong with the graph only while the replica starts. Later that would be fatal: Serve stops a
+        replica whose reconfiguration fails. The replica keeps the table that it has, and tells the error with its
+        acknowledgement.
+        """
+        try:
+            state = _State(user_config, self)
+        except Exception as error:
+            if self._state is None:
+                raise
+            log.exception("table %s cannot be applied; %s stays", user_config.get("table"), self._state.table)
+            self._error = first_line(error)
+            return
+        self._error = ""
         for application, (node, spec) in state.inline.items():
             await self._inline.ensure(application, node, spec)
         for application in state.dedicated:
@@ -117,7 +132,7 @@ class Ingress:
             "application": self._application,
             "table": "" if self._state is None else self._state.table,
             "busy": self._in_flight.by_application(),
-            "errors": dict(self._inline.errors),
+            "errors": self._inline.errors | ({self._application: self._error} if self._error else {}),
         }
 
     # The Caller of the interpreter, and of handles inside Inline nodes.
@@ -174,7 +189,7 @@ class Ingress:
             for application in [name for name in unused if name not in busy]:
                 await self._inline.close(application)
             if not any(name in busy for name in unused):
-                self._serve_caller.keep_only(self._state.dedicated | busy.keys())
+                await self._serve_caller.keep_only(self._state.dedicated | busy.keys())
                 return
             await asyncio.sleep(1.0)
 
@@ -256,7 +271,7 @@ class _State:
         )
 
 
-_NOTHING = Interface((), None)  # type: ignore[arg-type]
+_NOTHING = Interface((), Const(None))
 
 
 async def _no_run(args: Any, kwargs: Any, *, request_id: str, deadline: float | None) -> Any:

@@ -1,7 +1,7 @@
 """Nodes that run inside the ingress process, several revisions side by side.
 
 A revision that cannot be imported or built fails the calls to it and nothing else: neither the table that names it nor
-the replica.
+the replica. One that does not take a new ``userConfig`` goes on with the one that it has.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from servepipe.graph.calls import NodeHandle
 from servepipe.graph.expressions import decode_value
 from servepipe.runtime.arguments import constructor_arguments
 from servepipe.runtime.instance import NodeInstance
+from servepipe.runtime.problems import first_line
 from servepipe.runtime.routing import not_ready
 
 __all__ = ["InlineNodes"]
@@ -29,6 +30,7 @@ class _Inline:
         self.limit = limit
         self.slots = asyncio.Semaphore(limit)
         self.user_config: Any = None
+        self.configured = False
 
 
 class InlineNodes:
@@ -57,14 +59,14 @@ class InlineNodes:
             self.errors.pop(application, None)
         except Exception as error:
             log.exception("inline node %s cannot be used", application)
-            self.errors[application] = (str(error) or type(error).__name__).splitlines()[0]
+            self.errors[application] = first_line(error)
 
     async def call(
         self, application: str, node: str, method: str | None, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> Any:
         """Call a revision that runs here. Raises `NotReadyError` where it could not be built."""
         inline = self._nodes.get(application)
-        if inline is None or application in self.errors:
+        if inline is None or not inline.configured:
             raise not_ready(node, f"could not be built: {self.errors.get(application, 'it is gone')}")
         async with inline.slots:
             return await inline.instance.call(method, args, kwargs)
@@ -98,3 +100,4 @@ class InlineNodes:
         if (own := spec.get("userConfig") or None) != inline.user_config:
             await inline.instance.reconfigure(None if own is None else decode_value(own))
             inline.user_config = own
+        inline.configured = True

@@ -1,7 +1,7 @@
 """What an ingress replica can say about the whole pipeline: which nodes are ready, and who uses which routing table.
 
-Both answers need others. Serve's controller knows the replicas; the replicas of ingress and holders know their tables
-and are asked directly, all of them, with Serve's broadcast.
+Both answers need others. Serve's controller knows the replicas; the replicas know their tables and are asked directly,
+all of them, with Serve's broadcast.
 
 A broadcast waits for a free slot of a busy replica, like any request. So one that is slow is not repeated but left
 running, and the next question takes its answer: an acknowledgement is made when the replica gets to it, so it is as
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from servepipe.runtime.routing import application_name
-from servepipe.runtime.serve_caller import DEPLOYMENT
+from servepipe.runtime.serve_caller import INGRESS
 
 __all__ = ["Observer"]
 
@@ -39,16 +39,18 @@ class Replicas:
 
 class Observer:
     """Args:
-    ingress_application: Name of the application that this replica belongs to; its deployment has the same name.
+    application: Name of the application that this replica of the ingress belongs to.
+    handle: Gives the handle to a node's application.
     """
 
-    def __init__(self, ingress_application: str) -> None:
-        self._ingress = ingress_application
+    def __init__(self, application: str, handle: Callable[[str], DeploymentHandle[Any]]) -> None:
+        self._ingress = application
+        self._own = DeploymentHandle[Any](INGRESS, application)
+        self._handle = handle
         self._seen: dict[str, Replicas] = {}
         self._seen_at = -READY_CACHE_S
         self._looking: asyncio.Task[dict[str, Replicas]] | None = None
-        self._handles: dict[str, DeploymentHandle[Any]] = {}
-        self._asking: dict[str, asyncio.Task[list[dict[str, Any]]]] = {}
+        self._asking: dict[str, asyncio.Task[tuple[float, list[dict[str, Any]]]]] = {}
         self._no_holders: set[str] = set()
 
     async def not_ready(self, nodes: Mapping[str, Sequence[tuple[str, int]]]) -> list[str]:
@@ -65,42 +67,43 @@ class Observer:
         ]
 
     async def acknowledgements(self) -> list[dict[str, Any]]:
-        """What every replica of the ingress and of each holder says about its table; the silent are left out."""
+        """What the replicas of the ingress and of all nodes say; those that are silent for long are left out.
+
+        It waits for the ingress and for holders, whose tables somebody waits for, and takes along what others say.
+        """
         seen = await self._replicas(fresh=True)
-        asked = [name for name in seen if "--" in name and seen[name].running and name not in self._no_holders]
-        tasks = {name: self._ask(name, DEPLOYMENT) for name in asked}
-        tasks[self._ingress] = self._ask(self._ingress, self._ingress)
-        await asyncio.wait(tasks.values(), timeout=ANSWER_WITHIN_S)
+        self._forget(seen)
+        asked = [name for name in seen if "--" in name and seen[name].running]
+        tasks = {name: self._ask(name) for name in [self._ingress, *asked]}
+        await asyncio.wait(
+            [task for name, task in tasks.items() if name not in self._no_holders], timeout=ANSWER_WITHIN_S
+        )
         answers: list[dict[str, Any]] = []
         for name, task in tasks.items():
             if not task.done():
                 continue
             del self._asking[name]
-            found = [] if task.exception() else task.result()
-            if name != self._ingress and found and not any(answer.pop("holds") for answer in found):
-                # Which nodes it holds is part of a revision's identity: no need to ask it ever again.
-                self._no_holders.add(name)
-                continue
+            at, found = (0.0, []) if task.exception() else task.result()
+            if time.monotonic() - at > ANSWER_WITHIN_S:
+                continue  # from long before this question
+            for answer in found:
+                # Which nodes a revision holds is part of its identity: this never changes.
+                if not answer.pop("holds", True):
+                    self._no_holders.add(name)
             answers += found
-        self._forget(seen)
         return answers
 
-    def _ask(self, application: str, deployment: str) -> asyncio.Task[list[dict[str, Any]]]:
+    def _ask(self, application: str) -> asyncio.Task[tuple[float, list[dict[str, Any]]]]:
         task = self._asking.get(application)
         if task is None:
-            handle = self._handles.get(application)
-            if handle is None:
-                handle = self._handles[application] = DeploymentHandle(deployment, application)
+            handle = self._own if application == self._ingress else self._handle(application)
             task = self._asking[application] = asyncio.create_task(_broadcast(handle))
         return task
 
-    def _forget(self, seen: Iterable[str]) -> None:
-        gone = self._handles.keys() - set(seen) - {self._ingress}
-        for application in gone:
-            del self._handles[application]
-            if task := self._asking.pop(application, None):
-                task.cancel()
-        self._no_holders &= set(seen)
+    def _forget(self, seen: Mapping[str, Replicas]) -> None:
+        for application in self._asking.keys() - seen.keys() - {self._ingress}:
+            self._asking.pop(application).cancel()
+        self._no_holders &= seen.keys()
 
     async def _replicas(self, *, fresh: bool = False) -> dict[str, Replicas]:
         """By application. Cached: readiness is asked for by every load balancer, and the controller is one process."""
@@ -130,6 +133,7 @@ def _serves(replicas: Replicas | None) -> bool:
     return replicas.running > 0 or (replicas.status == "HEALTHY" and not replicas.any)
 
 
-async def _broadcast(handle: DeploymentHandle[Any]) -> list[dict[str, Any]]:
+async def _broadcast(handle: DeploymentHandle[Any]) -> tuple[float, list[dict[str, Any]]]:
+    """When the answers came, and the answers of those that gave one."""
     answers = await handle.broadcast("acknowledge").results_async(return_exceptions=True)
-    return [answer for answer in answers if isinstance(answer, dict)]
+    return time.monotonic(), [answer for answer in answers if isinstance(answer, dict)]

@@ -23,7 +23,7 @@ from servepipe.graph.failures import failed_step
 from servepipe.runtime.answers import AnswerNotSupportedError
 from servepipe.runtime.interface import Interface
 
-__all__ = ["HookError", "Problem", "problem_of"]
+__all__ = ["HookError", "Problem", "first_line", "problem_of"]
 
 CODES = {400: "InvalidRequest", 422: "InvalidInput", 503: "NotReady", 504: "Timeout"}
 
@@ -78,6 +78,12 @@ def problem_of(error: BaseException, interface: Interface, *, postprocessed: boo
             step, node, _ = failed_step(error)
             where = f"step {step}" if step else "the graph"
             return Problem(500, "StepFailed", f"{where} failed: {_described(error)}", step, node, log_exception=error)
+
+
+def first_line(error: BaseException) -> str:
+    """What a table of errors has room for."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
 
 
 def _described(error: BaseException) -> str:

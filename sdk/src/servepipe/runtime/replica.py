@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from servepipe.graph.calls import NodeHandle, RequestContext, cancel_nested_call
 from servepipe.graph.expressions import decode_value
 from servepipe.runtime.arguments import constructor_arguments
 from servepipe.runtime.instance import NodeInstance
+from servepipe.runtime.problems import first_line
 from servepipe.runtime.routing import Routes, application_name
 from servepipe.runtime.serve_caller import ServeCaller
 from servepipe.runtime.transport import pack
@@ -45,7 +45,9 @@ class NodeReplica:
         self._table = ""
         self._holds = False
         self._user_config: Any = None
-        self._calls: Counter[str] = Counter()
+        self._configured = False
+        self._error = ""
+        self._busy = 0
         self._caller = ServeCaller(self._pin)
         loader.only_imports()
         target = await asyncio.to_thread(_import, args)
@@ -59,22 +61,35 @@ class NodeReplica:
         await self._instance.build(positional, keywords)
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
-        """Apply a routing table, a thread limit and the node's own ``userConfig``, each only where it changed."""
+        """Apply a routing table, a thread limit and the node's own ``userConfig``, each only where it changed.
+
+        Raises what the user's ``reconfigure()`` raises only while the replica starts. Later that would be fatal: Serve
+        stops a replica whose reconfiguration fails, and would stop all of them for one wrong value. The replica keeps
+        the configuration that it has, and tells the error with its acknowledgement.
+        """
         routes = user_config.get("routes") or {}
         self._instance.limit_threads(int(user_config.get("maxOngoingRequests") or 5))
         # {} is what a resource without userConfig has: nothing to hand over.
-        if (own := user_config.get("userConfig") or None) != self._user_config:
-            await self._instance.reconfigure(None if own is None else decode_value(own))
-            self._user_config = own
+        if (own := user_config.get("userConfig") or None) != self._user_config or self._error:
+            try:
+                await self._instance.reconfigure(None if own is None else decode_value(own))
+            except Exception as error:
+                if not self._configured:
+                    raise
+                log.exception("node %s keeps its userConfig, since the new one cannot be applied", self._node)
+                self._error = f"userConfig: {first_line(error)}"
+            else:
+                self._user_config, self._error = own, ""
         self._routes = Routes(routes)
         self._holds = bool(routes)
         applications = {
             application_name(node, route["revision"]) for node, choices in routes.items() for route in choices
         }
-        self._caller.keep_only(applications | set(self._calls))
+        await self._caller.keep_only(applications)
         for application in applications:
-            self._caller.handle(application)
+            self._caller.handle(application)  # now, so that its router knows the replicas when weight comes
         self._table = user_config.get("table") or ""
+        self._configured = True
 
     async def call(
         self, method: str | None, args: tuple[Any, ...], kwargs: dict[str, Any], context: RequestContext
@@ -83,7 +98,7 @@ class NodeReplica:
         if context.deadline is not None and context.deadline < time.time():
             raise pack(StepTimeoutError(f"the request's deadline passed before node {self._node} was called"))
         current_request.set(context)
-        self._calls[self._application] += 1
+        self._busy += 1
         try:
             with cancel_nested_calls():
                 return await self._instance.call(method, args, kwargs)
@@ -92,7 +107,7 @@ class NodeReplica:
         except BaseException as error:
             raise pack(error) from error
         finally:
-            self._calls[self._application] -= 1
+            self._busy -= 1
 
     async def acknowledge(self) -> dict[str, Any]:
         """The table in force here and the requests under way, as ``/-/routing`` shows them."""
@@ -100,8 +115,8 @@ class NodeReplica:
             "replica": serve.get_replica_context().replica_id.unique_id,
             "application": self._application,
             "table": self._table,
-            "busy": {name: count for name, count in self._calls.items() if count},
-            "errors": {},
+            "busy": {self._application: self._busy} if self._busy else {},
+            "errors": {self._application: self._error} if self._error else {},
             "holds": self._holds,
         }
 

@@ -8,8 +8,9 @@ them as soon as they appear.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError
@@ -22,6 +23,8 @@ from servepipe.runtime.routing import application_name, not_ready
 from servepipe.runtime.transport import NodeFailure, unpack
 
 __all__ = ["DEPLOYMENT", "INGRESS", "ServeCaller", "ingress_handle"]
+
+log = logging.getLogger("servepipe.runtime")
 
 MARGIN_S = 0.05
 """A call gives up this long before its request does: it can still say what it waited for."""
@@ -97,10 +100,12 @@ class ServeCaller:
             self._handles[application] = handle
         return handle
 
-    def keep_only(self, applications: set[str]) -> None:
-        """Forget the handles to other applications, so that their routers can go."""
-        for application in self._handles.keys() - applications:
-            del self._handles[application]
+    async def keep_only(self, applications: Collection[str]) -> None:
+        """Shut the handles to other applications down: each would go on reporting to Serve's controller."""
+        unused = [self._handles.pop(name) for name in self._handles.keys() - applications]
+        for outcome in await asyncio.gather(*(handle.shutdown_async() for handle in unused), return_exceptions=True):
+            if isinstance(outcome, Exception):
+                log.warning("a handle could not be shut down: %s", outcome)
 
     def _too_late(self, node: str, handle: DeploymentHandle[Any]) -> Exception:
         if not handle.running_replicas_populated():

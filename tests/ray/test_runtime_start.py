@@ -1,0 +1,83 @@
+"""Replicas that cannot start or do not stay well, beside others that serve."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.ray
+
+CODE = Path(__file__).parent / "code"
+GRAPH = {"steps": [{"name": "echo", "node": "frail", "args": [{"$input": []}]}], "output": {"$step": "echo"}}
+
+
+@pytest.fixture(scope="module")
+def flag(tmp_path_factory):
+    return tmp_path_factory.mktemp("flag") / "unwell"
+
+
+@pytest.fixture(scope="module")
+def applications(serve_session, flag):
+    s = serve_session
+    return [
+        s.node("frail", "runtime_models:Frail", str(flag), path=CODE),
+        s.ingress(GRAPH, {"frail": "r1"}, path=CODE, timeout_s=30),
+    ]
+
+
+def test_a_replica_that_cannot_start_says_why_and_hurts_no_other(serve_session, applications):
+    s = serve_session
+    s.deploy(*applications)
+    broken = {
+        "mismatch": (
+            s.node("mismatch", "runtime_models:ensemble", path=CODE, code="sha256:" + "0" * 64),
+            ["CodeMismatchError", "sha256:" + "0" * 64],
+        ),
+        "missing": (s.node("missing", "no_such_module:f", path=CODE), ["ImportPathError", "no_such_module"]),
+        "raising": (s.node("raising", "runtime_models:Broken", path=CODE), ["RuntimeError: no weights"]),
+        "refusing": (
+            s.node("refusing", "runtime_models:Node", path=CODE, user_config={"broken": True}),
+            ["ValueError: cannot take this"],
+        ),
+    }
+    s.put(*applications, *(application for application, _ in broken.values()))
+
+    def all_failed():
+        found = s.applications()
+        return all(found[f"{name}--r1"]["status"] == "DEPLOY_FAILED" for name in broken)
+
+    s.wait_for("the broken ones to be DEPLOY_FAILED", all_failed, 120)
+    for name, (_, words) in broken.items():
+        told = s.why(s.applications()[f"{name}--r1"])
+        assert [word for word in words if word not in told] == [], told
+    assert s.ask(1).json == 1
+    s.deploy(*applications)
+
+
+def test_an_unwell_replica_is_replaced(serve_session, applications, flag):
+    s = serve_session
+    before = s.replicas("frail--r1")
+    flag.touch()
+    s.wait_for("the replica to be dropped", lambda: s.replicas("frail--r1") != before)
+    s.wait_for(
+        "the pipeline to be not ready", lambda: s.get("/-/ready").json == {"ready": False, "notReady": ["frail"]}
+    )
+    flag.unlink()
+    s.wait_running("frail--r1", "ingress")
+    s.wait_for("the pipeline to be ready", lambda: s.get("/-/ready").status == 200)
+    assert s.ask(1).json == 1
+
+
+def test_a_killed_replica_is_replaced_and_its_callers_are_told(serve_session, applications):
+    s = serve_session
+    deployments = s.applications()["frail--r1"]["deployments"].values()
+    [replica] = [r for d in deployments for r in d["replicas"] if r["state"] == "RUNNING"]
+    os.kill(replica["pid"], signal.SIGKILL)
+    answers = [s.ask(1)]
+    s.wait_for("a new replica", lambda: s.replicas("frail--r1") not in ([], [replica["replica_id"]]))
+    answers.append(s.ask(1))
+    assert answers[-1].json == 1
+    assert {answer.status for answer in answers} <= {200, 503}, answers
