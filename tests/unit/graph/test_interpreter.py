@@ -172,6 +172,19 @@ async def test_maps_inside_maps_see_both_items(make: SimpleNamespace) -> None:
     ]
 
 
+async def test_a_step_that_reads_only_the_inner_item_runs_once_per_inner_item(
+    gates: Any, make: SimpleNamespace
+) -> None:
+    graph = make.graph(
+        ir.Call("each", "n", "now", (ItemRef("inner"),)),
+        Map("inner", ItemRef("outer"), StepRef("each")),
+        Map("outer", InputRef(), StepRef("inner")),
+    )
+
+    assert await answer(graph, gates, ["ab", "", "a"]) == [["a", "b"], [], ["a"]]
+    assert gates.started == {"a": 2, "b": 1}
+
+
 async def test_a_map_runs_at_most_as_many_items_as_it_may(gates: Any, make: SimpleNamespace) -> None:
     graph = make.graph(
         ir.Call("each", "n", "wait", (ItemRef("m"),)), Map("m", InputRef(), StepRef("each"), concurrency=2)
