@@ -106,6 +106,8 @@ class SimulatedServe:
         self.puts: list[tuple[float, dict[str, Any]]] = []
         self.problems: list[str] = []
         """What must never happen and did."""
+        self.deadline_s = 600.0
+        """How long a build must be left in peace."""
         self.sabotaged_until = 0.0
         self.deaf: set[str] = set()
         """Replicas that do not take a new ``user_config``."""
@@ -445,10 +447,9 @@ class SimulatedServe:
                 raise ServeRejectedError("max_replicas must be positive")
             if deployment["max_surge_percent"] != 100:
                 self.problems.append("old replicas would stop before new ones start")
-        deadline = 600
         for name, found in self.applications.items():
             building = found.built_at is not None and not found.deleting
-            if building and name in names and self.clock.now - found.deployed_at < deadline:
+            if building and name in names and self.clock.now - found.deployed_at < self.deadline_s:
                 self.problems.append(f"a PUT while {name} builds")
 
 

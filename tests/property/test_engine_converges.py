@@ -303,7 +303,7 @@ def play(steps: list[tuple[str, Any, Any]]) -> tuple[World, Spec, ServePipeline,
     return world, final, pipeline, faults
 
 
-@settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=2000, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.one_of(edit_steps, edit_steps, wait_steps, wait_steps, fault_steps, sabotage_steps), max_size=25))
 def test_ends_in_what_the_resource_asks_for(steps: list[tuple[str, Any, Any]]) -> None:
     world, spec, pipeline, faults = play(steps)
@@ -315,3 +315,36 @@ def test_ends_in_what_the_resource_asks_for(steps: list[tuple[str, Any, Any]]) -
     world.wait(60)
     world.look(pipeline)
     assert world.writes == []
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    st.lists(st.tuples(st.sampled_from(NODES), st.integers(0, 3)), min_size=1, max_size=4),
+    st.lists(st.one_of(fault_steps, wait_steps, wait_steps), max_size=10),
+)
+def test_what_serves_goes_on_serving_whatever_cannot_start(
+    breaks: list[tuple[str, int]], steps: list[tuple[str, Any, Any]]
+) -> None:
+    faults = Faults()
+    world = World(fault=faults)
+    world.serve.deadline_s = 60
+    spec = start()
+    spec["top"] = {"progressDeadlineSeconds": 60}
+    world.settle(built(spec, 1))
+    for name, value in breaks:
+        break_model(spec, name, value)
+    pipeline = built(spec, 2)
+    for kind, first, second in steps:
+        if kind == "wait":
+            world.run(pipeline, first)
+        else:
+            faults.arm(first, second)
+    faults.arm(-1, "")
+    world.run(pipeline, 200)
+
+    broken = [name for name, fields in spec["nodes"].items() if fields.get("args", [""])[0] in BAD]
+    assert world.serve.problems == []
+    assert world.condition("Available") == "True"
+    assert (world.condition("Stalled") == "True") is bool(broken)
+    assert (world.condition("Ready") == "True") is (not broken)
+    assert {name for name in spec["nodes"] if "failedRevision" in world.status["nodes"][name]} <= set(broken)
