@@ -172,9 +172,7 @@ async def test_maps_inside_maps_see_both_items(make: SimpleNamespace) -> None:
     ]
 
 
-async def test_a_step_that_reads_only_the_inner_item_runs_once_for_each(
-    gates: Any, make: SimpleNamespace
-) -> None:
+async def test_a_step_that_reads_only_the_inner_item_runs_once_for_each(gates: Any, make: SimpleNamespace) -> None:
     graph = make.graph(
         ir.Call("each", "n", "now", (ItemRef("inner"),)),
         Map("inner", ItemRef("outer"), StepRef("each")),
