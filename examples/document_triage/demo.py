@@ -95,6 +95,9 @@ def main() -> int:
             problems = demo(project, Path(folder) / "state")
         except RunFailedError as error:
             problems = [str(error)]
+        except KeyboardInterrupt:
+            print("\ninterrupted; the pipeline was stopped", file=sys.stderr)
+            return 130
     took = f"{time.monotonic() - started:.0f} s"
     if problems:
         print(f"\nFAILED after {took}:", *problems, sep="\n- ", file=sys.stderr)

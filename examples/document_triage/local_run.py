@@ -68,6 +68,7 @@ class LocalRun(contextlib.AbstractContextManager["LocalRun"]):
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C is for the demo, which then stops the pipeline
             )
 
     def apply(self) -> None:
@@ -148,6 +149,8 @@ def conditions_of(status: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def progress(status: dict[str, Any]) -> str:
     """How far the pipeline is: the applications that run, and what is being upgraded."""
     applications = status["applications"].values()
+    if not applications:
+        return "Ray is starting"
     running = [one for one in applications if any(replica["state"] == "RUNNING" for replica in one["replicas"])]
     nodes = status["status"].get("nodes", {}).items()
     upgrades = [

@@ -246,7 +246,7 @@ def test_progress_names_what_is_on_its_way(triage: SimpleNamespace) -> None:
     }
 
     assert triage.local_run.progress(status) == "1 of 3 applications run, m1 r2 is starting"
-    assert triage.local_run.progress({"applications": {}, "status": {}}) == "0 of 0 applications run"
+    assert triage.local_run.progress({"applications": {}, "status": {}}) == "Ray is starting"
 
 
 @pytest.mark.parametrize(

@@ -133,7 +133,7 @@ def test_without_rapidocr_the_error_says_what_to_do(
 ) -> None:
     monkeypatch.setitem(sys.modules, "rapidocr_onnxruntime", None)
 
-    with pytest.raises(ImportError, match="pip install 'rapidocr.*' with Python 3"):
+    with pytest.raises(ImportError, match=r"pip install 'rapidocr-onnxruntime>=1\.4' with Python 3\.11"):
         getattr(triage.ocr, model)()
 
 
