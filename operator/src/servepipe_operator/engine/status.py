@@ -75,7 +75,7 @@ def report(
     if draining:
         changes.append((_DRAINING, f"waiting for the last requests of {', '.join(sorted(draining))}"))
     if pending_put and not changes:
-        changes = [("Applying", "what is deployed is not what it should be")]
+        changes = [("Applying", "a changed configuration is being applied")]
     nodes_ready = _nodes_ready(view, nodes)
     available = _available(view, checkpoint, observed, nodes)
     ready = _ready(view, accepted, nodes_ready, available, changes, observed)
@@ -184,7 +184,8 @@ def _stable(view: View, name: str, revision: str, live: Live) -> tuple[Json, boo
         "readyReplicas": count,
         "state": _state(found, ready, live, no_room),
     }
-    why = no_room or (f"{name} has {count} of {wanted} replicas" if found else f"{name} is not deployed")
+    held = f"{name} is being turned off" if live.scale.off else f"{name} has {count} of {wanted} replicas"
+    why = no_room or (held if found else f"{name} is not deployed")
     if found is not None and not ready and (failed := failure(found)):
         json["message"] = failed[1]
         why = f"{name}: {failed[1]}"
