@@ -173,8 +173,14 @@ class LocalBackend:
                 self._environment[name] = os.environ.get(name)
                 os.environ[name] = value
             import ray
+            from ray._private import ray_constants
 
-            ray.init(address=run.ray_address, namespace="serve", log_to_driver=False, configure_logging=False)
+            # The child's Ray is at 127.0.0.1. Without this ray.init puts this machine's outer address in its place.
+            outer, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
+            try:
+                ray.init(address=run.ray_address, namespace="serve", log_to_driver=False, configure_logging=False)
+            finally:
+                ray_constants.ENABLE_RAY_CLUSTER = outer
             self._joined = run.ray_address
         from ray import serve
 

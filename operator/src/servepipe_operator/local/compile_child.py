@@ -76,8 +76,6 @@ def _compile(request: dict[str, Any]) -> dict[str, Any]:
             notices.append(f"{place}: {module} has changed since the file was compiled, running it as it is now")
         owner[field] = digest
         code_paths[digest] = str(folder)
-    for module in _hooks(resource):
-        files.extend(str(path) for path in source_files(module, root).values() if not in_library(path))
     return {
         "document": api.write(api.validate(resource)),
         "pipeline": resource["metadata"]["name"],
@@ -101,14 +99,11 @@ def _modules(resource: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], st
     """Every module that the resource names: where, the object that holds its digest, under which key, and its name."""
     for name, node in resource["spec"]["nodes"].items():
         yield f"spec.nodes.{name}", node, "code", node["import"].partition(":")[0]
-
-
-def _hooks(resource: dict[str, Any]) -> Iterator[str]:
-    """The modules of the preprocessor and the postprocessor."""
     graph = resource["spec"]["graph"]
-    for path in ((graph.get("input") or {}).get("preprocessor"), graph.get("postprocessor")):
-        if path:
-            yield path.partition(":")[0]
+    for field, kind in (("input", "preprocessor"), ("response", "postprocessor")):
+        hook = graph.get(field) or {}
+        if kind in hook:
+            yield f"spec.graph.{field}", hook, "code", hook[kind].partition(":")[0]
 
 
 if __name__ == "__main__":
