@@ -12,7 +12,7 @@ FOLDER = Path(__file__).parents[3] / "examples" / "document_triage"
 MODULES = ("answers", "demo", "filetype", "language", "load", "local_run", "ocr", "pipeline", "samples", "sentiment")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def triage() -> Iterator[SimpleNamespace]:
     """The project's modules by name, and its `folder`; their names are common, so `sys.modules` forgets them."""
     sys.path.insert(0, str(FOLDER))
@@ -24,7 +24,7 @@ def triage() -> Iterator[SimpleNamespace]:
             sys.modules.pop(name, None)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def documents(triage: SimpleNamespace) -> dict[str, bytes]:
     pytest.importorskip("skimage")
     return triage.samples.documents()
