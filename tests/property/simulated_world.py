@@ -196,9 +196,9 @@ def resource(nodes: dict[str, dict[str, Any]], *, steps: list[str] | None = None
         "steps": [{"name": f"{node}-out", "node": node, "args": [{"$input": []}]} for node in called],
         "output": [{"$step": f"{node}-out"} for node in called],
     }
-    preprocessor = spec.pop("preprocessor", None)
+    preprocessor, preprocessor_code = spec.pop("preprocessor", None), spec.pop("preprocessor_code", None)
     if preprocessor:
-        graph["input"] = {"preprocessor": preprocessor}
+        graph["input"] = {"preprocessor": preprocessor} | ({"code": preprocessor_code} if preprocessor_code else {})
     return ServePipeline.model_validate(
         {
             "apiVersion": "servepipe.dev/v1alpha1",

@@ -40,7 +40,10 @@ WRONG: list[tuple[Change, str]] = [
         add_step(name="x", split={"branches": [{"weight": 9, "then": 1}]}),
         "spec.graph.steps[3].split.branches: the weights",
     ),
-    (lambda spec: spec["graph"].update(postprocessor="a-b:c"), "spec.graph.postprocessor: 'a-b:c' cannot be imported"),
+    (
+        lambda spec: spec["graph"].update(response={"postprocessor": "a-b:c"}),
+        "spec.graph.response.postprocessor: 'a-b:c'",
+    ),
     (lambda spec: spec["graph"]["input"].update(preprocessor="a:b-c"), "spec.graph.input.preprocessor: 'a:b-c' cannot"),
     (lambda spec: spec["nodes"].update(input={"import": "a:b"}), "spec.nodes.input: the name 'input' is reserved"),
     (node("m1", **{"import": "a..b:C"}), "spec.nodes.m1.import: 'a..b:C' cannot be imported"),

@@ -87,7 +87,7 @@ def test_the_resource():
         "spec": {
             "rayVersion": "2.60.0",
             "graph": {
-                "input": {"preprocessor": f"{home}:before"},
+                "input": {"preprocessor": f"{home}:before", "code": code},
                 "steps": [
                     {"name": "m1-output", "node": "m1", "method": "forward", "args": [{"$input": [0]}]},
                     {"name": "m2-output", "node": "m2", "method": "forward", "args": [{"$input": [1]}]},
@@ -98,7 +98,7 @@ def test_the_resource():
                     },
                 ],
                 "output": {"$step": "ray-dag"},
-                "postprocessor": f"{home}:after",
+                "response": {"postprocessor": f"{home}:after", "code": code},
             },
             "nodes": {
                 "m1": {"import": f"{home}:Model", "code": code, "args": [1], "replicas": 3},

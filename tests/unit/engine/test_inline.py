@@ -167,16 +167,16 @@ def test_a_new_graph_and_a_new_preprocessor_bring_new_inline_code_at_once(world:
 
 def test_the_preprocessors_code_belongs_to_the_ingress() -> None:
     def pipeline(version: str):
-        return resource({"m1": model(code=CODE[version])}, preprocessor="models:to_inputs")
+        return resource({"m1": model()}, preprocessor="hooks:to_inputs", preprocessor_code=CODE[version])
 
     world = World()
     world.settle(pipeline("old"))
     replicas = ingress_replicas(world)
-    assert world.serve.applications["ingress"].config["args"]["code"] == CODE["old"]
+    assert world.serve.applications["ingress"].config["args"]["preprocessorCode"] == CODE["old"]
 
     world.settle(pipeline("new"))
 
     args = world.serve.applications["ingress"].config["args"]
-    assert (args["code"], args["codes"]) == (CODE["new"], [CODE["new"]])
+    assert (args["preprocessorCode"], args["codes"]) == (CODE["new"], [CODE["new"]])
     assert set(ingress_replicas(world)).isdisjoint(replicas)
     assert world.serve.problems == []

@@ -311,7 +311,7 @@ def test_graphs_have_this_form_and_come_back() -> None:
         "input": {"preprocessor": "diamond:before"},
         "steps": [{"name": "a", "node": "m1"}],
         "output": {"x": {"$step": "a"}},
-        "postprocessor": "diamond:after",
+        "response": {"postprocessor": "diamond:after"},
     }
     assert parse_graph(json) == graph
     assert dump_graph(Graph((), Const(None))) == {"steps": [], "output": {"$null": True}}
@@ -327,7 +327,11 @@ def test_graphs_have_this_form_and_come_back() -> None:
         ({"steps": [], "output": 1, "outputs": 1}, "g", "unknown field 'outputs'"),
         ({"steps": [], "output": 1, "input": {"pre": 1}}, "g.input", "unknown field 'pre'"),
         ({"steps": [], "output": 1, "input": {"preprocessor": 1}}, "g.input.preprocessor", "expected a string"),
-        ({"steps": [], "output": 1, "postprocessor": []}, "g.postprocessor", "expected a string, not a list"),
+        (
+            {"steps": [], "output": 1, "response": {"postprocessor": []}},
+            "g.response.postprocessor",
+            "expected a string",
+        ),
         ({"steps": [3], "output": 1}, "g.steps[0]", "expected an object, not 3"),
         ({"steps": [], "output": {"$x": 1}}, "g.output", "not a form"),
     ],

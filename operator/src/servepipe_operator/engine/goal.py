@@ -214,15 +214,15 @@ def _scale(replicas: int | None, autoscaling: Autoscaling | None) -> Scale:
 
 def _ingress(spec: Spec, nodes: Mapping[str, NodeGoal], memory: Memory, environment: Environment) -> IngressGoal:
     ingress = spec.ingress or Ingress()
-    preprocessor = spec.graph.input.preprocessor if spec.graph.input else None
-    code = _code_of(preprocessor, spec)
+    graph = spec.graph.to_ir()
     codes = {node.identity.get("code") for node in nodes.values() if node.live.inline}
-    codes |= {code, _code_of(spec.graph.postprocessor, spec)}
+    codes |= {graph.preprocessor_code, graph.postprocessor_code}
     identity: Json = {"codes": sorted(digest for digest in codes if digest)}
     optional: dict[str, Any] = {
-        "preprocessor": preprocessor,
-        "postprocessor": spec.graph.postprocessor,
-        "code": code,
+        "preprocessor": graph.preprocessor,
+        "postprocessor": graph.postprocessor,
+        "preprocessorCode": graph.preprocessor_code,
+        "postprocessorCode": graph.postprocessor_code,
         "image": None if "image" in environment.ignored_fields else spec.image,
         "resources": normalised_resources(ingress.resources.to_json()) if ingress.resources else None,
         "template": None if "template" in environment.ignored_fields else ingress.template,
@@ -237,9 +237,3 @@ def _ingress(spec: Spec, nodes: Mapping[str, NodeGoal], memory: Memory, environm
         max_body_bytes=ingress.max_body_bytes,
         max_ongoing_requests=ingress.max_ongoing_requests,
     )
-
-
-def _code_of(hook: str | None, spec: Spec) -> str | None:
-    """Digest of the sources of a preprocessor or postprocessor: that of a node of the same module, which covers it."""
-    module = hook.partition(":")[0] if hook else None
-    return next((node.code for node in spec.nodes.values() if node.import_.partition(":")[0] == module), None)

@@ -123,10 +123,11 @@ def ingress_application(
         "pipeline": pipeline,
         "revision": revision,
         "paths": paths,
-        "code": identity.get("code"),
         "codes": identity["codes"],
         "preprocessor": identity.get("preprocessor"),
+        "preprocessorCode": identity.get("preprocessorCode"),
         "postprocessor": identity.get("postprocessor"),
+        "postprocessorCode": identity.get("postprocessorCode"),
         "attempt": attempt,
     }
     content = {

@@ -92,7 +92,7 @@ def _graph_problems(spec: Spec) -> Iterator[Problem]:
     if graph.preprocessor is not None:
         yield from _import_path(graph.preprocessor, "spec.graph.input.preprocessor")
     if graph.postprocessor is not None:
-        yield from _import_path(graph.postprocessor, "spec.graph.postprocessor")
+        yield from _import_path(graph.postprocessor, "spec.graph.response.postprocessor")
     for index, step in enumerate(spec.graph.steps):
         path = at_index("spec.graph.steps", index)
         if step.method is not None and not step.method.isidentifier():

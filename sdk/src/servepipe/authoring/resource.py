@@ -90,10 +90,14 @@ def _resource(app: App) -> dict[str, Any]:
                 where=str(app._place),
                 fix="Split it into several pipelines, or move some steps into one node.",
             )
+    preprocessor, preprocessor_code = _hook(lowered.preprocessor, "the preprocessor")
+    postprocessor, postprocessor_code = _hook(app.postprocessor, "the postprocessor")
     graph = dataclasses.replace(
         lowered.graph,
-        preprocessor=_path(lowered.preprocessor, "the preprocessor"),
-        postprocessor=_path(app.postprocessor, "the postprocessor"),
+        preprocessor=preprocessor,
+        preprocessor_code=preprocessor_code,
+        postprocessor=postprocessor,
+        postprocessor_code=postprocessor_code,
     )
     spec: dict[str, Any] = {
         "graph": dump_graph(graph),
@@ -114,8 +118,7 @@ def _resource(app: App) -> dict[str, Any]:
 def _node(node: LoweredNode, options: dict[str, Any]) -> dict[str, Any]:
     path, module = _importable(node.target, f"node {node.name!r}", node.where)
     fields: dict[str, Any] = {"import": path}
-    root = import_root(module)
-    digest = code_digest(module_name(module), root) if root is not None else None
+    digest = _digest(module)
     if digest is not None:
         fields["code"] = digest
     if node.args:
@@ -138,8 +141,17 @@ def _belongs_in_ingress(node: LoweredNode, fields: Mapping[str, Any]) -> bool:
     return is_auto and not inspect.isclass(node.target) and not any(field in fields for field in INLINE_REFUSES)
 
 
-def _path(target: Callable[..., Any] | None, what: str) -> str | None:
-    return None if target is None else _importable(target, what)[0]
+def _hook(target: Callable[..., Any] | None, what: str) -> tuple[str | None, str | None]:
+    """Import path and digest of a pre- or postprocessor."""
+    if target is None:
+        return None, None
+    path, module = _importable(target, what)
+    return path, _digest(module)
+
+
+def _digest(module: ModuleType) -> str | None:
+    root = import_root(module)
+    return code_digest(module_name(module), root) if root is not None else None
 
 
 def _importable(target: Callable[..., Any], what: str, where: str = "") -> tuple[str, ModuleType]:

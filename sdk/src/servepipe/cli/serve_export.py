@@ -116,7 +116,9 @@ def _ingress(
             "pipeline": pipeline.name,
             "codes": sorted(codes),
             "preprocessor": graph.get("input", {}).get("preprocessor"),
-            "postprocessor": graph.get("postprocessor"),
+            "preprocessorCode": graph.get("input", {}).get("code"),
+            "postprocessor": graph.get("response", {}).get("postprocessor"),
+            "postprocessorCode": graph.get("response", {}).get("code"),
         },
         "deployments": [
             {

@@ -192,12 +192,16 @@ class Graph:
         output: What the graph answers.
         preprocessor: ``"module:function"`` that turns an HTTP request into the single argument, or None.
         postprocessor: ``"module:function"`` that turns the output into the HTTP answer, or None.
+        preprocessor_code: Digest of the preprocessor's sources, or None where they are not a project's.
+        postprocessor_code: Digest of the postprocessor's sources, likewise.
     """
 
     steps: tuple[Step, ...]
     output: Expr
     preprocessor: str | None = None
     postprocessor: str | None = None
+    preprocessor_code: str | None = None
+    postprocessor_code: str | None = None
 
 
 def operands(step: Step) -> Iterator[Expr]:

@@ -126,13 +126,17 @@ def dump_graph(graph: Graph, where: str = "") -> Json:
     """The JSON of a whole graph, as it stands in ``spec.graph``; ``where`` is put before paths in errors."""
     fields: Json = {}
     if graph.preprocessor is not None:
-        fields["input"] = {"preprocessor": graph.preprocessor}
+        fields["input"] = _hook("preprocessor", graph.preprocessor, graph.preprocessor_code)
     steps = at_key(where, "steps")
     fields["steps"] = [dump_step(step, at_index(steps, index)) for index, step in enumerate(graph.steps)]
     fields["output"] = dump_expr(graph.output, at_key(where, "output"))
     if graph.postprocessor is not None:
-        fields["postprocessor"] = graph.postprocessor
+        fields["response"] = _hook("postprocessor", graph.postprocessor, graph.postprocessor_code)
     return fields
+
+
+def _hook(kind: str, import_path: str, code: str | None) -> Json:
+    return {kind: import_path} if code is None else {kind: import_path, "code": code}
 
 
 def parse_graph(json: Any, path: str = "spec.graph") -> Graph:
@@ -141,8 +145,10 @@ def parse_graph(json: Any, path: str = "spec.graph") -> Graph:
     Raises:
         ResourceError: Something has the wrong form; ``where`` is the exact path.
     """
-    fields = object_fields(json, path, required=("steps", "output"), optional=("input", "postprocessor"))
-    request = object_fields(fields.get("input", {}), at_key(path, "input"), optional=("preprocessor",))
+    fields = object_fields(json, path, required=("steps", "output"), optional=("input", "response"))
+    at_input, at_response = at_key(path, "input"), at_key(path, "response")
+    request = object_fields(fields.get("input", {}), at_input, optional=("preprocessor", "code"))
+    response = object_fields(fields.get("response", {}), at_response, optional=("postprocessor", "code"))
     steps = at_key(path, "steps")
     return Graph(
         tuple(
@@ -152,8 +158,10 @@ def parse_graph(json: Any, path: str = "spec.graph") -> Graph:
             ]
         ),
         parse_expr(fields["output"], at_key(path, "output")),
-        preprocessor=optional_field(request, "preprocessor", str, at_key(path, "input")),
-        postprocessor=optional_field(fields, "postprocessor", str, path),
+        preprocessor=optional_field(request, "preprocessor", str, at_input),
+        postprocessor=optional_field(response, "postprocessor", str, at_response),
+        preprocessor_code=optional_field(request, "code", str, at_input),
+        postprocessor_code=optional_field(response, "code", str, at_response),
     )
 
 

@@ -11,9 +11,11 @@ import logging
 import sys
 import time
 from collections.abc import Mapping, MutableMapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from google.protobuf.wrappers_pb2 import BytesValue
+from grpc import StatusCode
 from ray import serve
 
 from servepipe.authoring import code, loader
@@ -41,8 +43,8 @@ log = logging.getLogger("servepipe.ingress")
 
 class Ingress:
     """Args:
-    args: As in "What runs in Ray" of the architecture page: pipeline, paths, code, codes, preprocessor, postprocessor,
-        attempt.
+    args: As in "What runs in Ray" of the architecture page: pipeline, paths, codes, preprocessor, postprocessor, the
+        digests of both, attempt.
     """
 
     async def __init__(self, args: dict[str, Any]) -> None:  # type: ignore[misc]  # Serve awaits it
@@ -58,8 +60,8 @@ class Ingress:
         self._retiring: set[asyncio.Task[None]] = set()
         loader.only_imports()
         sys.path[:0] = [path for path in args.get("paths") or [] if path not in sys.path]
-        self._preprocessor = await asyncio.to_thread(_hook, args.get("preprocessor"), args.get("code"))
-        self._postprocessor = await asyncio.to_thread(_hook, args.get("postprocessor"), None)
+        self._preprocessor = await asyncio.to_thread(_hook, args.get("preprocessor"), args.get("preprocessorCode"))
+        self._postprocessor = await asyncio.to_thread(_hook, args.get("postprocessor"), args.get("postprocessorCode"))
 
     def __serve_build_asgi_app__(self) -> Any:
         async def app(scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
@@ -119,8 +121,10 @@ class Ingress:
             problem = problem_of(error, interface)
             if problem.status >= 500:
                 log.error("request %s: %s", request_id, problem.message, exc_info=problem.log_exception)
-            grpc_context.set_code(STATUS_CODES.get(problem.status, STATUS_CODES[500]))
-            grpc_context.set_details(encode_json(problem.body(request_id)).decode())
+            grpc_context.set_code(STATUS_CODES.get(problem.status, StatusCode.UNKNOWN))
+            # Serve cuts details off at 4096 characters, and half a JSON object is none.
+            told = replace(problem, message=problem.message[:2000])
+            grpc_context.set_details(encode_json(told.body(request_id)).decode())
             raise
         grpc_context.set_trailing_metadata([("content-type-of-value", content_type)])
         return BytesValue(value=body)

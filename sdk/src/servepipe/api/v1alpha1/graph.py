@@ -13,6 +13,7 @@ from pydantic_core import PydanticCustomError
 
 from servepipe.api.v1alpha1.base import (
     PRESERVE,
+    Digest,
     Duration,
     ImportPath,
     Json,
@@ -33,6 +34,7 @@ __all__ = [
     "BranchSpec",
     "CaseSpec",
     "GraphInput",
+    "GraphResponse",
     "GraphSpec",
     "MapSpec",
     "SplitSpec",
@@ -152,6 +154,17 @@ class GraphInput(Model):
 
     preprocessor: ImportPath | None = None
     """"module:function" that receives the starlette Request; what it returns is the single argument."""
+    code: Digest | None = None
+    """Digest of the preprocessor's sources that compile saw. Default: not checked."""
+
+
+class GraphResponse(Model):
+    """How the output becomes an HTTP answer."""
+
+    postprocessor: ImportPath | None = None
+    """"module:function" that turns the output into the HTTP answer."""
+    code: Digest | None = None
+    """Digest of the postprocessor's sources that compile saw. Default: not checked."""
 
 
 class GraphSpec(Model):
@@ -170,8 +183,8 @@ class GraphSpec(Model):
     """Every step stands after the steps that it refers to."""
     output: Json
     """The expression that the graph answers with; a list or an object of expressions for several outputs."""
-    postprocessor: ImportPath | None = None
-    """"module:function" that turns the output into the HTTP answer."""
+    response: GraphResponse | None = None
+    """How the output becomes an HTTP answer."""
 
     def to_ir(self) -> ir.Graph:
         """The graph as the interpreter knows it.
