@@ -117,9 +117,13 @@ class ServeSession:
         wait_for(f"{', '.join(names)} to be RUNNING", check, timeout)
 
     def deploy(self, *applications: dict[str, Any]) -> None:
-        """PUT, and wait until all of it runs and answers."""
+        """PUT, and wait until all of it runs and the ingress can be reached: the proxy learns of it a little later."""
         self.put(*applications)
         self.wait_running(*(application["name"] for application in applications))
+        for application in applications:
+            if (route := application["route_prefix"]) is not None:
+                path = f"{route.rstrip('/')}/-/ready"
+                wait_for("the ingress to answer", lambda path=path: b'"ready"' in self.get(path).body)
 
     def ask(self, body: Any = None, path: str = "/", *, raw: bytes | None = None, **options: Any) -> Answer:
         content = raw if raw is not None else json.dumps(body).encode()
@@ -134,6 +138,23 @@ class ServeSession:
             return send("POST", f"http://127.0.0.1:{port}/", json.dumps(body).encode())
         except urllib.error.URLError:
             return None
+
+    @property
+    def ingress_port(self) -> int:
+        """The port of an ingress replica, without the proxy."""
+        if not self.haproxy:
+            return self.port
+        return wait_for(
+            "a replica of the ingress to be found",
+            lambda: next((port for port in self.replica_ports if b'"graph"' in self.peek(port)), None),
+        )
+
+    def peek(self, port: int) -> bytes:
+        """What a replica answers to ``/-/graph``; nothing where there is none."""
+        try:
+            return send("GET", f"http://127.0.0.1:{port}/-/graph").body
+        except urllib.error.URLError:
+            return b""
 
     def ask_grpc(self, body: Any, application: str = "ingress") -> Any:
         with grpc.insecure_channel(f"127.0.0.1:{self.grpc_port}") as channel:

@@ -154,7 +154,7 @@ def test_sync_methods_run_in_as_many_threads_as_max_ongoing_requests(pipeline, t
 
 def test_the_request_id_travels_to_the_node(pipeline):
     answer = pipeline.do("tell", headers={"x-request-id": "abc-7"})
-    assert (answer.json["request"], answer.headers["x-request-id"]) == ("abc-7", "abc-7")
+    assert (answer.json["request"], answer.headers.get_all("x-request-id")) == ("abc-7", ["abc-7"])
 
 
 @pytest.mark.parametrize("way", ["holder-sync", "holder-async"])
@@ -190,7 +190,8 @@ def test_a_slow_node_answers_504_and_is_cancelled(pipeline, tmp_path):
 
 
 def test_a_caller_that_leaves_cancels_the_work(pipeline, tmp_path):
-    connection = http.client.HTTPConnection("127.0.0.1", pipeline.serve.port)
+    # Past HAProxy, which does not always look whether its client is still there before it has an answer.
+    connection = http.client.HTTPConnection("127.0.0.1", pipeline.serve.ingress_port)
     connection.request("POST", "/", json.dumps({"do": "wait", "x": str(tmp_path)}))
     pipeline.serve.wait_for("the node to begin", (tmp_path / "began").exists)
     connection.close()

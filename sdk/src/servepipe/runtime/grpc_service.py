@@ -12,7 +12,7 @@
     }
 
 Metadata: ``application: ingress`` is required, because Serve routes by it; ``request_id`` is optional. Errors have a
-status code, and as details the same JSON as over HTTP.
+status code, and as details the same JSON object as under "error" over HTTP.
 """
 
 from __future__ import annotations
@@ -32,10 +32,11 @@ STATUS_CODES = {
     404: grpc.StatusCode.NOT_FOUND,
     413: grpc.StatusCode.RESOURCE_EXHAUSTED,
     422: grpc.StatusCode.INVALID_ARGUMENT,
+    500: grpc.StatusCode.INTERNAL,
     503: grpc.StatusCode.UNAVAILABLE,
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
-"""gRPC's code for each HTTP status; INTERNAL for the others."""
+"""gRPC's code for each HTTP status; UNKNOWN for the others, which only user code can ask for."""
 
 
 def add_servicer(servicer: Any, server: Any) -> None:

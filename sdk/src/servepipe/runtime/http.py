@@ -79,6 +79,7 @@ class HttpApp:
         endpoints: Further paths that answer GET, by path (``"/-/ready"``): status and a JSON value.
         max_body_bytes: A larger body is answered with 413.
         timeout_s: A request that takes longer, in seconds, is answered with 504. None: no limit.
+        sends_request_id: Answer with the header ``x-request-id``; False where the server in front of the app does.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class HttpApp:
         endpoints: Mapping[str, Endpoint] | None = None,
         max_body_bytes: int = 104_857_600,
         timeout_s: float | None = 60.0,
+        sends_request_id: bool = True,
     ) -> None:
         self._run = run
         self._interface = interface
@@ -99,6 +101,7 @@ class HttpApp:
         self._endpoints = endpoints or {}
         self._max_body_bytes = max_body_bytes
         self._timeout_s = timeout_s
+        self._sends_request_id = sends_request_id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -184,7 +187,8 @@ class HttpApp:
         if isinstance(answer, _Status):
             status, answer = answer.status, answer.value
         elif _is_response(answer):
-            answer.headers.setdefault(REQUEST_ID, request_id)
+            if self._sends_request_id:
+                answer.headers.setdefault(REQUEST_ID, request_id)
             await answer(scope, receive, send)
             return
         try:
@@ -192,14 +196,18 @@ class HttpApp:
         except AnswerNotSupportedError as error:
             await self._send_error(error, scope, request_id, send)
             return
-        await _send(send, scope, status, body, content_type, request_id)
+        await _send(send, scope, status, body, content_type, self._headers(request_id))
 
     async def _send_error(self, error: Exception, scope: Scope, request_id: str, send: Send) -> None:
         problem = problem_of(error, self._interface, postprocessed=self._postprocessor is not None)
         if problem.status >= 500:
             log.error("request %s: %s", request_id, problem.message, exc_info=problem.log_exception)
         body = encode_json({"error": problem.body(request_id)})
-        await _send(send, scope, problem.status, body, "application/json", request_id, problem.headers)
+        headers = (*self._headers(request_id), *problem.headers)
+        await _send(send, scope, problem.status, body, "application/json", headers)
+
+    def _headers(self, request_id: str) -> tuple[tuple[bytes, bytes], ...]:
+        return ((REQUEST_ID.encode(), request_id.encode()),) if self._sends_request_id else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,8 +314,7 @@ async def _send(
     status: int,
     body: bytes,
     content_type: str,
-    request_id: str,
-    headers: Sequence[tuple[bytes, bytes]] = (),
+    headers: Sequence[tuple[bytes, bytes]],
 ) -> None:
     await send(
         {
@@ -316,7 +323,6 @@ async def _send(
             "headers": [
                 (b"content-type", content_type.encode()),
                 (b"content-length", str(len(body)).encode()),
-                (REQUEST_ID.encode(), request_id.encode()),
                 *headers,
             ],
         }

@@ -272,6 +272,7 @@ class _State:
             endpoints={"/-/ready": ingress._ready, "/-/graph": ingress._graph, "/-/routing": ingress._routing},
             max_body_bytes=config.get("maxBodyBytes") or 104_857_600,
             timeout_s=self.timeout_s,
+            sends_request_id=False,  # Serve's servers do
         )
 
 
