@@ -162,8 +162,8 @@ class SimulatedServe:
         acks = []
         for application in self.applications.values():
             for replica in application.alive():
-                routes = application.name == "ingress" or replica.user_config.get("routes")
-                if routes:
+                config = replica.user_config
+                if application.name == "ingress" or config.get("routes") or config.get("userConfig"):
                     acks.append(self._ack(application, replica))
         return tuple(acks)
 
@@ -422,6 +422,8 @@ class SimulatedServe:
             for route in entry["routes"]:
                 if "inline" in route and route["inline"]["args"][:1] and route["inline"]["args"][0] in BAD:
                     errors[f"{node}--{route['revision']}"] = "ValueError: cannot be built"
+        if (replica.user_config.get("userConfig") or {}).get("refused"):
+            errors[application.name] = "userConfig: ValueError: not this"
         return RoutingAck(replica.id, application.name, replica.user_config["table"], dict(busy), errors)
 
     def _used(self) -> float:

@@ -106,7 +106,7 @@ def run_and_compare(example: RandomGraph) -> Expected:
         assert expected.ok
         assert answer == expected.value
     # Losers and the rest of what failed are cancelled; nothing goes on for a request that has been answered.
-    background.run(nothing_hangs(module))
+    background.run(lambda: nothing_hangs(module))
     counted = module.CALLS
     for key in counted.keys() | expected.most.keys():
         assert expected.least[key] <= counted[key] <= expected.most[key], key

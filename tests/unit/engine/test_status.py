@@ -276,3 +276,24 @@ def test_the_clock_and_the_environment_decide_when_to_look_again(pipeline: Serve
 
     assert found.look_again_after_s == 1.0
     assert plan(pipeline, Observed("NotStarted"), environment, 0.0) == found
+
+
+def test_a_user_config_that_replicas_refuse_is_said_and_the_old_one_serves(world: World) -> None:
+    refused = resource({"m1": {**node("good"), "userConfig": {"refused": True}}, "m2": node("good")}, generation=8)
+
+    world.run(refused, 60)
+
+    m1 = world.status["nodes"]["m1"]
+    assert (m1["state"], m1["message"]) == ("ConfigurationRefused", "userConfig: ValueError: not this")
+    assert (world.condition("Available"), world.condition("Ready")) == ("True", "False")
+    stalled = state_of(world.status["conditions"], "Stalled")
+    assert (stalled["reason"], stalled["message"]) == (
+        "ConfigurationRefused",
+        "m1: userConfig: ValueError: not this",
+    )
+    Status.model_validate(world.status)
+
+    world.settle(resource({"m1": {**node("good"), "userConfig": {"fine": True}}, "m2": node("good")}, generation=9))
+
+    assert world.status["nodes"]["m1"]["state"] == "Running"
+    assert world.condition("Ready") == "True"

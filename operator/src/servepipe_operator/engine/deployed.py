@@ -55,7 +55,8 @@ class Deployed:
         leaving: A replica of the ingress or of a holder is stopping; it may still have requests of an older table.
         ingress_is_leaving: The ingress was removed and finishes the requests that it took.
         busy: Requests in flight by application, or None when nobody could be asked.
-        errors: Inline instances that could not be built, by ``<node>--<revision>``.
+        errors: Inline instances that could not be built and configurations that replicas refused, by
+            ``<node>--<revision>`` or ``ingress``.
     """
 
     applications: Mapping[str, Application]

@@ -62,7 +62,8 @@ class Application:
 class RoutingAck:
     """One ingress replica or holder: the routing table it uses, and its requests in flight by application.
 
-    ``errors``: why an Inline instance could not be imported or built, by ``<node>--<revision>``.
+    ``errors``: why an Inline instance could not be built, or a table or userConfig was refused, by
+    ``<node>--<revision>`` or ``ingress``.
     """
 
     replica: str

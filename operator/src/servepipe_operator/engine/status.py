@@ -32,6 +32,7 @@ __all__ = ["Report", "blind", "report", "with_problem"]
 
 _DRAINING = "Draining"
 _STALLED_ROUTING = "RoutingNotAcknowledged"
+_REFUSED = "ConfigurationRefused"
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +192,9 @@ def _stable(view: View, name: str, revision: str, live: Live) -> tuple[Json, boo
         why = f"{name}: {failed[1]}"
     elif no_room:
         json["message"] = no_room
+    elif refused := view.deployed.errors.get(application(name, revision)):
+        json |= {"state": _REFUSED, "message": headline(refused)}
+        ready, why = False, f"{name}: {headline(refused)}"
     return json, ready, available or live.scale.off, why, no_room
 
 
@@ -334,13 +338,18 @@ def _stalled(
     view: View, checkpoint: Checkpoint, rollout: Rollout, nodes: Mapping[str, _Node], before: Json
 ) -> Condition | None:
     found: list[tuple[str, str]] = []
-    goals = {INGRESS: view.goal.ingress.revision} | {name: node.revision for name, node in view.goal.nodes.items()}
+    goal_nodes = view.goal.nodes
+    goals = {INGRESS: view.goal.ingress.revision} | {name: node.revision for name, node in goal_nodes.items()}
     for name, revision in goals.items():
         unit = checkpoint.unit(name)
         if unit.failed is not None and unit.failed.revision == revision and unit.stable != revision:
             found.append((unit.failed.reason, f"{name}: {unit.failed.message}"))
         elif unit.trouble is not None:
             found.append((unit.trouble.reason, f"{name}: {unit.trouble.message}"))
+        elif refused := view.deployed.errors.get(INGRESS if name == INGRESS else application(name, revision)):
+            # Replicas keep the table or userConfig that they have; only a change of the spec helps.
+            inline = name != INGRESS and goal_nodes[name].live.inline
+            found.append(("ReplicaFailed" if inline else _REFUSED, f"{name}: {headline(refused)}"))
     for candidate in rollout.candidates.values():
         late = view.now - candidate.since >= view.goal.nodes[candidate.node].live.deadline_s
         if candidate.stage in (Stage.OFFERED, Stage.SWITCHED) and late and not view.deployed.settled:
