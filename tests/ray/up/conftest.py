@@ -74,6 +74,11 @@ class Up:
         self._seen = [Process(**process) for process in found["processes"]] or self._seen
         return found
 
+    def own_run(self) -> dict[str, Any] | None:
+        """``run.json``, once it is that of the process that was started last."""
+        run = self.run_json()
+        return run if run and self.process and run["supervisor"]["pid"] == self.process.pid else None
+
     def snapshot(self) -> dict[str, Any] | None:
         """What the control server says; None while there is none."""
         run = self.run_json()

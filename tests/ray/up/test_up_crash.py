@@ -115,7 +115,7 @@ def test_the_next_start_ends_orphans_and_shares_no_port(up: Any, tools: Any, pip
 
 def test_a_port_that_is_taken_while_ray_starts_is_noticed(up: Any, tools: Any, pipeline: Path) -> None:
     up.start(pipeline)
-    run = tools.wait_for("the ports to be chosen", lambda: (r := up.run_json()) and r["ports"] and r, why=up.why)
+    run = tools.wait_for("the ports to be chosen", lambda: (r := up.own_run()) and r["ports"] and r, why=up.why)
     with other_server(run["ports"]["http"]) as pid:
         assert up.wait_ended() == 2
     assert f"is taken now by process {pid}" in up.output()
@@ -136,7 +136,7 @@ def test_kill_9_of_the_supervisor_alone_ends_everything(up: Any, tools: Any, pip
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_during_start_up_cleans_up(up: Any, tools: Any, pipeline: Path, number: int, code: int) -> None:
     up.start(pipeline)
-    tools.wait_for("Ray's first processes", lambda: (up.run_json() or {}).get("processes"), why=up.why)
+    tools.wait_for("Ray's first processes", lambda: (up.own_run() or {}).get("processes"), why=up.why)
     processes = up.leftovers()
     up.process.send_signal(number)
     assert up.wait_ended() == code

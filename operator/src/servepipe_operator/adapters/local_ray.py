@@ -203,13 +203,16 @@ class LocalRay:
 
     def intruder(self) -> int | None:
         """The pid of somebody else who listens on our HTTP port: taken after it was found free, before we bound it."""
-        own = {process.pid for process in self.processes()}
+        found: set[int] = set()
         with contextlib.suppress(psutil.Error):
             for connection in psutil.net_connections("tcp"):
                 listens = connection.status == psutil.CONN_LISTEN and connection.laddr
-                if listens and connection.laddr.port == self.ports.http and connection.pid not in own:
-                    return connection.pid
-        return None
+                if listens and connection.laddr[1] == self.ports.http and connection.pid:
+                    found.add(connection.pid)
+        # Asked in this order: a HAProxy of ours that starts meanwhile must not look like a stranger.
+        strangers = [p for p in map(identify, found) if p is not None]
+        own = {process.pid for process in self.processes()}
+        return next((p.pid for p in strangers if p.pid not in own and p.alive()), None)
 
     async def stop(self) -> None:
         """End Ray and all its processes; safe to call at any time, also twice and during `start`."""
