@@ -41,6 +41,11 @@ class Leaf:
     async def context(self) -> Any:
         return current_request.get()
 
+    late_error = TimeoutError("leaf")
+
+    def late(self) -> None:
+        raise self.late_error
+
     async def hang(self) -> None:
         self.started.set()
         try:
@@ -127,6 +132,12 @@ def test_a_failure_goes_through_the_holder_and_the_request_with_it(runner_of: Ru
         async def unknown(self) -> Any:
             await self.leaf.nope.remote()
 
+        def late(self) -> Any:
+            return self.leaf.late.remote().result()
+
+        async def late_async(self) -> Any:
+            return await self.leaf.late.remote()
+
         def contexts(self) -> Any:
             return [current_request.get(), self.leaf.context.remote().result()]
 
@@ -137,6 +148,11 @@ def test_a_failure_goes_through_the_holder_and_the_request_with_it(runner_of: Ru
         runner("fail").execute()
     assert failed_step(caught.value) == ("s", "holder", "fail")
     assert runner("caught").execute() == "leaf"
+    for method in ("late", "late_async"):
+        with pytest.raises(TimeoutError, match="leaf") as late:
+            runner(method).execute()
+        assert late.value is Leaf.late_error
+        assert late.traceback[-1].name == "late"
     with pytest.raises(SignatureError, match="node leaf has no method 'nope'"):
         runner("unknown").execute()
     context = RequestContext("r7", None, {"leaf": "abc"})

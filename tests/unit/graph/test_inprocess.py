@@ -54,6 +54,11 @@ def diamond(make: SimpleNamespace, runner_of: RunnerOf) -> Runner:
     )
 
 
+class Unprintable(BaseException):
+    def __str__(self) -> str:
+        raise RuntimeError("no text either")
+
+
 def call(method: str | None, *args: ir.Expr, **kwargs: ir.Expr) -> ir.Graph:
     return ir.Graph((ir.Call("s", "n", method, args, tuple(kwargs.items())),), StepRef("s"))
 
@@ -147,6 +152,23 @@ def test_hooks_are_called_as_in_a_replica(runner_of: RunnerOf) -> None:
     runner.reset()
 
     assert called == [("init", None), "setup", {"threshold": 3}, "f", "close"]
+
+
+def test_a_class_that_answers_to_every_name_has_no_hooks(runner_of: RunnerOf) -> None:
+    asked: list[str] = []
+
+    class Proxy:
+        close = None
+
+        def __getattr__(self, name: str) -> Callable[..., str]:
+            asked.append(name)
+            return lambda *args: name
+
+    runner = runner_of(call("anything"), n=Proxy)
+
+    assert runner.execute() == "anything"
+    runner.reset()
+    assert asked == ["anything"]
 
 
 def test_a_user_config_that_nobody_takes_is_an_error(runner_of: RunnerOf) -> None:
@@ -313,21 +335,47 @@ def test_what_methods_may_be(runner_of: RunnerOf) -> None:
 @pytest.mark.parametrize("blocking", [None, False])
 @pytest.mark.parametrize(
     ("raised", "told"),
-    [(StopIteration(), "StopIteration"), (SystemExit(2), "SystemExit: 2"), (KeyboardInterrupt(), "Key")],
+    [
+        (StopIteration(), "StopIteration"),
+        (SystemExit(2), "SystemExit: 2"),
+        (KeyboardInterrupt(), "Key"),
+        (GeneratorExit(), "GeneratorExit"),
+        (Unprintable("out of the hierarchy"), "Unprintable"),
+    ],
 )
+@pytest.mark.parametrize("method", ["f", "g"])
 def test_exceptions_that_event_loops_cannot_carry(
-    runner_of: RunnerOf, raised: BaseException, told: str, blocking: bool | None
+    runner_of: RunnerOf, raised: BaseException, told: str, blocking: bool | None, method: str
 ) -> None:
     class Node:
         def f(self) -> None:
             raise raised
 
-    runner = runner_of(call("f"), n=NodeDefinition("n", Node, blocking=blocking))
+        async def g(self) -> None:
+            raise raised
+
+    runner = runner_of(call(method), n=NodeDefinition("n", Node, blocking=blocking))
 
     with pytest.raises(Exception, match=told) as caught:
-        runner.execute()
-    assert failed_step(caught.value) == ("s", "n", "f")
+        runner.execute(context=RequestContext(deadline=time.time() + DEADLINE_S))
+    assert failed_step(caught.value) == ("s", "n", method)
     assert background.loop().is_running()
+
+
+def test_an_exception_that_futures_would_replace_stays_the_one_that_was_raised(runner_of: RunnerOf) -> None:
+    raised = TimeoutError("the database")
+
+    def query() -> None:
+        raise raised
+
+    runner = runner_of(call(None), n=query)
+
+    for execute in (runner.execute, lambda: asyncio.run(runner.execute_async())):
+        with pytest.raises(TimeoutError, match="the database") as caught:
+            execute()
+        assert caught.value is raised
+        assert caught.traceback[-1].name == "query"
+        assert failed_step(caught.value).step == "s"
 
 
 def test_an_exception_keeps_its_traceback_and_says_where_it_was(diamond: Runner) -> None:
@@ -515,5 +563,5 @@ def test_interrupting_a_wait_cancels_the_work(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(asyncio, "run_coroutine_threadsafe", interrupting)
     with pytest.raises(Interrupted):
-        background.run(work())
+        background.run(work)
     assert cancelled.wait(DEADLINE_S)

@@ -112,7 +112,7 @@ def test_a_background_loop_ends_with_what_runs_on_it() -> None:
         closed.append("closed")
 
     background.at_end(close)
-    task = background.run(start())
+    task = background.run(start)
     loop = background.loop()
     assert not background.is_current()
 

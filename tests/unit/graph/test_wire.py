@@ -244,6 +244,7 @@ def test_wrong_expressions_are_refused_at_their_place(json: Any, where: str, wha
 def test_an_unknown_form_is_compared_with_the_known_ones() -> None:
     assert 'Did you mean "$step"?' in fails(parse_expr, {"$stp": "a"}, "p").fix
     assert did_you_mean("zzz", ["a", "b"]) == "Known are a, b."
+    assert did_you_mean("zzz", []) == ""
 
 
 # --- Steps and graphs -------------------------------------------------------------------------------------------------

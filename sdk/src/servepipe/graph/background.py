@@ -14,6 +14,8 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from servepipe.graph.failures import caught, opened
+
 __all__ = ["BackgroundLoop", "background"]
 
 T = TypeVar("T")
@@ -47,15 +49,23 @@ class BackgroundLoop:
         except RuntimeError:
             return False
 
-    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run ``coroutine`` on the loop and wait for it in this thread, which must not be the loop's own."""
-        future = asyncio.run_coroutine_threadsafe(coroutine, self.loop())
+    def run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Run ``work()`` on the loop and wait for it in this thread, which must not be the loop's own."""
+        future = asyncio.run_coroutine_threadsafe(caught(work), self.loop())
         try:
-            return future.result()
+            outcome = future.result()
         except BaseException:
             # KeyboardInterrupt: what runs for a caller that is gone is cancelled. Once it has ended this does nothing.
             future.cancel()
             raise
+        return opened(outcome)
+
+    async def run_async(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """As `run`, awaitable from any loop; being cancelled cancels the work."""
+        if self.is_current():
+            return await work()
+        future = asyncio.run_coroutine_threadsafe(caught(work), self.loop())
+        return opened(await asyncio.wrap_future(future))
 
     def at_end(self, close: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run ``close`` on the loop before it ends."""

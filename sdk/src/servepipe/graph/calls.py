@@ -14,9 +14,11 @@ from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping, S
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 from servepipe.errors import RequestError, StepTimeoutError
+from servepipe.graph.failures import caught, opened
 from servepipe.graph.ir import Expr
 
 __all__ = [
@@ -121,8 +123,8 @@ class NodeHandle:
 
     def _start(self, method: str | None, args: Sequence[Any], kwargs: Mapping[str, Any]) -> NodeResponse:
         context = current_request.get() or RequestContext()
-        coroutine = self._caller.call(self._node, method, args, kwargs, context)
-        return NodeResponse(coroutine, self._loop, self._node, method)
+        call = partial(self._caller.call, self._node, method, args, kwargs, context)
+        return NodeResponse(call, self._loop, self._node, method)
 
 
 class MethodHandle:
@@ -152,22 +154,27 @@ class NodeResponse:
     __slots__ = ("_future", "_loop", "_method", "_node", "_task")
 
     def __init__(
-        self, coroutine: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop, node: str, method: str | None
+        self,
+        call: Callable[[], Coroutine[Any, Any, Any]],
+        loop: asyncio.AbstractEventLoop,
+        node: str,
+        method: str | None,
     ) -> None:
         self._loop = loop
         self._node = node
         self._method = method
         self._task: asyncio.Task[Any] | None = None
-        self._future: concurrent.futures.Future[Any] | None = None
+        self._future: concurrent.futures.Future[Any] | None = None  # its result is for `opened`
         if _running_loop() is loop:
-            self._task = loop.create_task(coroutine)
+            self._task = loop.create_task(call())
             _under_way.add(self._task)
             self._task.add_done_callback(_under_way.discard)
         else:
+            work = caught(call)
             try:
-                self._future = asyncio.run_coroutine_threadsafe(coroutine, loop)
+                self._future = asyncio.run_coroutine_threadsafe(work, loop)
             except RuntimeError:
-                coroutine.close()
+                work.close()
                 raise RequestError(
                     f"{self!r} was called after its pipeline had been shut down", node=node, status=503
                 ) from None
@@ -178,7 +185,7 @@ class NodeResponse:
     def __await__(self) -> Generator[Any, None, Any]:
         if self._task is not None and _running_loop() is self._loop:
             return self._task.__await__()
-        return asyncio.wrap_future(self._across_threads()).__await__()
+        return self._from_another_loop().__await__()
 
     def result(self, timeout_s: float | None = None) -> Any:
         """Wait for the answer in a thread, as sync methods do.
@@ -198,11 +205,10 @@ class NodeResponse:
             )
         future = self._across_threads()
         try:
-            return future.result(timeout_s)
+            outcome = future.result(timeout_s)
         except concurrent.futures.TimeoutError:
-            if future.done():  # the node's own TimeoutError
-                raise
             raise StepTimeoutError(f"{self!r} gave no answer within {timeout_s:g} s", node=self._node) from None
+        return opened(outcome)
 
     def cancel(self) -> None:
         """Cancel the call; whoever waits for it gets ``CancelledError``. Code that runs in a thread runs to its end."""
@@ -223,12 +229,11 @@ class NodeResponse:
     def _across_threads(self) -> concurrent.futures.Future[Any]:
         """The call as a future that any thread may wait for."""
         if self._future is None:
-            self._future = asyncio.run_coroutine_threadsafe(_wait_for(self._require_task()), self._loop)
+            self._future = asyncio.run_coroutine_threadsafe(caught(self._require_task), self._loop)
         return self._future
 
-
-async def _wait_for(task: asyncio.Task[Any]) -> Any:
-    return await task
+    async def _from_another_loop(self) -> Any:
+        return opened(await asyncio.wrap_future(self._across_threads()))
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

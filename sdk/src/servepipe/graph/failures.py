@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from typing import NamedTuple
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple, TypeVar
 
 from servepipe.errors import NodeError, RequestError
 
-__all__ = ["FailedStep", "as_exception", "failed_step", "mark"]
+__all__ = ["FailedStep", "Raised", "as_exception", "caught", "failed_step", "mark", "opened"]
+
+T = TypeVar("T")
 
 _ATTRIBUTE = "_servepipe_step"
 
@@ -56,9 +59,47 @@ def as_exception(error: BaseException) -> Exception:
     if isinstance(error, Exception):
         return error
     text = "".join(traceback.format_exception(error))
-    told = NodeError(type(error).__name__, str(error) or _WHY.get(type(error), ""), text)
+    told = NodeError(type(error).__name__, _message(error) or _WHY.get(type(error), ""), text)
     told.__cause__ = error
     return told
 
 
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:
+        return ""  # a __str__ that raises, as an exception that was not initialised may have
+
+
 _WHY: dict[type[BaseException], str] = {asyncio.CancelledError: "the call was cancelled, though not by its caller"}
+
+
+# Futures that join threads and event loops do not hand every exception on: a TimeoutError arrives as a new one without
+# traceback and notes, StopIteration not at all. So exceptions cross as values and are raised on the far side.
+
+
+class Raised:
+    """An exception on its way between threads."""
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+
+async def caught(work: Callable[[], Awaitable[T]]) -> T | Raised:
+    """What ``work()`` returns, or the exception that it raises; cancellation stays what it is."""
+    try:
+        return await work()
+    except Exception as error:
+        return Raised(error)
+
+
+def opened(outcome: T | Raised) -> T:
+    """What `caught` saw: returned or raised."""
+    if isinstance(outcome, Raised):
+        try:
+            raise outcome.error
+        finally:
+            del outcome  # or the traceback would keep itself alive
+    return outcome

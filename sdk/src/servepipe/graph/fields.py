@@ -17,8 +17,10 @@ _TYPE_NAMES = {dict: "an object", list: "a list", str: "a string", int: "an inte
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """``Did you mean "replicas"?``, or the known words where none is near."""
+    """``Did you mean "replicas"?``, or the known words where none is near; empty where there are none."""
     known = list(known)
+    if not known:
+        return ""
     near = difflib.get_close_matches(word[:100], known, n=1, cutoff=0.6)
     return f'Did you mean "{near[0]}"?' if near else f"Known are {', '.join(known)}."
 

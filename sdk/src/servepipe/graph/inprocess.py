@@ -148,28 +148,25 @@ class Runner:
             Exception: What a node raised, as itself.
         """
         self._refuse_own_loop("execute")
-        return background.run(self._run(args, kwargs, context))
+        return background.run(lambda: self._run(args, kwargs, context))
 
     async def execute_async(
         self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, context: RequestContext | None = None
     ) -> Any:
         """As `execute`, from any event loop; being cancelled cancels the request."""
-        work = self._run(args, kwargs, context)
-        if background.is_current():
-            return await work
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, background.loop()))
+        return await background.run_async(lambda: self._run(args, kwargs, context))
 
     def build(self) -> None:
         """Build all nodes now instead of when they are first called. Raises what a constructor raises."""
         self._refuse_own_loop("build")
-        background.run(self._current_caller_builds())
+        background.run(self._current_caller_builds)
 
     def reset(self) -> None:
         """Close the nodes that were built; the next call builds new ones. Not while a request runs."""
         caller, self._caller = self._caller, InProcessCaller(self._nodes, self._fakes)
         if self._loop is not None:
             self._refuse_own_loop("reset")
-            background.run(caller.close())
+            background.run(caller.close)
 
     async def _run(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None, context: RequestContext | None) -> Any:
         return await run(self.program, args, kwargs or {}, self._here(), context or RequestContext())

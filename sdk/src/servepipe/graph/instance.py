@@ -16,7 +16,7 @@ from types import AsyncGeneratorType, GeneratorType
 from typing import Any
 
 from servepipe.errors import SignatureError
-from servepipe.graph.failures import as_exception
+from servepipe.graph.failures import Raised, as_exception, opened
 from servepipe.graph.fields import did_you_mean
 
 __all__ = ["NodeInstance"]
@@ -71,8 +71,10 @@ class NodeInstance:
                 result = function(*args, **kwargs)
                 if direct or inspect.isawaitable(result):
                     result = await result
-            except (SystemExit, KeyboardInterrupt) as error:
-                # These would end the event loop, and everything on it, for one bad request.
+            except (Exception, asyncio.CancelledError, GeneratorExit):
+                raise
+            except BaseException as error:
+                # SystemExit would end the event loop, and everything on it, for one bad request.
                 raise as_exception(error) from error
             finally:
                 slots.release()
@@ -127,10 +129,10 @@ class NodeInstance:
         return function, _is_async(function)
 
     async def _hook(self, name: str, *args: Any) -> bool:
-        function = getattr(self._object, name, None) if inspect.isclass(self._target) else None
-        if function is None:
+        # Looked up as Python looks up special methods: a __getattr__ that answers to every name makes no hook.
+        if not inspect.isclass(self._target) or not callable(getattr(type(self._object), name, None)):
             return False
-        await self._run(function, args, {})
+        await self._run(getattr(self._object, name), args, {})
         return True
 
     async def _run(
@@ -154,7 +156,7 @@ class NodeInstance:
             slots.release()
             raise
         try:
-            result = await asyncio.wrap_future(thread)
+            result = opened(await asyncio.wrap_future(thread))
         finally:
             if slots is not None:
                 _release_when_done(thread, slots, loop)
@@ -173,13 +175,12 @@ def _in_thread(function: Callable[..., Any], args: Sequence[Any], kwargs: Mappin
     try:
         return function(*args, **kwargs)
     except StopIteration as error:
-        # A future refuses to carry it: whoever waits would wait for ever.
-        raise RuntimeError(f"{getattr(function, '__qualname__', function)} raised StopIteration") from error
+        # No coroutine can raise it.
+        told = RuntimeError(f"{getattr(function, '__qualname__', function)} raised StopIteration")
+        told.__cause__ = error
+        return Raised(told)
     except BaseException as error:
-        raised = as_exception(error)
-        if raised is error:
-            raise
-        raise raised from error
+        return Raised(as_exception(error))
 
 
 def _release_when_done(thread: Future[Any], slots: asyncio.Semaphore, loop: asyncio.AbstractEventLoop) -> None:

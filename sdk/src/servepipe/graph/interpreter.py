@@ -267,7 +267,9 @@ class _Request:
                     value = await self.caller.call(step.node, step.method, args, kwargs, self.context)
                 else:
                     value = await self._attempts(step, cell)
-            except (Exception, asyncio.CancelledError, SystemExit, KeyboardInterrupt) as raised:
+            except BaseException as raised:
+                if isinstance(raised, GeneratorExit) and asyncio.current_task(self.loop) is not task:
+                    raise  # no code of the user's: this coroutine itself is being thrown away
                 if cell.task is not task:  # nobody waits for it any more
                     return
                 if isinstance(raised, asyncio.CancelledError) and task is not None and task.cancelling():

@@ -149,7 +149,7 @@ class TestClient:
             sent.setdefault("content-type", "application/json")
         sent.setdefault("host", "testserver")
         sent.setdefault("content-length", str(len(body)))
-        return background.run(self._send(method, path, sent, body))
+        return background.run(lambda: self._send(method, path, sent, body))
 
     async def _send(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> Response:
         parts = urlsplit(url)
