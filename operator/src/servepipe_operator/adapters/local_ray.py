@@ -206,8 +206,8 @@ class LocalRay:
         found: set[int] = set()
         with contextlib.suppress(psutil.Error):
             for connection in psutil.net_connections("tcp"):
-                listens = connection.status == psutil.CONN_LISTEN and connection.laddr
-                if listens and connection.laddr[1] == self.ports.http and connection.pid:
+                port = getattr(connection.laddr, "port", 0)
+                if connection.status == psutil.CONN_LISTEN and port == self.ports.http and connection.pid:
                     found.add(connection.pid)
         # Asked in this order: a HAProxy of ours that starts meanwhile must not look like a stranger.
         strangers = [p for p in map(identify, found) if p is not None]

@@ -31,7 +31,7 @@ from servepipe_operator.adapters.routing import IngressRouting
 from servepipe_operator.adapters.serve_api import RayServeApi
 from servepipe_operator.adapters.sockets import PortNumbers, choose_ports
 from servepipe_operator.adapters.status_file import StatusFile
-from servepipe_operator.engine.state import Application, Capacity, Environment, Event, Json, Plan
+from servepipe_operator.engine.state import Application, Environment, Event, Json, Plan
 from servepipe_operator.local.control import ControlServer
 from servepipe_operator.local.logs import read_lines, replica_files
 from servepipe_operator.local.resources import cpus_for, custom_resources, declared_replicas, scaled
@@ -39,6 +39,7 @@ from servepipe_operator.local.run_folder import Run, RunFolder, ports_locked, wi
 from servepipe_operator.local.sources import Compiled, compile_document
 from servepipe_operator.local.view import View
 from servepipe_operator.local.watch import Watched
+from servepipe_operator.local.world import RememberingServe, ViewEvents
 from servepipe_operator.ports import Ports, UnreachableError
 from servepipe_operator.reconcile import reconcile
 
@@ -192,11 +193,13 @@ class Supervisor:
             self.view.say(f"Note: {notice}")
         async with aiohttp.ClientSession() as session:
             world = Ports(
-                serve=_Remembering(RayServeApi(session, ray.dashboard, ray.token, ray.capacity), self._applications),
+                serve=RememberingServe(
+                    RayServeApi(session, ray.dashboard, ray.token, ray.capacity), self._applications
+                ),
                 routing=IngressRouting(session, self._url(ports)),
                 history=FileHistory(self.folder.history, self._corrupt_record),
                 status=StatusFile(self.folder.status),
-                events=_ToView(self.view),
+                events=ViewEvents(self.view),
             )
             self._update_run(replace(run, state="Running"))
             while True:
@@ -424,33 +427,3 @@ class Supervisor:
         if self._ray is None:
             raise RunError("Ray has not started yet")
         return self._ray
-
-
-class _Remembering:
-    """Serve's API, remembering what it last said about the applications."""
-
-    def __init__(self, serve: RayServeApi, seen: dict[str, Application]) -> None:
-        self._serve = serve
-        self._seen = seen
-
-    async def applications(self) -> dict[str, Application] | None:
-        found = await self._serve.applications()
-        self._seen.clear()
-        self._seen.update(found or {})
-        return found
-
-    async def put(self, config: Json) -> None:
-        await self._serve.put(config)
-
-    async def capacity(self) -> Capacity | None:
-        return await self._serve.capacity()
-
-
-class _ToView:
-    """The `Events` port: what happens is shown."""
-
-    def __init__(self, view: View) -> None:
-        self._view = view
-
-    async def emit(self, event: Event) -> None:
-        self._view.event(event)
