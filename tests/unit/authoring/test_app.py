@@ -61,6 +61,22 @@ def test_nodes_are_attributes_and_items():
     assert "ensemble" in caught.value.fix
 
 
+@pytest.mark.parametrize(
+    "assign",
+    [
+        lambda app: setattr(app.m1, "num_replicas", 3),
+        lambda app: setattr(app, "m1", 3),
+        lambda app: setattr(app, "ingress", 3),
+        lambda app: setattr(app.ingress, "route", "/x"),
+    ],
+)
+def test_an_option_that_is_assigned_is_not_lost_silently(assign):
+    with pytest.raises(GraphError) as caught:
+        assign(diamond())
+    assert "set_options(" in caught.value.fix
+    assert "test_app.py:" in caught.value.where
+
+
 def test_the_name_is_the_modules_unless_it_is_given(write_module):
     assert diamond().name == "test-app"
     assert diamond(name="mine").name == "mine"

@@ -1,5 +1,6 @@
 """Whatever is written wrongly gets an error with what, the user's file and line, and what to do."""
 
+import abc
 import datetime
 import enum
 import math
@@ -137,10 +138,29 @@ def test_unknown_method():
     assert "forward" in caught.value.fix
     with pytest.raises(SignatureError, match="is a property") as caught:
         _ = node.size
-    with pytest.raises(SignatureError, match="is a int"):
+    with pytest.raises(SignatureError, match="is of type int, not a method"):
         _ = node.limit
     assert not hasattr(node, "anything_else")
     assert not hasattr(node, "_repr_html_")
+
+
+@pytest.mark.parametrize("word", ["bind", "remote"])
+def test_binding_a_node_once_more(word):
+    node = Model.bind()
+    with pytest.raises(SignatureError, match="a node of Model already") as caught:
+        getattr(node, word)(1)  # bound once more
+    assert_located(caught.value, "bound once more")
+    assert ".forward.bind(" in caught.value.fix
+
+
+def test_an_abstract_class():
+    class Abstract(abc.ABC):
+        @abc.abstractmethod
+        def forward(self, x): ...
+
+    with pytest.raises(SignatureError, match="is abstract: it leaves forward to its subclasses") as caught:
+        remote(Abstract).bind()  # abstract
+    assert_located(caught.value, "abstract")
 
 
 def test_methods_that_a_class_makes_up_are_not_checked():
@@ -359,6 +379,34 @@ def test_keys_are_int_or_str(key):
                 value[key]
 
 
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda value: value or 1,
+        lambda value: not value,
+        lambda value: value == 3,
+        lambda value: value != "a",
+        lambda value: value in ("a", "b"),
+    ],
+)
+def test_python_cannot_branch_on_what_is_not_known_yet(use):
+    with ServeInputNode() as i:
+        out = ensemble.bind(i)
+        for value in (i, i["k"], out, out["k"], MultiOutputNode([out])):
+            with pytest.raises(GraphError, match="not known while the graph is written") as caught:
+                use(value)
+            assert "switch" in caught.value.fix
+
+
+def test_placeholders_can_be_looked_up_like_any_object():
+    with ServeInputNode() as i:
+        out = ensemble.bind(i)
+    assert out in [i, out]
+    assert {i: 1, out: 2}[out] == 2
+    assert out != object()
+    assert out is not None
+
+
 def test_parts_of_a_multi_output_node():
     with pytest.raises(GraphError, match="the steps that it was made of"):
         MultiOutputNode([1])[0]
@@ -420,6 +468,8 @@ def test_attributes_of_outputs_and_of_classes_that_are_not_bound():
         (lambda: servepipe.map(5, [1]), "something to do with each item"),
         (lambda: servepipe.map(ensemble, [1], concurrency=0), "at least 1"),
         (lambda: servepipe.map(ensemble, [1], concurrency=True), "at least 1"),
+        (lambda: servepipe.map(str, [1]), "which is no step"),
+        (lambda: servepipe.map(lambda item: None, [1]), "which is no step"),
         (lambda: fallback(1), "at least two"),
         (lambda: first(), "at least two"),
     ],

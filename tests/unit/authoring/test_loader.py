@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 import textwrap
@@ -170,14 +171,15 @@ def test_a_file_with_the_name_of_another_module(write: Write, name: str) -> None
         ("import not_there_at_all", "raised ModuleNotFoundError: No module named 'not_there_at_all'", 1),
         ("import json\njson.loads('{')", "raised JSONDecodeError", 2),
         ("assert False", "raised AssertionError$", 1),
+        ("x = '\0'", "raised SyntaxError: source code string cannot contain null bytes", None),
     ],
 )
-def test_what_a_file_raises_is_told_with_its_own_line(write: Write, source: str, what: str, line: int) -> None:
+def test_what_a_file_raises_is_told_with_its_own_line(write: Write, source: str, what: str, line: int | None) -> None:
     file = write(source=source)
     with pytest.raises(ImportPathError) as caught:
         loader.load_module(file)
     assert what in f"{caught.value.what}$"
-    assert caught.value.where == f"{file}:{line}"
+    assert caught.value.where == (f"{file}:{line}" if line else str(file))
     assert caught.value.__cause__ is not None
 
 
@@ -254,6 +256,11 @@ def test_paths_that_lead_nowhere(write: Write, tmp_path: Path) -> None:
         loader.load_object("m:y.z", tmp_path)
     assert caught.value.where == str(file)
     assert "__main__" in caught.value.fix
+    ended = write("ended.py", END + "x = 1\nraise EndImport\nclass Late: pass\n")
+    with pytest.raises(ImportPathError, match="module 'ended' has no 'Late' before line 3") as caught:
+        loader.load_object("ended:Late", tmp_path)
+    assert caught.value.where == f"{os.path.relpath(ended)}:3"
+    assert "before that line" in caught.value.fix
     for path in ("gone.deeper:x", "m.gone:x"):
         with pytest.raises(ImportPathError, match="is not found") as caught:
             loader.load_object(path, tmp_path)

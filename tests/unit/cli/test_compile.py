@@ -136,6 +136,21 @@ def test_a_file_without_the_guard_compiles_and_runs_nothing(run: Run, write: Wri
     assert not Path("written.yaml").exists()
 
 
+@pytest.mark.parametrize("call", ["ray_dag.execute(1, 2, 3)", "run(ray_dag)"])
+def test_a_file_that_executes_before_it_builds(run: Run, write: Write, diamond: Path, call: str) -> None:
+    source = diamond.read_text().replace(
+        "app = build(", f"def run(dag):\n    dag.execute(1, 2, 3)\n{call}\napp = build("
+    )
+    write("early.py", source)
+    ran = run("compile", "early.py")
+    line = source.splitlines().index(call) + 1
+    assert ran.status == 2
+    assert ran.err.startswith(
+        f"error: the import ends here, and no App is built before\n  where: early.py:{line}\n  fix:   `execute` and"
+    )
+    assert "Write `app = build(...)` before that line" in ran.err
+
+
 def test_one_app_of_several(run: Run, write: Write, diamond: Path) -> None:
     write(
         "several.py",
@@ -154,7 +169,7 @@ def test_one_app_of_several(run: Run, write: Write, diamond: Path) -> None:
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("diamond.py:gone", "the module has no 'gone'"),
+        ("diamond.py:gone", "the module has no 'gone'\n  where: diamond.py\n  fix:   Its Apps: app."),
         ("diamond.py:ray_dag", "'ray_dag' is of type CallStep, not an App"),
         ("diamond.py:", "the module has no ''"),
         ("empty.py", "the module builds no App"),

@@ -40,6 +40,15 @@ class Configurable:
         self._rules = rules
         self._fields = dict(fields)
 
+    def __setattr__(self, name: str, value: object) -> None:
+        if name not in ("name", "_rules", "_fields"):
+            raise GraphError(
+                f"{self.name} has no attribute {name!r} to set",
+                where=str(here()),
+                fix=f"Write .set_options({name}=...).",
+            )
+        super().__setattr__(name, value)
+
     @property
     def options(self) -> Fields:
         """The options that were set, as fields of the resource."""
@@ -123,6 +132,15 @@ class App:
             where=str(here()),
             fix=did_you_mean(name.replace("_", "-"), self.nodes),
         )
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name.replace("_", "-") in self.__dict__.get("nodes", {}) or (name == "ingress" and name in self.__dict__):
+            raise GraphError(
+                f"{name} of the pipeline {self.name!r} cannot be replaced",
+                where=str(here()),
+                fix=f"Write app.{name}.set_options(...).",
+            )
+        super().__setattr__(name, value)
 
     def __dir__(self) -> list[str]:
         return [*super().__dir__(), *(name.replace("-", "_") for name in self.nodes)]

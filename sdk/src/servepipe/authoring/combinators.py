@@ -8,7 +8,7 @@ from typing import Any
 from servepipe.authoring.nodes import Method, RemoteFunction
 from servepipe.authoring.places import here
 from servepipe.authoring.steps import Step
-from servepipe.authoring.values import Item
+from servepipe.authoring.values import Item, Value, leaves
 from servepipe.errors import GraphError
 
 __all__ = [
@@ -66,6 +66,13 @@ class MapStep(Step):
         self._over = over
         self._concurrency = concurrency
         self._each = each(Item(self))
+        if not any(isinstance(leaf, Value) for leaf in leaves(self._each)):
+            raise GraphError(
+                f"map() got {self._each!r} to do with each item, which is no step",
+                where=str(self._place),
+                fix="The function is called once, while the graph is written: let it bind a node, as in "
+                "map(lambda item: node.method.bind(item), items).",
+            )
         self._operands = (over, self._each)
 
     def __repr__(self) -> str:

@@ -12,13 +12,15 @@ import contextlib
 import importlib
 import importlib.abc
 import importlib.machinery
+import os
 import sys
 import threading
+import traceback
 import types
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-__all__ = ["EndImport", "executing_modules", "import_only", "importing", "only_imports"]
+__all__ = ["EndImport", "end_of_import", "executing_modules", "import_only", "importing", "only_imports"]
 
 
 class EndImport(BaseException):
@@ -37,6 +39,8 @@ class _State(threading.local):
     def __init__(self) -> None:
         self.executing = []
 
+
+_END_LINE = "__servepipe_end_line__"
 
 _state = _State()
 _for_ever = False
@@ -59,10 +63,17 @@ class _ImportOnlyLoader(importlib.machinery.SourceFileLoader):
         _state.executing.append(module.__name__)
         try:
             super().exec_module(module)
-        except EndImport:
-            pass
+        except EndImport as end:
+            lines = [line for frame, line in traceback.walk_tb(end.__traceback__) if frame.f_globals is vars(module)]
+            setattr(module, _END_LINE, lines[0])
         finally:
             _state.executing.pop()
+
+
+def end_of_import(module: types.ModuleType) -> str | None:
+    """``file:line`` of the module's top level where `EndImport` ended it; None for a module that ran to its end."""
+    line = getattr(module, _END_LINE, None)
+    return None if line is None else f"{os.path.relpath(str(module.__file__))}:{line}"
 
 
 class _ImportOnlyFinder(importlib.abc.MetaPathFinder):

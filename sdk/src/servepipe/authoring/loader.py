@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import os
 import sys
 import traceback
@@ -14,7 +15,7 @@ from typing import Any
 
 from servepipe.authoring import importing as _importing
 from servepipe.authoring.code import in_library
-from servepipe.authoring.importing import EndImport, import_only, importing, only_imports
+from servepipe.authoring.importing import EndImport, end_of_import, import_only, importing, only_imports
 from servepipe.authoring.importpath import (
     TARGET_ATTRIBUTE,
     import_path_of,
@@ -70,11 +71,14 @@ def load_object(path: str, root: str | os.PathLike[str] | None = None) -> Any:
         try:
             found = unwrap(getattr(unwrap(found), attribute))
         except AttributeError as error:
-            file = getattr(sys.modules[name], "__file__", None)
+            module = sys.modules[name]
+            end = end_of_import(module)
             raise ImportPathError(
-                f"module {name!r} has no {attributes!r}",
-                where=file or "",
-                fix='It must stand before build(), outside of `if __name__ == "__main__"`.',
+                f"module {name!r} has no {attributes!r}" + (f" before line {end.rpartition(':')[2]}" if end else ""),
+                where=end or getattr(module, "__file__", None) or "",
+                fix=_END_FIX.format("what replicas import")
+                if end
+                else 'It must stand at the top level, outside of `if __name__ == "__main__"`.',
             ) from error
     return found
 
@@ -118,8 +122,9 @@ _OWN_FILES = (__file__, _importing.__file__)
 
 
 def _import_failed(name: str, error: BaseException) -> ImportPathError:
-    if isinstance(error, SyntaxError) and error.filename:
-        where = f"{error.filename}:{error.lineno}"
+    if isinstance(error, SyntaxError):
+        file = error.filename or _file_of(name)
+        where = f"{file}:{error.lineno}" if file and error.lineno else file
     else:
         frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<frozen")]
         frames = [f for f in frames if f.filename not in _OWN_FILES]
@@ -132,6 +137,21 @@ def _import_failed(name: str, error: BaseException) -> ImportPathError:
         where=where,
         fix="Correct the file, or install what it needs.",
     )
+
+
+def _file_of(module: str) -> str:
+    """The file of a module that cannot even be parsed."""
+    try:
+        spec = importlib.util.find_spec(module)
+    except Exception:
+        return ""
+    return (spec.origin or "") if spec is not None else ""
+
+
+_END_FIX = (
+    "`execute` and `deploy` at the top level end the import of a module. Write {} before that line, or put the line "
+    'under `if __name__ == "__main__"`.'
+)
 
 
 def load_app(file: str | os.PathLike[str], attribute: str | None = None) -> Any:
@@ -150,7 +170,12 @@ def app_of(module: types.ModuleType, attribute: str | None = None) -> Any:
     """The ``App`` in a module that is imported already; otherwise as `load_app`."""
     from servepipe.authoring.app import App
 
-    file = os.path.relpath(module.__file__ or module.__name__)
+    file, end = os.path.relpath(module.__file__ or module.__name__), end_of_import(module)
+    apps: dict[int, tuple[str, App]] = {}
+    for name, value in vars(module).items():
+        if isinstance(value, App):
+            apps.setdefault(id(value), (name, value))
+    names = [name for name, _ in apps.values()]
     if attribute is not None:
         found: Any = module
         for name in attribute.split("."):
@@ -161,11 +186,12 @@ def app_of(module: types.ModuleType, attribute: str | None = None) -> Any:
             what = f"the module has no {attribute!r}"
         else:
             what = f"{attribute!r} is of type {type(found).__name__}, not an App"
-        raise ImportPathError(what, where=file, fix="Name what `build(...)` returned.")
-    apps: dict[int, tuple[str, Any]] = {}
-    for name, value in vars(module).items():
-        if isinstance(value, App):
-            apps.setdefault(id(value), (name, value))
+        fix = f"Its Apps: {', '.join(names)}." if names else "Name what `build(...)` returned."
+        raise ImportPathError(what, where=file, fix=fix)
+    if not apps and end is not None:
+        raise ImportPathError(
+            "the import ends here, and no App is built before", where=end, fix=_END_FIX.format("`app = build(...)`")
+        )
     if not apps:
         raise ImportPathError(
             "the module builds no App",
@@ -173,7 +199,6 @@ def app_of(module: types.ModuleType, attribute: str | None = None) -> Any:
             fix='Write `app = build(...)` at the top level, outside of `if __name__ == "__main__"`.',
         )
     if len(apps) > 1:
-        names = [name for name, _ in apps.values()]
         raise ImportPathError(
             f"the module builds {len(apps)} Apps: {', '.join(names)}", where=file, fix=f"Name one: {file}:{names[0]}"
         )

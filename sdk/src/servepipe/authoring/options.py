@@ -13,7 +13,9 @@ from decimal import Decimal
 from typing import Any, TypeAlias
 
 from servepipe.authoring.places import Place
-from servepipe.errors import GraphError
+from servepipe.errors import GraphError, ValueNotSupportedError
+from servepipe.graph.fields import shown
+from servepipe.graph.values import format_duration
 
 __all__ = ["INGRESS", "NODE", "RAY", "STEP", "Fields", "did_you_mean", "merged", "node_fields", "step_options"]
 
@@ -38,7 +40,7 @@ def _quantity(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"expected a number or a quantity such as '500m', not {value!r}")
     if not 0 <= value < 2**63:  # also refuses nan
-        raise ValueError(f"{value!r} is not an amount")
+        raise ValueError(f"{shown(value)} is not an amount")
     if value == int(value):
         return str(int(value))
     thousandths = Decimal(repr(value)) * 1000
@@ -65,14 +67,27 @@ def _resources(value: Any) -> Fields:
     if not isinstance(value, Mapping):
         raise ValueError(f"expected a dict, not {value!r}")
     own = {"cpu": _quantity, "memory": _bytes, "gpu": _quantity}
-    if value and set(value) <= {*own, "custom"}:
+    if not own.keys().isdisjoint(value) or "custom" in value:
+        for name in value:
+            if name in _RAYS_OWN and name not in own:
+                raise ValueError(f"{name!r} stands beside {', '.join(own)}. Write {name.lower()!r}")
+            if name not in own and name != "custom":
+                raise ValueError(f"{name!r} stands beside cpu, memory or gpu. Write custom={{{name!r}: ...}}")
         fields: Fields = {name: own[name](amount) for name, amount in value.items() if name in own}
-        custom = value.get("custom")
+        custom = value.get("custom", {})
     else:
         fields, custom = {}, value
+    if not isinstance(custom, Mapping):
+        raise ValueError(f"expected a dict of custom resources, not {custom!r}")
+    for name in custom:
+        if name in _RAYS_OWN:
+            raise ValueError(f"{name!r} is not a custom resource. Write {_RAYS_OWN[name]}=...")
     if custom:
         fields["custom"] = {str(name): _quantity(amount) for name, amount in custom.items()}
     return {"resources": fields}
+
+
+_RAYS_OWN = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}
 
 
 def _replicas(value: Any) -> Fields:
@@ -235,14 +250,21 @@ def step_options(options: Mapping[str, Any], owner: str, place: Place) -> dict[s
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if option == "name" and not isinstance(value, str):
             problem = "expected a str"
-        elif option == "timeout" and not (number and 0.001 <= value < 3.6e8):
-            problem = "expected seconds, 0.001 or more"
+        elif option == "timeout" and not (number and 0.001 <= value < 3.6e8 and _is_duration(value)):
+            problem = "expected seconds, 0.001 or more, in whole milliseconds"
         elif option == "retries" and not (number and isinstance(value, int) and 0 <= value <= 100):
             problem = "expected a whole number from 0 to 100"
         else:
             continue
         raise GraphError(f"{option} of {owner}: {problem}, not {value!r}", where=str(place))
     return dict(options)
+
+
+def _is_duration(seconds: float) -> bool:
+    try:
+        return bool(format_duration(seconds))
+    except ValueNotSupportedError:
+        return False
 
 
 def _unknown(option: str, owner: str, known: Iterable[str], place: Place | str, hint: str = "") -> GraphError:

@@ -21,7 +21,14 @@ class UnknownMethodError(SignatureError, AttributeError):
 
 
 def check_class(cls: type, args: Sequence[Any], kwargs: Mapping[str, Any], place: Place) -> None:
-    """Raises `SignatureError` unless ``cls(*args, **kwargs)`` fits the constructor."""
+    """Raises `SignatureError` unless ``cls(*args, **kwargs)`` fits the constructor, and for abstract classes."""
+    if inspect.isabstract(cls):
+        missing = ", ".join(sorted(getattr(cls, "__abstractmethods__", ())))
+        raise SignatureError(
+            f"{cls.__qualname__} is abstract: it leaves {missing} to its subclasses",
+            where=str(place),
+            fix="Bind a subclass.",
+        )
     _check_arguments(cls, cls.__qualname__, args, kwargs, place)
 
 
@@ -56,10 +63,18 @@ def check_method_exists(cls: type, method: str, place: Place) -> None:
         public = [name for name in dir(cls) if not name.startswith("_") and callable(getattr(cls, name, None))]
         close = difflib.get_close_matches(method, public, n=1)
         fix = f"Did you mean {close[0]!r}?" if close else f"It has {', '.join(public)}." if public else ""
+        if method in ("bind", "remote"):
+            own = ["__call__"] if any("__call__" in vars(base) for base in cls.__mro__) else []
+            raise UnknownMethodError(
+                f"this is a node of {cls.__qualname__} already: its methods are what can be bound",
+                where=str(place),
+                fix=f"Bind one of them: {', '.join(f'.{name}.bind(...)' for name in [*own, *public])}.",
+            ) from None
         raise UnknownMethodError(f"{cls.__qualname__} has no method {method!r}", where=str(place), fix=fix) from None
     if not isinstance(found, staticmethod | classmethod) and not callable(found):
+        kind = "a property" if isinstance(found, property) else f"of type {type(found).__name__}"
         raise UnknownMethodError(
-            f"{cls.__qualname__}.{method} is a {type(found).__name__}, not a method",
+            f"{cls.__qualname__}.{method} is {kind}, not a method",
             where=str(place),
             fix="Write a method that returns it.",
         )

@@ -87,9 +87,8 @@ class Step(Output):
         super().__init__()
         self._operands = tuple(operands)
         self._name = name
-        self._owner = active_input() or next(
-            (leaf._owner for leaf in leaves(self._operands) if isinstance(leaf, Value) and leaf._owner), None
-        )
+        owners = (leaf._owner for leaf in leaves(self._operands) if isinstance(leaf, Value))
+        self._owner = next((owner for owner in (active_input(), *owners) if owner is not None), None)
         if self._owner is not None:
             self._owner._register(self)
 

@@ -60,6 +60,24 @@ class Value(Authored):
     def __getitem__(self, key: int | str) -> Value:
         raise NotImplementedError
 
+    def __bool__(self) -> NoReturn:
+        raise GraphError(
+            f"{self._label()} is neither true nor false: its value is not known while the graph is written",
+            where=str(here()),
+            fix="Branch with servepipe.switch(...), or inside a node.",
+        )
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) in (bool, int, float, str):
+            raise GraphError(
+                f"{self._label()} cannot be compared with {other!r}: its value is not known while the graph is written",
+                where=str(here()),
+                fix="Branch with servepipe.switch(...), or compare inside a node.",
+            )
+        return NotImplemented
+
+    __hash__ = object.__hash__
+
     def __iter__(self) -> NoReturn:
         # Without this Python would call __getitem__ with 0, 1, 2... for ever.
         raise GraphError(

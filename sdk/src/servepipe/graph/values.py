@@ -112,7 +112,7 @@ def too_deep(where: str) -> ValueNotSupportedError:
     """The error for more than `MAX_DEPTH` containers inside each other."""
     return ValueNotSupportedError(
         f"nested deeper than {MAX_DEPTH} lists and dicts (or a container holds itself)",
-        where=where,
+        where=where if len(where) <= 100 else f"{where[:97]}...",
         fix="Flatten the value, or build it in the constructor of the node.",
     )
 
