@@ -11,7 +11,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 UV_VERSION := 0.13.9
 
-PURE := tests/unit tests/property
+UNIT := tests/unit
+PROPERTY := tests/property
 RAY := tests/ray
 
 .PHONY: help setup demo test test-pure test-ray test-pythons check format generate bench lock clean
@@ -34,14 +35,15 @@ demo: $(READY) ## run the document-triage pipeline on this machine and upgrade t
 
 test: test-pure test-ray ## all tests
 
-test-pure: $(READY) ## unit and property tests, with the coverage of the pure layers
-	@$(BIN)/python -m pytest $(PURE) --cov --cov-report=term-missing:skip-covered
+test-pure: $(READY) ## unit tests with the coverage of the pure layers, and property tests
+	@$(BIN)/python -m pytest $(UNIT) --cov --cov-report=term-missing:skip-covered
+	@$(BIN)/python -m pytest $(PROPERTY)
 
 test-ray: $(READY) ## tests on this machine's own Ray
 	@$(BIN)/python -m pytest $(RAY)
 
 test-pythons: $(READY) ## unit and property tests under every other supported Python that is installed
-	@scripts/test-pythons $(PURE)
+	@scripts/test-pythons $(UNIT) $(PROPERTY)
 
 check: $(READY) ## style, types, layers, generated files
 	@$(BIN)/ruff check .

@@ -65,9 +65,7 @@ GRAPH = """
     Model = {wrap}(plain.Model)
     ensemble = {wrap}(plain.ensemble)
 
-    def body_of(request): return 1
-
-    with ServeInputNode(preprocessor=body_of) as i:
+    with ServeInputNode(preprocessor=plain.body_of) as i:
         shared = Model.options(num_cpus=0.5, runtime_env={{"env_vars": {{"A": "1"}}}}).bind(1)
         models = [Model.bind(n, key={{"deep": [1.0, None]}}) for n in range(2)]
         holder = Model.bind((2, [shared, {{"m": models[0]}}]))
@@ -86,6 +84,7 @@ def test_the_same_bytes_as_with_light_objects(tmp_path, monkeypatch):
     (tmp_path / "plain_1.py").write_text(
         "class Model:\n    def __init__(self, val, key=None): pass\n    def forward(self, x): return x\n"
         "def ensemble(*values, more=None): return 1\n"
+        "def body_of(request): return 1\n"
     )
     rays = {"library": "servepipe.ray", "imports": "import ray", "wrap": "ray.remote"}
     light = {"library": "servepipe", "imports": "from servepipe import remote", "wrap": "remote"}
