@@ -11,10 +11,10 @@ import pytest
 
 from servepipe.errors import NodeError, NotReadyError, RunError, SignatureError
 from servepipe.graph.failures import failed_step, mark
+from servepipe.graph.instance import NodeInstance
 from servepipe.graph.ir import Call, DictOf, Graph, InputRef, ListOf, StepRef
 from servepipe.runtime.flags import serve_environment
 from servepipe.runtime.inline import InlineNodes
-from servepipe.runtime.instance import NodeInstance
 from servepipe.runtime.interface import Interface
 from servepipe.runtime.routing import InFlight, Routes, application_name
 from servepipe.runtime.transport import NodeFailure, pack, unpack
@@ -178,7 +178,7 @@ class TestInstance:
         instance = NodeInstance("n", wait, max_ongoing_requests=1)
         first = asyncio.create_task(instance.call(None, [], {}))
         await asyncio.to_thread(inside.acquire, timeout=30)
-        instance.limit_threads(2)
+        instance.limit_calls(2)
         more = [asyncio.create_task(instance.call(None, [], {})) for _ in range(2)]
         for _ in more:
             assert await asyncio.to_thread(inside.acquire, timeout=30)

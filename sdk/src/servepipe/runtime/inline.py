@@ -14,8 +14,8 @@ from typing import Any
 from servepipe.authoring import code, loader
 from servepipe.graph.calls import NodeHandle
 from servepipe.graph.expressions import decode_value
+from servepipe.graph.instance import NodeInstance
 from servepipe.runtime.arguments import constructor_arguments
-from servepipe.runtime.instance import NodeInstance
 from servepipe.runtime.problems import first_line
 from servepipe.runtime.routing import not_ready
 
@@ -25,10 +25,8 @@ log = logging.getLogger("servepipe.ingress")
 
 
 class _Inline:
-    def __init__(self, instance: NodeInstance, limit: int) -> None:
+    def __init__(self, instance: NodeInstance) -> None:
         self.instance = instance
-        self.limit = limit
-        self.slots = asyncio.Semaphore(limit)
         self.user_config: Any = None
         self.configured = False
 
@@ -68,8 +66,7 @@ class InlineNodes:
         inline = self._nodes.get(application)
         if inline is None or not inline.configured:
             raise not_ready(node, f"could not be built: {self.errors.get(application, 'it is gone')}")
-        async with inline.slots:
-            return await inline.instance.call(method, args, kwargs)
+        return await inline.instance.call(method, args, kwargs)
 
     async def close(self, application: str) -> None:
         """Close and forget a revision; an error of its ``close()`` is logged."""
@@ -86,16 +83,12 @@ class InlineNodes:
         if spec.get("code"):
             await asyncio.to_thread(code.verify, spec["code"], module, node=node)
         target = await asyncio.to_thread(loader.load_object, spec["import"])
-        limit = int(spec.get("maxOngoingRequests") or 5)
-        instance = NodeInstance(node, target, blocking=spec.get("blocking"), max_ongoing_requests=limit)
+        instance = NodeInstance(node, target, blocking=spec.get("blocking"))
         await instance.build(*constructor_arguments(spec, self._handle))
-        return _Inline(instance, limit)
+        return _Inline(instance)
 
     async def _configure(self, inline: _Inline, spec: Mapping[str, Any]) -> None:
-        limit = int(spec.get("maxOngoingRequests") or 5)
-        if limit != inline.limit:
-            inline.instance.limit_threads(limit)
-            inline.limit, inline.slots = limit, asyncio.Semaphore(limit)
+        inline.instance.limit_calls(int(spec.get("maxOngoingRequests") or 5))
         # {} is what a resource without userConfig has: nothing to hand over.
         if (own := spec.get("userConfig") or None) != inline.user_config:
             await inline.instance.reconfigure(None if own is None else decode_value(own))

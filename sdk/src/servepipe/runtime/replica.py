@@ -20,8 +20,8 @@ from servepipe.authoring import code, loader
 from servepipe.errors import StepTimeoutError
 from servepipe.graph.calls import NodeHandle, RequestContext, cancel_nested_calls, current_request
 from servepipe.graph.expressions import decode_value
+from servepipe.graph.instance import NodeInstance
 from servepipe.runtime.arguments import constructor_arguments
-from servepipe.runtime.instance import NodeInstance
 from servepipe.runtime.problems import first_line
 from servepipe.runtime.routing import Routes, application_name
 from servepipe.runtime.serve_caller import ServeCaller
@@ -61,14 +61,14 @@ class NodeReplica:
         await self._instance.build(positional, keywords)
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
-        """Apply a routing table, a thread limit and the node's own ``userConfig``, each only where it changed.
+        """Apply a routing table, a limit of calls and the node's own ``userConfig``, each only where it changed.
 
         Raises what the user's ``reconfigure()`` raises only while the replica starts. Later that would be fatal: Serve
         stops a replica whose reconfiguration fails, and would stop all of them for one wrong value. The replica keeps
         the configuration that it has, and tells the error with its acknowledgement.
         """
         routes = user_config.get("routes") or {}
-        self._instance.limit_threads(int(user_config.get("maxOngoingRequests") or 5))
+        self._instance.limit_calls(int(user_config.get("maxOngoingRequests") or 5))
         # {} is what a resource without userConfig has: nothing to hand over.
         if (own := user_config.get("userConfig") or None) != self._user_config or self._error:
             try:
