@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from servepipe import api
+from servepipe.api import InvalidResourceError
 from servepipe.api.document import MAX_BYTES, WARN_BYTES, size, to_document
 from servepipe.api.v1alpha1 import ServePipeline
 from servepipe.api.yaml_reader import MAX_TEXT, read_yaml
@@ -127,9 +128,21 @@ def test_large_resources_are_noticed_and_larger_ones_refused(document: dict[str,
 
 
 def test_text_that_is_no_text_is_refused(document: dict[str, Any]) -> None:
-    document["spec"]["nodes"]["m1"]["args"] = ["\ud800"]
-    with pytest.raises(ResourceError, match="lone surrogate"):
-        api.write(api.validate(document))
+    document["metadata"]["labels"] = {"a": "\ud800"}
+    document["spec"]["nodes"]["m1"] |= {"args": [["\ud800"]], "userConfig": {"\ud800": 1}}
+    with pytest.raises(InvalidResourceError, match="lone surrogate") as caught:
+        api.validate(document)
+    assert {problem.where for problem in caught.value.problems} == {
+        "metadata.labels.a",
+        "spec.nodes.m1.args[0][0]",
+        "spec.nodes.m1.userConfig",
+    }
+
+
+def test_a_tab_that_indents_is_named() -> None:
+    with pytest.raises(ResourceError, match="not YAML") as caught:
+        read_yaml("a:\n\tb: 1\n", "f")
+    assert (caught.value.where, caught.value.fix) == ("f:2:1", "Indent with spaces: YAML takes no tabs for it.")
 
 
 # --- Documents that are not what they should be -----------------------------------------------------------------------

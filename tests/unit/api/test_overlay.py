@@ -38,6 +38,13 @@ def test_an_overlay_may_say_what_it_is_and_name_the_pipeline(diamond: ServePipel
     assert (got.name, got.metadata.labels, got.spec) == ("staging", {"a": "b"}, diamond.spec)
 
 
+def test_an_overlay_that_contradicts_itself_loses_nothing(diamond: ServePipeline) -> None:
+    both = {"replicas": 2, "autoscaling": {"minReplicas": 1, "maxReplicas": 2}}
+    for settings in (both, dict(reversed(both.items()))):
+        found = api.problems(api.merge(diamond, {"spec": {"nodes": {"m1": settings}}}))
+        assert [problem.what for problem in found] == ["replicas and autoscaling exclude each other"]
+
+
 def test_null_removes_a_field(diamond: ServePipeline) -> None:
     got = merged(diamond, {"cluster": None, "nodes": {"m1": {"upgrade": None, "resources": {"gpu": None}}}, "x": None})
     assert "cluster" not in got

@@ -23,7 +23,7 @@ def test_the_new_project_works(run: Run) -> None:
     assert ran.status == 0, ran.err
     project = Path("My_First 1")
     assert sorted(path.name for path in project.iterdir()) == FILES
-    assert "Next: cd My_First 1 && python pipeline.py" in ran.out
+    assert "Next: cd 'My_First 1' && python pipeline.py" in ran.out
     for name in FILES:
         assert f"wrote {project / name}\n" in ran.out
         assert "{{" not in (project / name).read_text()

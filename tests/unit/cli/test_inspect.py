@@ -92,6 +92,15 @@ def test_trouble_is_not_a_difference(run: Run, write: Write, compiled: Path, fil
     assert ran.err.startswith("error: ")
 
 
+def test_standard_input_can_be_read_once(run: Run, compiled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(compiled.read_bytes())))
+    ran = run("diff", "-", "-")
+    assert (ran.status, ran.out) == (2, "")
+    assert ran.err.startswith("error: standard input is empty\n")
+    monkeypatch.setattr(sys, "stdin", None)
+    assert run("validate", "-").err.startswith("error: standard input is closed\n")
+
+
 def test_the_graph_of_a_file(run: Run, compiled: Path) -> None:
     mermaid = run("graph", compiled)
     assert mermaid.out == run("graph", "diamond.py", "--format", "mermaid").out

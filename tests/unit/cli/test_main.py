@@ -180,6 +180,15 @@ def test_an_error_that_nobody_expected_is_no_traceback_unless_asked_for(
     assert "Traceback" in raising(monkeypatch, run, RunError("it broke")).err
 
 
+def test_a_file_that_hides_the_standard_library_is_named(write: Write, diamond: Path) -> None:
+    write("json.py", "")
+    command = [sys.executable, "-c", "import sys; from servepipe.cli import main; sys.exit(main())", "compile", diamond]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 2
+    assert ran.stderr.startswith(("error: AttributeError: module 'json' has", "error: ImportError: cannot import"))
+    assert f"  where: {Path('json.py').resolve()}\n  fix:   This file hides a module" in ran.stderr
+
+
 def test_an_interrupt_is_quiet(monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
     ran = raising(monkeypatch, run, KeyboardInterrupt())
     assert (ran.status, ran.err) == (130, "")
@@ -201,6 +210,23 @@ def test_a_reader_that_goes_away_is_no_error(diamond: Path) -> None:
     assert process.wait(30) == 2
     assert process.stderr.read() == b""
     process.stderr.close()
+
+
+@pytest.mark.parametrize(
+    ("redirect", "told"),
+    [
+        (">/dev/full", "error: No space left on device\n  where: standard output\n"),
+        (">&-", "error: it is closed\n  where: standard output\n"),
+        ("2>&-", ""),
+        ("-o gone/x.yaml 2>&-", ""),
+    ],
+)
+def test_output_that_cannot_be_written(diamond: Path, redirect: str, told: str) -> None:
+    command = f"{sys.executable} -m servepipe compile diamond.py {redirect}"
+    ran = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60)
+    assert ran.stderr == told
+    assert ran.returncode == (0 if redirect == "2>&-" else 2)
+    assert ran.stdout.startswith("apiVersion") == (redirect == "2>&-")
 
 
 def test_warnings_are_one_line_and_name_the_users_file(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from servepipe.api.yaml_reader import read_yaml
 from servepipe.api.yaml_writer import write_yaml
 from servepipe.errors import GraphTooLargeError, ResourceError
 from servepipe.graph.fields import shown
+from servepipe.graph.values import at_index, at_key
 
 __all__ = ["MAX_BYTES", "WARN_BYTES", "load_yaml", "read", "size", "to_document", "validate", "write"]
 
@@ -70,9 +71,29 @@ def validate(json: Any) -> ServePipeline:
     if version != API_VERSION:
         raise InvalidResourceError([Problem("apiVersion", f"expected {API_VERSION}, not {shown(version)}")])
     try:
-        return ServePipeline.model_validate(json)
+        resource = ServePipeline.model_validate(json)
     except ValidationError as error:
         raise InvalidResourceError(from_validation(error, ServePipeline)) from None
+    if found := list(_not_text(resource.to_json())):
+        raise InvalidResourceError(found)
+    return resource
+
+
+def _not_text(json: Any) -> Iterator[Problem]:
+    """Strings from Python that UTF-8 cannot carry; YAML and JSON as text have none."""
+    stack = [("", json)]
+    while stack:
+        path, value = stack.pop()
+        if isinstance(value, dict):
+            stack.extend((at_key(path, key), item) for key, item in value.items())
+            stack.extend((path, key) for key in value)
+        elif isinstance(value, list):
+            stack.extend((at_index(path, index), item) for index, item in enumerate(value))
+        elif isinstance(value, str):
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                yield Problem(path, "a string has a lone surrogate, which UTF-8 cannot carry")
 
 
 def to_document(resource: ServePipeline) -> dict[str, Any]:
@@ -104,12 +125,8 @@ def write(resource: ServePipeline) -> str:
 
     Raises:
         GraphTooLargeError: It has more than `MAX_BYTES`.
-        ResourceError: A string in it is not text.
     """
-    try:
-        length = size(resource)
-    except UnicodeEncodeError:
-        raise ResourceError("a string has a lone surrogate, which UTF-8 cannot carry", where=resource.name) from None
+    length = size(resource)
     if length > MAX_BYTES:
         raise GraphTooLargeError(
             f"the resource has {length // 1024} KiB; a cluster stores at most {MAX_BYTES // 1024} KiB",

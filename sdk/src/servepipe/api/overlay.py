@@ -84,7 +84,9 @@ def _merged(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
         if change is None:
             result.pop(key, None)
             continue
-        result.pop(_EXCLUDING.get(key, ""), None)
+        excluded = _EXCLUDING.get(key, "")
+        if excluded not in changes:  # an overlay that sets both contradicts itself, which validation says
+            result.pop(excluded, None)
         current = result.get(key)
         if key in _BY_TOP_LEVEL_KEY and isinstance(current, dict) and isinstance(change, dict):
             result[key] = _merged_free_form(current, change)

@@ -106,7 +106,8 @@ def _read_events(text: str, source: str) -> Any:
         documents = _Builder(source).build(yaml.parse(text, Loader=_LOADER))
     except yaml.MarkedYAMLError as error:
         what = " ".join(part for part in (error.context, error.problem) if part)
-        raise ResourceError(f"not YAML: {what}", where=_place(error.problem_mark, source)) from None
+        fix = "Indent with spaces: YAML takes no tabs for it." if _at_tab(error.problem_mark, text) else ""
+        raise ResourceError(f"not YAML: {what}", where=_place(error.problem_mark, source), fix=fix) from None
     except (yaml.YAMLError, UnicodeError) as error:
         first = str(error).splitlines()[0]
         raise ResourceError(f"not YAML: {first}", where=source) from None
@@ -115,6 +116,11 @@ def _read_events(text: str, source: str) -> Any:
         found = "there is none" if not documents else f"there are {len(documents)}"
         raise ResourceError(f"expected one YAML document, {found}", where=source)
     return documents[0]
+
+
+def _at_tab(mark: Any, text: str) -> bool:
+    lines = text.split("\n")
+    return mark is not None and mark.line < len(lines) and lines[mark.line].lstrip(" ").startswith("\t")
 
 
 class _Builder:

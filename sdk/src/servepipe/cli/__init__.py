@@ -12,6 +12,7 @@ as a traceback, except that of the user's own code. ``SERVEPIPE_TRACEBACK=1`` sh
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import importlib
 import os
@@ -72,6 +73,8 @@ def main_kubectl(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(prog: str, argv: Sequence[str], *, kube: bool = False) -> int:
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115 - closed; else print() would turn to standard output
     try:
         with warnings_on_stderr():
             arguments = _parse(prog, argv, kube)
@@ -79,18 +82,31 @@ def _main(prog: str, argv: Sequence[str], *, kube: bool = False) -> int:
                 arguments.parser.print_help()
                 return 0
             status = arguments.run(arguments)
-            sys.stdout.flush()
+            if sys.stdout is not None:
+                sys.stdout.flush()
             return int(status or 0)
     except SystemExit as end:  # argparse after --help and --version
         return end.code if isinstance(end.code, int) else 0
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader (`| head`) has gone; without this the interpreter complains when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()  # the reader (`| head`) has gone
         return TROUBLE
     except Exception as error:
+        if isinstance(error, OSError):
+            _discard_output()
         return report(error)
+
+
+def _discard_output() -> None:
+    """Lest the interpreter complains at its end that it cannot write what is left."""
+    if sys.stdout is None:
+        return
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        return
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parse(prog: str, argv: Sequence[str], kube: bool) -> argparse.Namespace:

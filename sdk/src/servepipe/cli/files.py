@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import errno
 import os
 import sys
 import tempfile
@@ -56,7 +57,7 @@ def read_pipeline(argument: str) -> Source:
 
         root, _ = locate(file)
         # What the file prints must not end up in the YAML.
-        with contextlib.redirect_stdout(sys.stderr), forgetting():
+        with _output_to_stderr(), forgetting():
             resource = to_validated(load_app(file, attribute))
         with located_in(argument):
             return Source(checked(resource), argument, root)
@@ -64,6 +65,18 @@ def read_pipeline(argument: str) -> Source:
         raise ResourceError(f"{file} is not a Python file, so there is no {attribute!r} in it")
     with located_in(argument) as label:
         return Source(checked(api.validate(read_document(argument))), label)
+
+
+@contextlib.contextmanager
+def _output_to_stderr() -> Iterator[None]:
+    """Standard output is standard error, for child processes and libraries written in C too."""
+    with contextlib.redirect_stdout(sys.stderr), contextlib.ExitStack() as restore:
+        with contextlib.suppress(OSError):  # one of them is closed
+            saved = os.dup(1)
+            restore.callback(os.close, saved)
+            os.dup2(2, 1)
+            restore.callback(os.dup2, saved, 1)
+        yield
 
 
 def checked(resource: ServePipeline) -> ServePipeline:
@@ -97,10 +110,14 @@ def read_document(argument: str) -> Any:
 
     if argument != STANDARD:
         return api.load_yaml(Path(argument))
+    if sys.stdin is None:
+        raise ResourceError("standard input is closed", fix="Name a file instead of -.")
     try:
         text = sys.stdin.buffer.read().decode()
     except UnicodeDecodeError as error:
         raise ResourceError(f"this is not UTF-8 text: {error.reason} at byte {error.start}") from error
+    if not text.strip():
+        raise ResourceError("standard input is empty", fix="Only one - can be given; name files for the rest.")
     return api.load_yaml(f"{text}\n")
 
 
@@ -135,13 +152,31 @@ def add_output(parser: argparse.ArgumentParser) -> None:
 
 
 def write_output(text: str, output: str) -> None:
-    """Write a result to a file, whole or not at all, or to standard output."""
-    if output == STANDARD:
-        # The same bytes as in a file, whatever the terminal's encoding is.
-        sys.stdout.flush()
-        sys.stdout.buffer.write(text.encode())
-        return
-    path = Path(output)
+    """Write a result to a file, whole or not at all, or to standard output.
+
+    Raises:
+        OSError: It cannot be written; ``filename`` is what the user named.
+    """
+    try:
+        if output == STANDARD:
+            _write_standard(text)
+        else:
+            _write_file(text, Path(output))
+    except OSError as error:
+        error.filename = "standard output" if output == STANDARD else output
+        raise
+
+
+def _write_standard(text: str) -> None:
+    if sys.stdout is None:
+        raise OSError(errno.EBADF, "it is closed")
+    # The same bytes as in a file, whatever the terminal's encoding is.
+    sys.stdout.flush()
+    sys.stdout.buffer.write(text.encode())
+    sys.stdout.flush()
+
+
+def _write_file(text: str, path: Path) -> None:
     if path.exists() and not path.is_file():
         path.write_text(text, encoding="utf-8", newline="\n")  # a pipe or a device, or the error that says why not
         return

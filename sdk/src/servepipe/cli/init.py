@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,7 +46,7 @@ def _run(arguments: argparse.Namespace) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(content, encoding="utf-8")
         print(f"wrote {folder / name}")
-    step_in = "" if folder == Path() else f"cd {folder} && "
+    step_in = "" if folder == Path() else f"cd {shlex.quote(str(folder))} && "
     print(f"\nNext: {step_in}python pipeline.py, then servepipe up pipeline.py")
 
 

@@ -44,14 +44,30 @@ def report(error: Exception) -> int:
         _print_users_traceback(error)
         for problem in getattr(error, "problems", [error]):
             _print(problem.what, problem.where, problem.fix)
-    elif isinstance(error, OSError) and error.filename is not None:
-        _print(f"{error.strerror or error}", str(error.filename))
+    elif isinstance(error, OSError):
+        _print(f"{error.strerror or error}", str(error.filename or ""))
     else:
+        hidden = _hidden_library_module(error)
         _print(
             f"{type(error).__name__}: {error}",
-            fix="This is a bug in servepipe; SERVEPIPE_TRACEBACK=1 shows where. Please report it.",
+            hidden,
+            "This file hides a module of the standard library: rename it."
+            if hidden
+            else "This is a bug in servepipe; SERVEPIPE_TRACEBACK=1 shows where. Please report it.",
         )
     return TROUBLE
+
+
+def _hidden_library_module(error: Exception) -> str:
+    """The file that was imported in place of a module of the standard library: a ``json.py`` beside the pipeline."""
+    from servepipe.authoring.code import in_library
+
+    if isinstance(error, ImportError):
+        name, file = error.name, error.path
+    else:
+        module = getattr(error, "obj", None)
+        name, file = getattr(module, "__name__", None), getattr(module, "__file__", None)
+    return file if name in sys.stdlib_module_names and file and not in_library(Path(file)) else ""
 
 
 def _print(what: str, where: str = "", fix: str = "") -> None:
