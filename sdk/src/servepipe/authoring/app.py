@@ -12,12 +12,13 @@ from servepipe.authoring.lower import Lowered, UnusedStepWarning, lower
 from servepipe.authoring.naming import NamingWarning, labels_in
 from servepipe.authoring.options import INGRESS, NODE, Fields, did_you_mean, merged, node_fields
 from servepipe.authoring.places import Place, here, user_frame, warn
+from servepipe.authoring.runnable import Runnable
 from servepipe.authoring.signatures import check_hook
 from servepipe.authoring.values import Authored
 from servepipe.errors import GraphError, NamingError
 
 if TYPE_CHECKING:
-    from servepipe.authoring.execution import Execution
+    from servepipe.api.v1alpha1 import ServePipeline
     from servepipe.graph.calls import NodeDefinition
     from servepipe.graph.ir import Graph
 
@@ -68,7 +69,7 @@ class Configurable:
         return f"<{self.name} {self._fields}>"
 
 
-class App:
+class App(Runnable):
     """A built pipeline; nodes are attributes (``app.m1``, ``-`` written as ``_``) and items (``app["models-0"]``).
 
     Made by `build`.
@@ -93,8 +94,6 @@ class App:
         self._lowered = lowered
         self._ray_version = ray_version
         self._place = place
-        self._execution_cache: Execution | None = None
-        self._backend: Any = None
 
     @property
     def graph(self) -> Graph:
@@ -181,60 +180,10 @@ class App:
             Path(path).write_text(text, encoding="utf-8", newline="\n")
         return text
 
-    def execute(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the graph in this process, without Ray, and return its answer; see ``dag.execute``."""
-        return self._execution().execute(*args, **kwargs)
-
-    async def execute_async(self, *args: Any, **kwargs: Any) -> Any:
-        """As `execute`, awaitable."""
-        return await self._execution().execute_async(*args, **kwargs)
-
-    def reset(self) -> None:
-        """Drop the nodes that `execute` has built."""
-        if self._execution_cache is not None:
-            self._execution_cache.close()
-            self._execution_cache = None
-
-    def with_fakes(self, **fakes: Any) -> Execution:
-        """The graph with some nodes replaced; see ``dag.with_fakes``."""
-        from servepipe.authoring.execution import Execution
-
-        return Execution(self.graph, self.definitions, fakes)
-
-    def deploy(self) -> Any:
-        """Run the pipeline on this machine's Ray, in a child process that ends with this one.
-
-        Returns:
-            A handle: ``handle.remote(1, 2, 3).result()``.
-
-        Raises:
-            GraphError: As in `to_dict`.
-            MissingExtraError: The package that can do this is not installed.
-            RunError: The pipeline does not start.
-        """
-        from servepipe.authoring.backends import backend
-        from servepipe.authoring.loader import EndImport, importing
+    def _deployable(self) -> tuple[ServePipeline, Path | None]:
         from servepipe.authoring.resource import import_root_of, to_validated
 
-        if importing():
-            raise EndImport
-        resource, root = to_validated(self), import_root_of(self)
-        if self._backend is None:
-            self._backend = backend()
-        return self._backend.deploy(resource, import_root=root)
-
-    def shutdown(self) -> None:
-        """Stop what `deploy` started; without a deployment nothing happens."""
-        if self._backend is not None:
-            self._backend.shutdown()
-            self._backend = None
-
-    def _execution(self) -> Execution:
-        if self._execution_cache is None:
-            from servepipe.authoring.execution import Execution
-
-            self._execution_cache = Execution(self.graph, self.definitions, {})
-        return self._execution_cache
+        return to_validated(self), import_root_of(self)
 
 
 class _UnknownNodeError(GraphError, AttributeError):

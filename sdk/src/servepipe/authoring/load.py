@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from servepipe.authoring import code
 from servepipe.authoring.loader import load_object, root_of
+from servepipe.authoring.runnable import Runnable
 from servepipe.errors import ServePipeError
 from servepipe.graph.calls import NodeDefinition
 from servepipe.graph.expressions import decode_value, parse_fields, parse_list
@@ -16,12 +17,11 @@ from servepipe.graph.ir import Graph
 
 if TYPE_CHECKING:
     from servepipe.api.v1alpha1 import NodeSpec, ServePipeline
-    from servepipe.authoring.execution import Execution
 
 __all__ = ["Pipeline", "load"]
 
 
-class Pipeline:
+class Pipeline(Runnable):
     """A ``ServePipeline`` that can be executed, tested and deployed like the App that it was compiled from.
 
     Made by `load`.
@@ -30,8 +30,6 @@ class Pipeline:
     def __init__(self, resource: ServePipeline, root: Path | None) -> None:
         self.resource = resource
         self._root = root
-        self._execution_cache: Execution | None = None
-        self._backend: Any = None
 
     @property
     def name(self) -> str:
@@ -63,26 +61,6 @@ class Pipeline:
         """What turns the output into the HTTP answer, imported at the first use."""
         return self._hook(self.graph.postprocessor)
 
-    def execute(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the graph in this process, without Ray, and return its answer; see ``dag.execute``."""
-        return self._execution().execute(*args, **kwargs)
-
-    async def execute_async(self, *args: Any, **kwargs: Any) -> Any:
-        """As `execute`, awaitable."""
-        return await self._execution().execute_async(*args, **kwargs)
-
-    def reset(self) -> None:
-        """Drop the nodes that `execute` has built."""
-        if self._execution_cache is not None:
-            self._execution_cache.close()
-            self._execution_cache = None
-
-    def with_fakes(self, **fakes: Any) -> Execution:
-        """The graph with some nodes replaced; see ``dag.with_fakes``."""
-        from servepipe.authoring.execution import Execution
-
-        return Execution(self.graph, self.definitions, fakes)
-
     def to_dict(self) -> dict[str, Any]:
         """The resource."""
         content: dict[str, Any] = self.resource.to_json()
@@ -97,30 +75,11 @@ class Pipeline:
             Path(path).write_text(text, encoding="utf-8", newline="\n")
         return text
 
-    def deploy(self) -> Any:
-        """Run the pipeline on this machine's Ray; see `App.deploy`."""
-        from servepipe.authoring.backends import backend
-        from servepipe.authoring.loader import EndImport, importing
-
-        if importing():
-            raise EndImport
-        if self._backend is None:
-            self._backend = backend()
-        return self._backend.deploy(self.resource, import_root=self._root)
-
-    def shutdown(self) -> None:
-        """Stop what `deploy` started; without a deployment nothing happens."""
-        if self._backend is not None:
-            self._backend.shutdown()
-            self._backend = None
+    def _deployable(self) -> tuple[ServePipeline, Path | None]:
+        return self.resource, self._root
 
     def __repr__(self) -> str:
         return f"<pipeline {self.name}: {', '.join(self.resource.spec.nodes)}>"
-
-    def _execution(self) -> Execution:
-        if self._execution_cache is None:
-            self._execution_cache = self.with_fakes()
-        return self._execution_cache
 
     def _definition(self, name: str, node: NodeSpec) -> NodeDefinition:
         where = f"spec.nodes.{name}"

@@ -1,0 +1,89 @@
+"""What a built App and a resource that was read back have in common: both can be executed and deployed."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from servepipe.api.v1alpha1 import ServePipeline
+    from servepipe.authoring.execution import Execution
+    from servepipe.graph.calls import NodeDefinition
+    from servepipe.graph.ir import Graph
+
+__all__ = ["Runnable"]
+
+
+class Runnable(ABC):
+    """A pipeline in this process."""
+
+    _execution_cache: Execution | None = None
+    _backend: Any = None
+
+    @property
+    @abstractmethod
+    def graph(self) -> Graph:
+        """The compiled graph."""
+
+    @property
+    @abstractmethod
+    def definitions(self) -> Mapping[str, NodeDefinition]:
+        """The nodes with the code behind them."""
+
+    @abstractmethod
+    def _deployable(self) -> tuple[ServePipeline, Path | None]:
+        """The resource, and the folder that its modules are imported from."""
+
+    def execute(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the graph in this process, without Ray, and return its answer; see ``dag.execute``."""
+        return self._execution().execute(*args, **kwargs)
+
+    async def execute_async(self, *args: Any, **kwargs: Any) -> Any:
+        """As `execute`, awaitable."""
+        return await self._execution().execute_async(*args, **kwargs)
+
+    def reset(self) -> None:
+        """Drop the nodes that `execute` has built."""
+        if self._execution_cache is not None:
+            self._execution_cache.close()
+            self._execution_cache = None
+
+    def with_fakes(self, **fakes: Any) -> Execution:
+        """The graph with some nodes replaced; see ``dag.with_fakes``."""
+        from servepipe.authoring.execution import Execution
+
+        return Execution(self.graph, self.definitions, fakes)
+
+    def deploy(self) -> Any:
+        """Run the pipeline on this machine's Ray, in a child process that ends with this one.
+
+        Returns:
+            A handle: ``handle.remote(1, 2, 3).result()``.
+
+        Raises:
+            ServePipeError: The pipeline is not valid.
+            MissingExtraError: The package that can do this is not installed.
+            RunError: The pipeline does not start.
+        """
+        from servepipe.authoring.backends import backend
+        from servepipe.authoring.loader import EndImport, importing
+
+        if importing():
+            raise EndImport
+        resource, root = self._deployable()
+        if self._backend is None:
+            self._backend = backend()
+        return self._backend.deploy(resource, import_root=root)
+
+    def shutdown(self) -> None:
+        """Stop what `deploy` started; without a deployment nothing happens."""
+        if self._backend is not None:
+            self._backend.shutdown()
+            self._backend = None
+
+    def _execution(self) -> Execution:
+        if self._execution_cache is None:
+            self._execution_cache = self.with_fakes()
+        return self._execution_cache
