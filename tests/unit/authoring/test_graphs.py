@@ -3,6 +3,7 @@
 import asyncio
 import runpy
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -315,6 +316,34 @@ def test_a_class_is_built_once_per_graph_object_and_reset_drops_it():
     app.reset()
     assert app.execute(5) == 5
     assert len(built) == 4
+
+
+@pytest.mark.parametrize("form", [lambda dag: dag, build])
+def test_first_calls_from_several_threads_build_a_node_once(form):
+    built = []
+    together = threading.Barrier(8)
+
+    @remote
+    class Slow:
+        def __init__(self):
+            built.append(self)
+
+        def f(self, x):
+            return x
+
+    with ServeInputNode() as i:
+        slow = Slow.bind()
+        out = slow.f.bind(i)
+    graph = form(out)
+
+    def call(x):
+        together.wait(30)
+        return graph.execute(x)
+
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(call, range(8))) == list(range(8))
+    assert len(built) == 1
+    graph.reset()
 
 
 def test_blocking_false_runs_on_the_loop_and_others_in_threads():

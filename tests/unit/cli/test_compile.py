@@ -135,6 +135,8 @@ def test_what_its_child_processes_print_is_not_in_the_yaml_either(write: Write, 
         "handle = app.deploy()\nassert handle.remote(1, 2, 3).result() == 8\n",
         "import asyncio\nasyncio.run(ray_dag.execute_async(1, 2, 3))\nraise RuntimeError('not reached')\n",
         "def main():\n    app.execute(1, 2, 3)\nmain()\n",
+        "from servepipe.testing import TestClient\nwith TestClient(app) as client:\n    1 / 0\n",
+        "from servepipe.testing import TestClient\nTestClient(app).post('/', json=[1, 2, 3])\n",
     ],
 )
 def test_a_file_without_the_guard_compiles_and_runs_nothing(run: Run, write: Write, diamond: Path, ending: str) -> None:

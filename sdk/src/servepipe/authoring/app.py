@@ -84,6 +84,7 @@ class App(Runnable):
         postprocessor: Callable[[Any], Any] | None,
         place: Place,
     ) -> None:
+        super().__init__()
         self.dag = dag
         self.name = name
         self.postprocessor = postprocessor

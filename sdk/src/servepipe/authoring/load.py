@@ -28,6 +28,7 @@ class Pipeline(Runnable):
     """
 
     def __init__(self, resource: ServePipeline, root: Path | None) -> None:
+        super().__init__()
         self.resource = resource
         self._root = root
 

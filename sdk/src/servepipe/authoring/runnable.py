@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,8 +20,10 @@ __all__ = ["Runnable"]
 class Runnable(ABC):
     """A pipeline in this process."""
 
-    _execution_cache: Execution | None = None
-    _backend: Any = None
+    def __init__(self) -> None:
+        self._execution_cache: Execution | None = None
+        self._execution_lock = threading.Lock()  # the first calls may come from several threads at once
+        self._backend: Any = None
 
     @property
     @abstractmethod
@@ -46,9 +49,9 @@ class Runnable(ABC):
 
     def reset(self) -> None:
         """Drop the nodes that `execute` has built."""
-        if self._execution_cache is not None:
-            self._execution_cache.close()
-            self._execution_cache = None
+        execution, self._execution_cache = self._execution_cache, None
+        if execution is not None:
+            execution.close()
 
     def with_fakes(self, **fakes: Any) -> Execution:
         """The graph with some nodes replaced; see ``dag.with_fakes``."""
@@ -84,6 +87,7 @@ class Runnable(ABC):
             self._backend = None
 
     def _execution(self) -> Execution:
-        if self._execution_cache is None:
-            self._execution_cache = self.with_fakes()
-        return self._execution_cache
+        with self._execution_lock:
+            if self._execution_cache is None:
+                self._execution_cache = self.with_fakes()
+            return self._execution_cache

@@ -5,6 +5,7 @@ Each of them can be executed in this process. Combinators are steps too; they ha
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -23,6 +24,11 @@ __all__ = ["CallStep", "MultiOutputNode", "Output", "Step", "StepPart"]
 
 class Output(Value):
     """A value that a graph can answer: a step, a part of one, or several together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._execution_cache: Execution | None = None
+        self._execution_lock = threading.Lock()  # the first calls may come from several threads at once
 
     def execute(self, *args: Any, **kwargs: Any) -> Any:
         """Run the graph up to here in this process, without Ray, and return its answer.
@@ -45,7 +51,7 @@ class Output(Value):
 
     def reset(self) -> None:
         """Drop the nodes that `execute` has built."""
-        execution = self.__dict__.pop("_execution_cache", None)
+        execution, self._execution_cache = self._execution_cache, None
         if execution is not None:
             execution.close()
 
@@ -69,10 +75,10 @@ class Output(Value):
         )
 
     def _execution(self) -> Execution:
-        execution: Execution | None = self.__dict__.get("_execution_cache")
-        if execution is None:
-            execution = self._execution_cache = self._lower_and_prepare({})
-        return execution
+        with self._execution_lock:
+            if self._execution_cache is None:
+                self._execution_cache = self._lower_and_prepare({})
+            return self._execution_cache
 
     def _lower_and_prepare(self, fakes: Mapping[str, Any]) -> Execution:
         from servepipe.authoring.execution import prepare

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from servepipe.authoring.loader import EndImport, importing
 from servepipe.graph.background import background
 from servepipe.graph.calls import RequestContext
 from servepipe.graph.inprocess import Runner
@@ -101,6 +102,8 @@ class TestClient:
         )
 
     def __enter__(self) -> TestClient:
+        if importing():
+            raise EndImport
         self._runner.build()
         return self
 
@@ -139,6 +142,8 @@ class TestClient:
             content: The body as it is.
             headers: Further headers.
         """
+        if importing():
+            raise EndImport
         sent = {name.lower(): value for name, value in (headers or {}).items()}
         if content is not None:
             body = content.encode() if isinstance(content, str) else content
