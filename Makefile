@@ -39,8 +39,9 @@ test-pure: $(READY) ## unit tests with the coverage of the pure layers, and prop
 	@$(BIN)/python -m pytest $(UNIT) --cov --cov-report=term-missing:skip-covered
 	@$(BIN)/python -m pytest $(PROPERTY)
 
-test-ray: $(READY) ## tests on this machine's own Ray
-	@$(BIN)/python -m pytest $(RAY)
+test-ray: $(READY) ## tests on this machine's own Ray; one Ray at a time, so in two runs
+	@$(BIN)/python -m pytest $(RAY) --ignore=$(RAY)/up
+	@$(BIN)/python -m pytest $(RAY)/up
 
 test-pythons: $(READY) ## unit and property tests under every other supported Python that is installed
 	@scripts/test-pythons $(UNIT) $(PROPERTY)
