@@ -106,6 +106,44 @@ def test_errors_are_those_of_the_ingress(written: Written, caplog: pytest.LogCap
     assert "in step dag, calling ensemble" in caplog.text
 
 
+def test_exceptions_of_every_sort_are_a_500_that_names_the_step() -> None:
+    class OddConstructorError(Exception):
+        def __init__(self, one: int, two: int) -> None:
+            self.both = one, two
+
+    class UnprintableError(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no text either")
+
+    class Outside(BaseException):
+        pass
+
+    class Model:
+        def sync(self, kind: int) -> None:
+            raise raised[kind]
+
+        async def awaited(self, kind: int) -> None:
+            raise raised[kind]
+
+    raised = [
+        OddConstructorError(1, 2),
+        UnprintableError(),
+        Outside("!"),
+        TimeoutError("mine"),
+        ExceptionGroup("g", [OSError()]),
+    ]
+    for method in ("sync", "awaited"):
+        with ServeInputNode() as i:
+            model = remote(Model).bind()
+            out = getattr(model, method).bind(i)
+        with TestClient(out) as client:
+            for kind, error in enumerate(raised):
+                response = client.post("/", json=kind)
+                told = response.json()["error"]
+                assert (response.status_code, told["code"], told["step"]) == (500, "StepFailed", "out")
+                assert type(error).__name__ in told["message"]
+
+
 def test_endpoints(written: Written) -> None:
     with TestClient(written().app) as client:
         ready = client.get("/-/ready")

@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeVar
 
 from servepipe.errors import NodeError, RequestError
 
-__all__ = ["FailedStep", "Raised", "as_exception", "caught", "failed_step", "mark", "opened"]
+__all__ = ["FailedStep", "Raised", "as_exception", "caught", "failed_step", "mark", "message_of", "opened"]
 
 T = TypeVar("T")
 
@@ -59,12 +59,13 @@ def as_exception(error: BaseException) -> Exception:
     if isinstance(error, Exception):
         return error
     text = "".join(traceback.format_exception(error))
-    told = NodeError(type(error).__name__, _message(error) or _WHY.get(type(error), ""), text)
+    told = NodeError(type(error).__name__, message_of(error) or _WHY.get(type(error), ""), text)
     told.__cause__ = error
     return told
 
 
-def _message(error: BaseException) -> str:
+def message_of(error: BaseException) -> str:
+    """``str(error)``, whatever the exception makes of that."""
     try:
         return str(error)
     except Exception:

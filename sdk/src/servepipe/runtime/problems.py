@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from servepipe.errors import NodeError, RequestError, ServePipeError
-from servepipe.graph.failures import failed_step
+from servepipe.graph.failures import failed_step, message_of
 from servepipe.runtime.answers import AnswerNotSupportedError
 from servepipe.runtime.interface import Interface
 
@@ -82,7 +82,7 @@ def problem_of(error: BaseException, interface: Interface, *, postprocessed: boo
 
 def first_line(error: BaseException) -> str:
     """What a table of errors has room for."""
-    text = str(error).strip()
+    text = message_of(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
 
 
@@ -90,5 +90,5 @@ def _described(error: BaseException) -> str:
     if isinstance(error, NodeError | ServePipeError):
         return str(error)
     name = type(error).__name__
-    text = str(error)
+    text = message_of(error)
     return f"{name}: {text}" if text else name
