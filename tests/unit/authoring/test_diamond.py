@@ -5,7 +5,9 @@ import sys
 
 import pytest
 
+from servepipe import ServeInputNode, remote
 from servepipe.errors import BadRequestError
+from servepipe.testing import TestClient
 
 
 @pytest.fixture
@@ -42,14 +44,29 @@ def test_options_stand_where_the_author_put_them(diamonds):
     assert spec["ingress"] == {"replicas": 2}
 
 
-async def test_the_preprocessor_makes_the_list(diamonds):
-    class Request:
-        async def body(self):
-            return b"1 2 3"
+def test_both_files_answer_over_http(diamonds):
+    with TestClient(diamonds("diamond").app) as client:
+        assert client.post("/", json=[1, 2, 3]).json() == 8
+    with TestClient(diamonds("diamond_preprocessed").app) as client:
+        assert client.post("/", content="1 2 3").json() == 8
 
-    preprocessed = diamonds("diamond_preprocessed")
-    assert preprocessed.app.preprocessor is preprocessed.request_to_numbers
-    assert await preprocessed.request_to_numbers(Request()) == [1, 2, 3]
+
+def test_the_proposals_own_preprocessor_is_told_what_it_leaves_out(diamonds):
+    async def request_to_data_int(request):
+        return int(await request.body())
+
+    models = diamonds("models")
+    with ServeInputNode(preprocessor=request_to_data_int) as dag_input:
+        m1, m2 = remote(models.Model).bind(1), remote(models.Model).bind(2)
+        outputs = [m1.forward.bind(dag_input[0]), m2.forward.bind(dag_input[1])]
+        ray_dag = remote(models.ensemble).bind(*outputs, dag_input[2])
+
+    with TestClient(ray_dag) as client:
+        response = client.post("/", content="5")
+    assert response.status_code == 422
+    message = response.json()["error"]["message"]
+    assert "request_to_data_int returned a single int" in message
+    assert "input[0], input[1], input[2]" in message
 
 
 def test_genuine_ray_objects_compile_to_the_same_bytes(diamonds):
