@@ -57,6 +57,10 @@ class Base:
     async def counts(self):
         """For nodes in processes of their own: the calls that this process has counted."""
         return dict(CALLS)
+
+    async def hanging(self):
+        """The steps whose calls have not been cancelled yet in this process."""
+        return dict(+HANGING)
 '''
 
 LEAF = """

@@ -24,6 +24,17 @@ from random_graph_maker import Maker
 from servepipe.graph import ir
 from servepipe.graph.calls import NodeDefinition
 
+KINDS = (
+    *("call: f", "call: g", "call: function", "call: bad", "call: flaky", "call: hang", "call: timeout"),
+    *("function node", "async function node", "holder of a handle", "holder of a list", "holder of a dict"),
+    *("switch", "switch with default", "split", "split by value", "map", "map in a map", "map with concurrency"),
+    *("fallback", "first with losers that fail", "first with a loser that never ends", "retries", "timeout"),
+    *("input: one value", "input: nested mapping", "input: one list", "input: several positional"),
+    *("input: with keywords", "input read", "part of a step", "item", "part of an item", "constant"),
+    *("list of expressions", "tuple of expressions", "dict of expressions", "unused step", "answer", "failure"),
+)
+"""All that a graph can have, and the two ways in which it can end."""
+
 
 @dataclass
 class RandomGraph:

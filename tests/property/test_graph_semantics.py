@@ -12,7 +12,7 @@ from types import ModuleType
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from random_graphs import Expected, RandomGraph, expect, random_graph
+from random_graphs import KINDS, Expected, RandomGraph, expect, random_graph
 
 from servepipe.errors import RequestError
 from servepipe.graph.background import background
@@ -22,16 +22,6 @@ from servepipe.graph.inprocess import Runner
 
 GRAPHS = 2000
 END_WITHIN_S = 30.0
-
-KINDS = (
-    *("call: f", "call: g", "call: function", "call: bad", "call: flaky", "call: hang", "call: timeout"),
-    *("function node", "async function node", "holder of a handle", "holder of a list", "holder of a dict"),
-    *("switch", "switch with default", "split", "split by value", "map", "map in a map", "map with concurrency"),
-    *("fallback", "first with losers that fail", "first with a loser that never ends", "retries", "timeout"),
-    *("input: one value", "input: nested mapping", "input: one list", "input: several positional"),
-    *("input: with keywords", "input read", "part of a step", "item", "part of an item", "constant"),
-    *("list of expressions", "tuple of expressions", "dict of expressions", "unused step", "answer", "failure"),
-)
 
 
 def test_a_random_graph_means_what_plain_python_says() -> None:
