@@ -257,14 +257,17 @@ def serve_session():
     """A `ServeSession` on a Ray of its own, with HAProxy unless SERVEPIPE_TEST_HAPROXY=0."""
     haproxy = os.environ.get("SERVEPIPE_TEST_HAPROXY", "1") == "1"
     folder = tempfile.mkdtemp(prefix="sp-", dir="/tmp")  # short: the paths of Unix sockets are
-    http_port, grpc_port = 31000 + os.getpid() % 500, 41000 + os.getpid() % 500
+    # Many: Serve keeps a port that a replica gave back from the next one for a while.
+    http_ports, grpc_ports = (
+        range(first, first + 400) for first in (31000 + os.getpid() % 500, 41000 + os.getpid() % 500)
+    )
     flags = serve_environment(
         haproxy=haproxy,
         folder=folder,
         metrics_port=free_port(),
         stats_port=free_port(),
-        replica_http_ports=range(http_port, http_port + 400),
-        replica_grpc_ports=range(grpc_port, grpc_port + 400),
+        replica_http_ports=http_ports,
+        replica_grpc_ports=grpc_ports,
     )
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
@@ -285,7 +288,7 @@ def serve_session():
         )
         stack.callback(ray.shutdown)
         token = _token()
-        yield ServeSession(f"http://{context.dashboard_url}", token, haproxy, range(http_port, http_port + 40))
+        yield ServeSession(f"http://{context.dashboard_url}", token, haproxy, http_ports)
 
 
 def _token() -> str | None:
