@@ -336,3 +336,10 @@ def test_the_graph_is_told(pipeline):
         "placement": "Dedicated",
         "off": False,
     }
+
+
+def test_a_node_without_any_revision_is_not_ready(pipeline):
+    pipeline.change("ingress", nodes=pipeline.serve.entries({**NODES, "model": []}))
+    assert pipeline.serve.get("/-/ready").json["notReady"] == ["gone", "model"]
+    pipeline.change("ingress", nodes=pipeline.serve.entries(NODES))
+    assert pipeline.serve.get("/-/ready").json["notReady"] == ["gone"]

@@ -216,6 +216,12 @@ def test_canary_is_said_to_run_as_blue_green(world: World) -> None:
     assert [event.message for event in world.events if event.reason == "Notice"] == [world.message("Accepted")]
 
 
+def test_surge_in_place_is_said_to_run_as_full(world: World) -> None:
+    world.settle(resource({"m1": node("good", "new", upgrade={"surge": "InPlace"}), "m2": node("good")}))
+
+    assert world.message("Accepted") == "surge InPlace is not there yet and runs as Full: m1"
+
+
 def test_fields_without_meaning_here_are_named_and_restart_nothing() -> None:
     world = World()
     world.environment = replace(world.environment, ignored_fields=frozenset({"image"}))

@@ -54,6 +54,7 @@ class Live:
     deadline_s: int
     retry_token: str
     canary: bool
+    in_place: bool
     inline: bool
 
 
@@ -167,6 +168,7 @@ def default_live() -> Live:
         deadline_s=Spec.model_fields["progress_deadline_seconds"].default,
         retry_token="",
         canary=False,
+        in_place=False,
         inline=False,
     )
 
@@ -195,6 +197,7 @@ def _live(node: NodeSpec, spec: Spec, environment: Environment, inline: bool) ->
         deadline_s=node.progress_deadline_seconds or spec.progress_deadline_seconds,
         retry_token=upgrade.retry_token or "",
         canary=upgrade.strategy == "Canary",
+        in_place=upgrade.surge == "InPlace",
         inline=inline,
     )
 

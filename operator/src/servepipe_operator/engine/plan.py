@@ -132,6 +132,9 @@ def _notices(goal: Goal, environment: Environment) -> list[str]:
     notices = []
     if canaries:
         notices.append(f"strategy Canary is not there yet and runs as BlueGreen: {', '.join(canaries)}")
+    in_place = sorted(name for name, node in goal.nodes.items() if node.live.in_place)
+    if in_place:
+        notices.append(f"surge InPlace is not there yet and runs as Full: {', '.join(in_place)}")
     asked = {key for key in goal.spec if key in environment.ignored_fields}
     asked |= {key for node in goal.spec["nodes"].values() for key in node if key in environment.ignored_fields}
     if asked:

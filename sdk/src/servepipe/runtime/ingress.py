@@ -232,6 +232,8 @@ class _State:
         self.inline_nodes: dict[str, str] = {}
         self.dedicated_nodes: dict[str, list[tuple[str, int]]] = {}
         for name, node in nodes.items():
+            if not node["routes"]:
+                self.dedicated_nodes[name] = []  # it has no revision that could answer
             for route in node["routes"]:
                 application = application_name(name, route["revision"])
                 if "inline" in route:
