@@ -182,8 +182,8 @@ def remote(target: Any = None, /, **options: Any) -> Any:
 
 
 class ClassNode(Authored):
-    """An instance of a class as a node: ``node.method.bind(...)`` makes a step; given to another constructor or step it
-    arrives there as a handle.
+    """An instance of a class as a node: ``node.method.bind(...)`` makes a step; given to another node's constructor it
+    arrives there as a handle. A step does not take one.
     """
 
     def __init__(
