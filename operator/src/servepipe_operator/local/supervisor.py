@@ -32,6 +32,7 @@ from servepipe_operator.adapters.serve_api import RayServeApi
 from servepipe_operator.adapters.sockets import PortNumbers, choose_ports
 from servepipe_operator.adapters.status_file import StatusFile
 from servepipe_operator.engine.state import Application, Environment, Event, Json, Plan
+from servepipe_operator.local.code_store import CodeStore
 from servepipe_operator.local.control import ControlServer
 from servepipe_operator.local.logs import read_lines, replica_files
 from servepipe_operator.local.resources import cpus_for, custom_resources, declared_replicas, scaled
@@ -128,6 +129,7 @@ class Supervisor:
         self.folder.status.unlink(missing_ok=True)
         for orphan in await asyncio.to_thread(self.folder.end_orphans):
             self.view.say(f"Ended process {orphan.pid} of an earlier run: {orphan.name}")
+        await self._keep_code()
         control = ControlServer(self, token := secrets.token_urlsafe(32))
         try:
             self.run_info = self._new_run(await control.start(), token)
@@ -136,6 +138,13 @@ class Supervisor:
             await self._serve(ports)
         finally:
             await control.stop()
+
+    async def _keep_code(self) -> None:
+        """Code that earlier runs kept goes on to be found, for as long as a revision in history has it."""
+        store = CodeStore(self.folder.code)
+        records = await FileHistory(self.folder.history, self._corrupt_record).list()
+        await asyncio.to_thread(store.prune, records, self._code_paths)
+        self._code_paths = {**store.paths(), **self._code_paths}
 
     def _new_run(self, control: str, token: str) -> Run:
         supervisor = identify(os.getpid())

@@ -27,6 +27,7 @@ from servepipe.errors import CodeMismatchError, ImportPathError
 
 __all__ = [
     "code_digest",
+    "copies",
     "copy_sources",
     "digest_of",
     "in_library",
@@ -161,10 +162,16 @@ def copy_sources(module: str, root: Path, store: Path) -> tuple[str, Path]:
     return digest, folder
 
 
+def copies(store: Path) -> dict[str, Path]:
+    """The folder of each complete copy that `copy_sources` made in ``store``, by digest; {} where there is none."""
+    folders = store.iterdir() if store.is_dir() else ()
+    return {f"{_PREFIX}{folder.name}": folder for folder in folders if not folder.name.startswith(".")}
+
+
 def remove_copies(store: Path) -> None:
-    """Remove a folder in which `copy_sources` made its read-only folders; nothing happens when there is none."""
-    for folder in store.rglob("*/"):
-        if not folder.is_symlink():
+    """Remove ``store``, or one copy in it, though they are read-only; nothing happens when there is none."""
+    for folder in (store, *store.rglob("*/")):
+        if folder.is_dir() and not folder.is_symlink():
             folder.chmod(0o755)
     if store.exists():
         shutil.rmtree(store)
