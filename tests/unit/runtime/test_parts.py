@@ -16,7 +16,7 @@ from servepipe.graph.ir import Call, DictOf, Graph, InputRef, ListOf, StepRef
 from servepipe.runtime.flags import serve_environment
 from servepipe.runtime.inline import InlineNodes
 from servepipe.runtime.interface import Interface
-from servepipe.runtime.routing import InFlight, Routes, application_name
+from servepipe.runtime.routing import InFlight, Places, Routes, application_name
 from servepipe.runtime.transport import NodeFailure, pack, unpack
 
 
@@ -50,6 +50,40 @@ class TestRouting:
 
     def test_an_application_is_named_after_node_and_revision(self):
         assert application_name("m1", "6f3a91c2") == "m1--6f3a91c2"
+
+
+def inline(revision, weight):
+    return {**route(revision, weight), "inline": {"import": "m:f"}}
+
+
+class TestPlaces:
+    def test_replicas_answer_for_dedicated_nodes_and_this_process_for_inline_ones(self):
+        places = Places(
+            {"m1": {"routes": [route("a", 100), route("b", 0)]}, "f": {"routes": [inline("c", 100)], "off": False}}
+        )
+        assert places.dedicated == {"m1--a", "m1--b"}
+        assert places.dedicated_nodes == {"m1": [("a", 100), ("b", 0)]}
+        assert places.inline == {"f--c": ("f", {"import": "m:f"})}
+        assert places.inline_nodes == {"f": "f--c"}
+
+    def test_a_node_whose_weight_lies_nowhere_is_asked_for_in_vain(self):
+        places = Places({"new": {"routes": []}, "f": {"routes": [inline("a", 0)]}})
+        assert places.dedicated_nodes == {"new": [], "f": []}
+        assert places.inline_nodes == {}
+
+    def test_a_node_at_zero_by_choice_is_not_asked_for(self):
+        places = Places({"m1": {"routes": [route("a", 100)], "off": True}, "f": {"routes": [], "off": True}})
+        assert places.off == {"m1", "f"}
+        assert places.dedicated_nodes == {}
+        assert places.dedicated == {"m1--a"}
+
+    def test_on_its_way_into_the_process_a_node_is_where_its_weight_is(self):
+        places = Places(
+            {"f": {"routes": [route("a", 100), inline("b", 0)]}, "g": {"routes": [route("a", 0), inline("b", 100)]}}
+        )
+        assert places.dedicated_nodes == {"f": [("a", 100)]}
+        assert places.inline_nodes == {"g": "g--b"}
+        assert set(places.inline) == {"f--b", "g--b"}
 
 
 class PickyError(ValueError):

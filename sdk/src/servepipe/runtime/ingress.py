@@ -32,7 +32,7 @@ from servepipe.runtime.inline import InlineNodes
 from servepipe.runtime.interface import Interface
 from servepipe.runtime.observer import Observer
 from servepipe.runtime.problems import first_line, problem_of
-from servepipe.runtime.routing import InFlight, Routes, application_name
+from servepipe.runtime.routing import InFlight, Places, Routes, application_name
 from servepipe.runtime.serve_caller import ServeCaller
 from servepipe.runtime.transport import pack, unpack
 
@@ -90,9 +90,9 @@ class Ingress:
             self._error = first_line(error)
             return
         self._error = ""
-        for application, (node, spec) in state.inline.items():
+        for application, (node, spec) in state.places.inline.items():
             await self._inline.ensure(application, node, spec)
-        for application in state.dedicated:
+        for application in state.places.dedicated:
             self._serve_caller.handle(application)  # now, so that its router knows the replicas when weight comes
         self._state = state
         task = asyncio.create_task(self._retire())
@@ -159,7 +159,7 @@ class Ingress:
         return None if self._state is None else self._state.routes.draw().revisions.get(node)
 
     def _is_off(self, node: str) -> bool:
-        return self._state is not None and node in self._state.off
+        return self._state is not None and node in self._state.places.off
 
     # Requests
 
@@ -189,11 +189,11 @@ class Ingress:
         while True:
             assert self._state is not None
             busy = self._in_flight.by_application()
-            unused = [name for name in self._inline if name not in self._state.inline]
+            unused = [name for name in self._inline if name not in self._state.places.inline]
             for application in [name for name in unused if name not in busy]:
                 await self._inline.close(application)
             if not any(name in busy for name in unused):
-                await self._serve_caller.keep_only(self._state.dedicated | busy.keys())
+                await self._serve_caller.keep_only(self._state.places.dedicated | busy.keys())
                 return
             await asyncio.sleep(1.0)
 
@@ -203,8 +203,8 @@ class Ingress:
         state = self._state
         if state is None:
             return 503, {"ready": False, "notReady": [], "message": "the ingress has no graph yet"}
-        waiting = [node for node, name in state.inline_nodes.items() if name in self._inline.errors]
-        waiting += await self._observer.not_ready(state.dedicated_nodes)
+        waiting = [node for node, name in state.places.inline_nodes.items() if name in self._inline.errors]
+        waiting += await self._observer.not_ready(state.places.dedicated_nodes)
         return (503 if waiting else 200), {"ready": not waiting, "notReady": sorted(waiting)}
 
     async def _graph(self) -> tuple[int, Any]:
@@ -225,27 +225,8 @@ class _State:
         self.program = Program(graph)
         self.interface = Interface.of(graph)
         self.routes = Routes({name: node["routes"] for name, node in nodes.items()})
-        self.off = frozenset(name for name, node in nodes.items() if node.get("off"))
+        self.places = Places(nodes)
         self.timeout_s: float | None = config.get("requestTimeoutSeconds")
-        self.inline: dict[str, tuple[str, Mapping[str, Any]]] = {}
-        self.dedicated: set[str] = set()
-        self.inline_nodes: dict[str, str] = {}
-        self.dedicated_nodes: dict[str, list[tuple[str, int]]] = {}
-        for name, node in nodes.items():
-            if not node["routes"]:
-                self.dedicated_nodes[name] = []  # it has no revision that could answer
-            for route in node["routes"]:
-                application = application_name(name, route["revision"])
-                if "inline" in route:
-                    self.inline[application] = (name, route["inline"])
-                    if route["weight"] >= 50:
-                        self.inline_nodes[name] = application
-                else:
-                    self.dedicated.add(application)
-                    self.dedicated_nodes.setdefault(name, []).append((route["revision"], int(route["weight"])))
-        # What runs here has no replica to look for, and what is off has none by choice.
-        for name in [*self.inline_nodes, *self.off]:
-            self.dedicated_nodes.pop(name, None)
         self.description = {
             "pipeline": config.get("pipeline", ""),
             "graphRevision": config.get("graphRevision", ""),
@@ -254,8 +235,8 @@ class _State:
             "nodes": {
                 name: {
                     "routes": [{"revision": route["revision"], "weight": route["weight"]} for route in node["routes"]],
-                    "placement": "Inline" if name in self.inline_nodes else "Dedicated",
-                    "off": name in self.off,
+                    "placement": "Inline" if name in self.places.inline_nodes else "Dedicated",
+                    "off": name in self.places.off,
                 }
                 for name, node in nodes.items()
             },
