@@ -32,6 +32,7 @@ from servepipe_operator.engine.rollout import View, look, retry_at
 from servepipe_operator.engine.state import Environment, Event, Json, Observed, Plan, Record
 from servepipe_operator.engine.status import blind, report
 from servepipe_operator.engine.times import seconds
+from servepipe_operator.engine.watch import Watch
 
 __all__ = ["plan"]
 
@@ -147,7 +148,6 @@ def _paused(accepted: Condition) -> Condition:
 
 
 def _view(goal: Goal, memory: Memory, observed: Observed, environment: Environment, now: float) -> View:
-    started, had_no_room = _from_status(observed.status)
     return View(
         goal=goal,
         memory=memory,
@@ -155,16 +155,15 @@ def _view(goal: Goal, memory: Memory, observed: Observed, environment: Environme
         environment=environment,
         capacity=observed.capacity,
         old_lives=_old_lives(goal, memory, environment),
-        started=started,
-        had_no_room=had_no_room,
+        started=_started(observed.status),
+        watch=Watch.of(observed.status, now),
         now=now,
     )
 
 
-def _from_status(status: Json) -> tuple[dict[str, float], frozenset[str]]:
-    """Since when candidates are on their way. Lost with the status, and then their deadlines start again."""
+def _started(status: Json) -> dict[str, float]:
+    """Since when candidates are on their way, as status tells."""
     started: dict[str, float] = {}
-    no_room: set[str] = set()
     nodes = status.get("nodes")
     for name, node in nodes.items() if isinstance(nodes, Mapping) else ():
         candidate = node.get("candidate") if isinstance(node, Mapping) else None
@@ -173,9 +172,7 @@ def _from_status(status: Json) -> tuple[dict[str, float], frozenset[str]]:
         since = seconds(candidate.get("since"))
         if since is not None:
             started[application(name, str(candidate.get("revision")))] = since
-        if candidate.get("reason") == "InsufficientCapacity":
-            no_room.add(application(name, str(candidate.get("revision"))))
-    return started, frozenset(no_room)
+    return started
 
 
 def _old_lives(goal: Goal, memory: Memory, environment: Environment) -> dict[str, dict[str, goals.Live]]:

@@ -44,6 +44,7 @@ from servepipe.api.v1alpha1.status import (
     GraphStatus,
     NodeStatus,
     Status,
+    WatchedDeadline,
 )
 
 __all__ = [
@@ -88,5 +89,6 @@ __all__ = [
     "Upgrade",
     "UpgradeStep",
     "Volume",
+    "WatchedDeadline",
     "Workers",
 ]
