@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from servepipe_operator.engine import defaults
 from servepipe_operator.engine.deployed import Deployed
 from servepipe_operator.engine.goal import Goal
 from servepipe_operator.engine.health import failure, headline, is_ready
@@ -29,7 +30,7 @@ def accept(goal: Goal, memory: Memory, now: float) -> tuple[Checkpoint, list[Rec
     sequence = before.sequence + 1 if before else 1
     records: list[Record] = []
     if goal.spec_name not in memory.specs:
-        records.append(spec_record(goal.spec_name, goal.spec, sequence))
+        records.append(spec_record(goal.spec_name, goal.spec, defaults.today(), sequence))
     if goal.graph_revision not in memory.graphs:
         records.append(graph_record(goal.graph_revision, goal.graph_data, sequence))
     parts = {INGRESS: (goal.ingress.revision, goal.ingress.identity)}

@@ -52,7 +52,8 @@ def plan(pipeline: ServePipeline, observed: Observed, environment: Environment, 
     goal = _goal(pipeline, wrong, memory, environment)
     accepted = _accepted(wrong, goal, environment)
     if goal is None:
-        status = blind(observed, accepted, "NotAccepted", "no spec was accepted yet", now, generation)
+        why = "no spec was accepted yet" if memory.checkpoint is None else "the last accepted spec cannot be read"
+        status = blind(observed, accepted, "NotAccepted", why, now, generation)
         return Plan(status=status, look_again_after_s=environment.steady_s)
     paused = pipeline.spec.paused
     if observed.serve == "Unreachable":
@@ -114,7 +115,16 @@ def _goal(pipeline: ServePipeline, wrong: Sequence[Problem], memory: Memory, env
     checkpoint = memory.checkpoint
     if checkpoint is None or checkpoint.spec not in memory.specs:
         return None
-    return goals.read(pipeline.name, Spec.model_validate(memory.specs[checkpoint.spec]), memory, environment)
+    return _read_old(pipeline.name, checkpoint.spec, memory, environment)
+
+
+def _read_old(pipeline: str, name: str, memory: Memory, environment: Environment) -> Goal | None:
+    """What an older spec asked for; None where this version does not understand it any more."""
+    try:
+        spec = Spec.model_validate(memory.specs[name])
+    except ValueError:
+        return None
+    return goals.read(pipeline, spec, memory, environment)
 
 
 def _accepted(wrong: Sequence[Problem], goal: Goal | None, environment: Environment) -> Condition:
@@ -179,8 +189,9 @@ def _old_lives(goal: Goal, memory: Memory, environment: Environment) -> dict[str
     names = {unit.live for unit in memory.checkpoint.nodes.values()} if memory.checkpoint else set()
     lives = {}
     for name in sorted(names & memory.specs.keys() - {goal.spec_name}):
-        old = goals.read(goal.pipeline, Spec.model_validate(memory.specs[name]), memory, environment)
-        lives[name] = {node.name: node.live for node in old.nodes.values()}
+        old = _read_old(goal.pipeline, name, memory, environment)
+        if old is not None:
+            lives[name] = {node.name: node.live for node in old.nodes.values()}
     return lives
 
 
