@@ -125,8 +125,6 @@ class Supervisor:
     async def _run(self) -> None:
         adopt_orphans()
         self._desire(self._file_resource)
-        # An upgrade that the last run did not finish starts anew: the time in between is not its fault.
-        self.folder.status.unlink(missing_ok=True)
         for orphan in await asyncio.to_thread(self.folder.end_orphans):
             self.view.say(f"Ended process {orphan.pid} of an earlier run: {orphan.name}")
         await self._keep_code()
