@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulated_world import World, node, resource
 
@@ -35,6 +35,7 @@ def look(status: Json, now: float, attempt: int = 0, deadline_s: int = 600) -> t
     }
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.floats(1.0, 5.0), st.integers(1, 40)), min_size=1, max_size=8),
     st.lists(st.floats(0.0, 1e6), min_size=8, max_size=8),
@@ -119,6 +120,10 @@ def test_hours_in_which_nobody_watched_do_not_count(world: World) -> None:
     world.run(pipeline, 200)
     assert world.reason("Stalled") == "ProgressDeadlineExceeded"
     assert "deadlines" not in world.status or "m1--" not in str(world.status["deadlines"])
+
+
+def test_without_anything_to_wait_for_there_is_no_deadline(world: World) -> None:
+    assert "deadlines" not in world.status
 
 
 def test_a_candidate_that_came_up_meanwhile_is_taken(world: World) -> None:

@@ -195,6 +195,8 @@ def _select(view: View, checkpoint: Checkpoint, pending: list[NodeGoal], reshapi
         for node in pending
         if not backing_off(checkpoint.unit(node.name), node.revision, node.live.retry_token, view.now)
     ]
+    if _restoring(view, checkpoint):
+        return {node.name for node in tried if _begun(view, node)}
     if reshaping:
         return {node.name for node in tried}
     new = {node.name for node in tried if checkpoint.unit(node.name).stable is None}
@@ -210,6 +212,19 @@ def _select(view: View, checkpoint: Checkpoint, pending: list[NodeGoal], reshapi
     }
     free = view.goal.max_concurrent_upgrades - len(begun | (draining - new))
     return new | begun | set(queue[: max(0, free)])
+
+
+def _restoring(view: View, checkpoint: Checkpoint) -> bool:
+    """Serve lacks an application that callers need: its head was lost, or nothing ran while suspended.
+
+    That one is sent first, so that it and no candidate gets the room that there is.
+    """
+    for name, unit in checkpoint.nodes.items():
+        lives = view.goal.nodes.get(name), view.old_lives.get(unit.live, {}).get(name)
+        inline = any((live.live if isinstance(live, NodeGoal) else live).inline for live in lives if live)
+        if unit.stable and not inline and application(name, unit.stable) not in view.deployed.applications:
+            return True
+    return False
 
 
 def _begun(view: View, node: NodeGoal) -> bool:
