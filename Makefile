@@ -37,9 +37,13 @@ demo: $(READY) ## run the document-triage pipeline on this machine and upgrade t
 
 test: test-pure test-ray ## all tests
 
-test-pure: $(READY) ## unit tests with the coverage of the pure layers, and property tests
-	@$(BIN)/python -m pytest $(UNIT) --cov --cov-report=term-missing:skip-covered
-	@$(BIN)/python -m pytest $(PROPERTY)
+test-pure: $(READY) ## unit tests with the coverage of the pure layers, and property tests beside them
+	@mkdir -p .cache
+	@$(BIN)/python -m pytest $(PROPERTY) > .cache/property.log 2>&1 & property=$$!; \
+	trap 'kill $$property 2>/dev/null || true' EXIT; \
+	status=0; $(BIN)/python -m pytest $(UNIT) --cov --cov-report=term-missing:skip-covered || status=$$?; \
+	echo "test-pure: waiting for the property tests"; \
+	wait $$property || status=$$?; cat .cache/property.log; exit $$status
 
 test-ray: $(READY) ## tests on this machine's own Ray; one Ray at a time, so in two runs
 	@$(BIN)/python -m pytest $(RAY) --ignore=$(RAY)/up
