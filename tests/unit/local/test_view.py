@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from servepipe_operator.engine.state import Event
-from servepipe_operator.local.view import PlainView, RichView, condition_lines, node_rows, view_for
+from servepipe_operator.local.view import PlainView, RichView, condition_lines, node_rows, trouble_lines, view_for
 
 STATUS: dict[str, Any] = {
     "conditions": [
@@ -55,6 +55,19 @@ def test_conditions_explain_what_is_not_as_wished() -> None:
     ]
 
 
+def test_a_terminal_names_only_what_is_not_as_wished_and_once() -> None:
+    assert trouble_lines(STATUS) == [
+        "Ready=False Upgrading: m1 is upgraded",
+        "Reconciling=True InsufficientCapacity: no room",
+    ]
+    repeated = [
+        {"type": kind, "status": "False", "reason": "NodesNotReady", "message": "m1 has 0 of 1 replicas"}
+        for kind in ("NodesReady", "Ready")
+    ]
+    assert trouble_lines({"conditions": repeated}) == ["NodesReady=False NodesNotReady: m1 has 0 of 1 replicas"]
+    assert trouble_lines({}) == []
+
+
 def test_plain_lines_tell_only_what_changed() -> None:
     stream = io.StringIO()
     view = view_for(stream)
@@ -75,3 +88,14 @@ def test_the_table_of_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     for text in ("diamond", "http://127.0.0.1:8000/", "REVISION", "aaaa", "2/3", "[red] is no markup"):
         assert text in out
+    assert "Ready=False Upgrading: m1 is upgraded" in out
+
+
+@pytest.mark.parametrize(("conditions", "said"), [([], False), ([{"type": "Ready", "status": "True"}], True)])
+def test_a_terminal_says_when_all_is_well_and_not_before(
+    conditions: list[dict[str, str]], said: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    view = RichView()
+    view.show({"pipeline": "diamond", "url": "http://127.0.0.1:8000/", "status": {"conditions": conditions}})
+    view.close()
+    assert ("\nReady" in capsys.readouterr().out) is said

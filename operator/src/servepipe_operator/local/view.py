@@ -9,7 +9,17 @@ from typing import Any, Protocol, TextIO
 
 from servepipe_operator.engine.state import Event, Json
 
-__all__ = ["NodeRow", "PlainView", "QuietView", "RichView", "View", "condition_lines", "node_rows", "view_for"]
+__all__ = [
+    "NodeRow",
+    "PlainView",
+    "QuietView",
+    "RichView",
+    "View",
+    "condition_lines",
+    "node_rows",
+    "trouble_lines",
+    "view_for",
+]
 
 NodeRow = tuple[str, str, str, str, str]
 HEADINGS: NodeRow = ("NODE", "REVISION", "READY", "WEIGHT", "STATE")
@@ -50,12 +60,26 @@ def condition_lines(status: Mapping[str, Any]) -> list[str]:
     """The conditions, one line each, with the reason and message of those that are not as wished."""
     lines = []
     for condition in status.get("conditions") or ():
-        good = condition["status"] == ("False" if condition["type"] in ("Reconciling", "Stalled") else "True")
         line = f"{condition['type']}={condition['status']}"
-        if not good:
+        if not _as_wished(condition):
             line += f" {condition.get('reason', '')}: {condition.get('message', '')}"
         lines.append(line.rstrip(": "))
     return lines
+
+
+def trouble_lines(status: Mapping[str, Any]) -> list[str]:
+    """The conditions that are not as wished; those that only repeat what another says are left out."""
+    lines: dict[str, str] = {}
+    for condition in status.get("conditions") or ():
+        if not _as_wished(condition):
+            why = f"{condition.get('reason', '')}: {condition.get('message', '')}".rstrip(": ")
+            lines.setdefault(why, f"{condition['type']}={condition['status']} {why}")
+    return list(lines.values())
+
+
+def _as_wished(condition: Mapping[str, Any]) -> bool:
+    wished = "False" if condition["type"] in ("Reconciling", "Stalled") else "True"
+    return bool(condition["status"] == wished)
 
 
 class QuietView:
@@ -128,8 +152,10 @@ class RichView:
         for row in node_rows(snapshot["status"]):
             table.add_row(*(Text(cell) for cell in row))
         head = Text(f"{snapshot['pipeline']}  {snapshot['url']}", style="bold")
-        conditions = [Text(line, style="dim") for line in condition_lines(snapshot["status"])]
-        self._live.update(Group(head, table, *conditions), refresh=True)
+        lines = [Text(line, style="yellow") for line in trouble_lines(snapshot["status"])]
+        if not lines and "Ready=True" in condition_lines(snapshot["status"]):
+            lines = [Text("Ready", style="green")]
+        self._live.update(Group("", head, table, *lines), refresh=True)
 
     def close(self) -> None:
         self._live.stop()
