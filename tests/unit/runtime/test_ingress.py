@@ -87,7 +87,7 @@ class TestTableChanges:
     async def test_what_a_coming_table_needs_is_not_retired_by_the_change_before(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A request holds the first table's instance, so its retirement is still going on when the third table comes."""
+        """A request holds the first table's instance: its retirement still goes on when the third table comes."""
         ingress = StandIn()
         waiting, building, go_on = asyncio.Event(), asyncio.Event(), asyncio.Event()
         turns: list[asyncio.Event] = []
@@ -148,16 +148,17 @@ class TestObserver:
         return Observer("ingress", lambda application: application)  # type: ignore[arg-type, return-value]
 
     async def test_several_may_ask_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        answer = asyncio.Event()
+        asked, answer = asyncio.Semaphore(0), asyncio.Event()
 
         async def ask(handle: Any) -> Any:
+            asked.release()
             await answer.wait()
             return observing.time.monotonic(), [{"application": str(handle), "holds": True}]
 
         observer = self.observer(monkeypatch, {"a--r1": Replicas("HEALTHY", 1, True)}, ask)
         asking = [asyncio.create_task(observer.acknowledgements()) for _ in range(3)]
-        while len(observer._asking) < 2:
-            await asyncio.sleep(0)
+        for _ in range(2):
+            await asyncio.wait_for(asked.acquire(), 10)
         answer.set()
         for answers in await asyncio.wait_for(asyncio.gather(*asking), 10):
             assert [each["application"] for each in answers].count("a--r1") == 1
@@ -167,22 +168,24 @@ class TestObserver:
     ) -> None:
         monkeypatch.setattr(observing, "ANSWER_WITHIN_S", 10.0)
         seen = {"a--r1": Replicas("HEALTHY", 1, True)}
-        answer = asyncio.Event()
+        asked, cancelled, answer = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
         async def ask(handle: Any) -> Any:
             if handle == "a--r1":
-                await asyncio.Event().wait()
+                asked.set()
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    cancelled.set()
             await answer.wait()
             return observing.time.monotonic(), [{"application": "ingress"}]
 
         observer = self.observer(monkeypatch, seen, ask)
         first = asyncio.create_task(observer.acknowledgements())
-        while "a--r1" not in observer._asking:
-            await asyncio.sleep(0)
+        await asyncio.wait_for(asked.wait(), 10)
         seen.clear()
         second = asyncio.create_task(observer.acknowledgements())
-        while "a--r1" in observer._asking:
-            await asyncio.sleep(0)
+        await asyncio.wait_for(cancelled.wait(), 10)
         answer.set()
         for answers in await asyncio.wait_for(asyncio.gather(first, second), 10):
             assert [each["application"] for each in answers] == ["ingress"]
