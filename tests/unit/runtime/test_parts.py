@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import pickle
 import threading
 from collections import Counter
@@ -96,6 +97,11 @@ class ExitOnLoadError(Exception):
         return exec, ("raise SystemExit",)
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class FrozenError(Exception):
+    code: int
+
+
 class TestTransport:
     def travel(self, error):
         return unpack(pickle.loads(pickle.dumps(pack(error))))
@@ -117,6 +123,11 @@ class TestTransport:
         assert isinstance(told, NodeError)
         assert type(error).__name__ in told.type_name
         assert failed_step(told) == ("score", "model", "") or isinstance(error, SystemExit)
+
+    def test_an_exception_that_cannot_be_changed_arrives_as_itself(self):
+        error = self.travel(FrozenError(3))
+        assert error == FrozenError(3)
+        assert "FrozenError" in str(error.__cause__)
 
     def test_what_is_no_exception_when_unpickled_arrives_as_node_error(self):
         told = unpack(NodeFailure(pickle.dumps("text"), "a.B", "gone", "Traceback"))

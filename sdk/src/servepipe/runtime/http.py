@@ -24,7 +24,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 from servepipe.errors import BadRequestError, RequestError, StepTimeoutError
+from servepipe.graph.failures import as_exception, asked_for, opened
 from servepipe.graph.inputs import describe_arguments
+from servepipe.graph.instance import in_thread, is_async
 from servepipe.runtime.answers import AnswerNotSupportedError, encode_answer, encode_json
 from servepipe.runtime.interface import Interface
 from servepipe.runtime.problems import HookError, problem_of
@@ -60,12 +62,21 @@ class Hook:
     function: Callable[[Any], Any]
 
     async def __call__(self, value: Any) -> Any:
-        """Sync functions run in a thread, so that they cannot hold up other requests."""
+        """Sync functions run in a thread, so that they cannot hold up other requests.
+
+        Raises what the function raises, as an exception that ends the request and nothing else.
+        """
         function = self.function
-        if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
-            return await function(value)
-        result = await asyncio.to_thread(function, value)
-        return await result if inspect.isawaitable(result) else result
+        try:
+            if is_async(function):
+                return await function(value)
+            result = opened(await asyncio.to_thread(in_thread, function, (value,), {}))
+            return await result if inspect.isawaitable(result) else result
+        except BaseException as error:
+            if isinstance(error, Exception) or asked_for(error):
+                raise
+            # SystemExit would end the event loop, a CancelledError that nobody asked for the request without answer.
+            raise as_exception(error) from error
 
 
 class HttpApp:
@@ -134,7 +145,7 @@ class HttpApp:
             # The graph keeps the deadline by itself, and knows which step is late; it gets the chance to say so.
             async with asyncio.timeout(None if self._timeout_s is None else self._timeout_s + GRACE_S) as limit:
                 body = await _read_body(scope, receive, self._max_body_bytes)
-                args, kwargs = await self._inputs(scope, body)
+                args, kwargs = await self._inputs(scope, body, receive)
                 output = await self._run_graph(args, kwargs, request_id, deadline)
                 return output if self._postprocessor is None else await self._postprocess(output)
         except Exception as error:
@@ -145,13 +156,13 @@ class HttpApp:
                 f"the request took longer than {self._timeout_s:g} s", fix="See spec.ingress.requestTimeoutSeconds."
             ) from error
 
-    async def _inputs(self, scope: Scope, body: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    async def _inputs(self, scope: Scope, body: bytes, receive: Receive) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if self._preprocessor is None:
             return arguments(body, self._interface)
         from starlette.requests import Request
 
         try:
-            return (await self._preprocessor(Request(scope, _replay(body))),), {}
+            return (await self._preprocessor(Request(scope, _replay(body, receive))),), {}
         except RequestError:
             raise
         except Exception as error:
@@ -189,7 +200,19 @@ class HttpApp:
         elif _is_response(answer):
             if self._sends_request_id:
                 answer.headers.setdefault(REQUEST_ID, request_id)
-            await answer(scope, receive, send)
+            started = False
+
+            async def sending(message: Message) -> None:
+                nonlocal started
+                started = True
+                await send(message)
+
+            try:
+                await answer(scope, receive, sending)
+            except Exception as error:  # a file that is not there, say
+                if started:
+                    raise
+                await self._send_error(error, scope, request_id, send)
             return
         try:
             body, content_type = encode_answer(answer)
@@ -255,7 +278,8 @@ def request_id_of(headers: Sequence[tuple[bytes, bytes]]) -> str:
 
 async def _read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
     for name, value in scope["headers"]:
-        if name == b"content-length" and value.isdigit() and int(value) > limit:
+        # Python reads no integer of thousands of digits, and none of twenty fits any memory.
+        if name == b"content-length" and value.isdigit() and (len(value) > 20 or int(value) > limit):
             raise _too_large(limit)
     chunks: list[bytes] = []
     size = 0
@@ -278,13 +302,14 @@ def _too_large(limit: int) -> BadRequestError:
     )
 
 
-def _replay(body: bytes) -> Receive:
-    messages = [{"type": "http.request", "body": body, "more_body": False}]
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """A ``receive`` that gives the body once more, and after that what the server says: whether the caller is there."""
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
-    async def receive() -> Message:
-        return messages.pop() if messages else {"type": "http.disconnect"}
+    async def again() -> Message:
+        return messages.pop() if messages else await receive()
 
-    return receive
+    return again
 
 
 def _check_method(method: str, allowed: tuple[str, ...]) -> None:

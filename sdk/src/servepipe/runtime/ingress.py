@@ -51,6 +51,7 @@ class Ingress:
         self._pipeline: str = args["pipeline"]
         self._application: str = serve.get_replica_context().app_name
         self._state: _State | None = None
+        self._coming: _State | None = None
         self._in_flight = InFlight()
         self._error = ""
         self._serve_caller = ServeCaller(self._pin, self._is_off)
@@ -90,11 +91,12 @@ class Ingress:
             self._error = first_line(error)
             return
         self._error = ""
+        self._coming = state
         for application, (node, spec) in state.places.inline.items():
             await self._inline.ensure(application, node, spec)
         for application in state.places.dedicated:
             self._serve_caller.handle(application)  # now, so that its router knows the replicas when weight comes
-        self._state = state
+        self._state, self._coming = state, None
         task = asyncio.create_task(self._retire())
         self._retiring.add(task)
         task.add_done_callback(self._retiring.discard)
@@ -185,17 +187,26 @@ class Ingress:
             return await run(state.program, args, kwargs, self, context)
 
     async def _retire(self) -> None:
-        """Close Inline revisions and drop handles that the table no longer has, once no request may use them."""
+        """Close Inline revisions and drop handles that the table no longer has, once no request may use them.
+
+        What a table that is being prepared needs stays: this may still be waiting when the next one comes.
+        """
         while True:
-            assert self._state is not None
             busy = self._in_flight.by_application()
-            unused = [name for name in self._inline if name not in self._state.places.inline]
+            unused = [name for name in self._inline if not self._needed(name)]
             for application in [name for name in unused if name not in busy]:
-                await self._inline.close(application)
+                # Closing one runs the user's code, and a table may come meanwhile that needs the next.
+                if not self._needed(application):
+                    await self._inline.close(application)
             if not any(name in busy for name in unused):
-                await self._serve_caller.keep_only(self._state.places.dedicated | busy.keys())
+                tables = [state for state in (self._state, self._coming) if state is not None]
+                used = {name for state in tables for name in state.places.dedicated}
+                await self._serve_caller.keep_only(used | busy.keys())
                 return
             await asyncio.sleep(1.0)
+
+    def _needed(self, inline: str) -> bool:
+        return any(state is not None and inline in state.places.inline for state in (self._state, self._coming))
 
     # Endpoints
 

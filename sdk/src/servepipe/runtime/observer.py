@@ -82,8 +82,10 @@ class Observer:
         for name, task in tasks.items():
             if not task.done():
                 continue
-            del self._asking[name]
-            at, found = (0.0, []) if task.exception() else task.result()
+            if self._asking.get(name) is task:  # somebody else who waited for it may have been faster
+                del self._asking[name]
+            # Cancelled: the application has gone meanwhile.
+            at, found = (0.0, []) if task.cancelled() or task.exception() else task.result()
             if time.monotonic() - at > ANSWER_WITHIN_S:
                 continue  # from long before this question
             for answer in found:
