@@ -93,7 +93,7 @@ def test_the_stable_revision_comes_back_with_its_own_code_after_a_restart(up: An
     assert up.wait_ended() == 0
     change(project / "models.py", 'VERSION = "one"', 'VERSION = "two"')
     # The new revision takes so long to start that the old one is asked first.
-    change(project / "models.py", "self.ready = True", "import time; time.sleep(20)")
+    change(project / "models.py", "self.ready = True", "import time; time.sleep(8)")
     up.start(project / "pipeline.py")
     back = up.wait(
         "the stable revision to answer",
