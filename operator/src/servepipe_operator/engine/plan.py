@@ -75,7 +75,6 @@ def plan(pipeline: ServePipeline, observed: Observed, environment: Environment, 
         checkpoint, records = _committed(checkpoint, memory, records, now)
         layout = lay_out(view, checkpoint, rollout)
         put = None if goal.suspend and observed.serve == "NotStarted" else to_put(view, layout.applications)
-        told += _begun(layout.applications, view, checkpoint) if put else []
 
     outcome = report(
         view,
@@ -94,6 +93,7 @@ def plan(pipeline: ServePipeline, observed: Observed, environment: Environment, 
         serve_config=put,
         status=outcome.status,
         events=tuple(told),
+        begun=tuple(_begun(layout.applications, view, checkpoint)) if put else (),
         prune=() if paused else _prunable(observed.records, checkpoint, layout.applications, view),
         look_again_after_s=_look_again(checkpoint, environment, changing, now),
     )
