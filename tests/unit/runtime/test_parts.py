@@ -278,6 +278,12 @@ class TestFlags:
     def test_without_haproxy_nothing_of_it_is_set(self):
         assert not [name for name in serve_environment(haproxy=False, folder="/tmp/x") if "HAPROXY" in name]
 
+    def test_haproxy_reads_what_its_clients_send_itself(self):
+        """What the kernel moves for it (splice) hides that the client has gone."""
+        name = "RAY_SERVE_HAPROXY_BALANCE_ALGORITHM"
+        assert serve_environment()[name].split("\n    ") == ["leastconn", "no option splice-request"]
+        assert name not in serve_environment(haproxy=False)
+
     def test_a_folder_too_long_for_sockets_is_refused(self):
         with pytest.raises(RunError, match="characters"):
             serve_environment(folder="/tmp/" + "x" * 40)
