@@ -1,50 +1,44 @@
-"""Copies of sources stay for as long as a revision in history may be started from them."""
+"""Copies of sources: what of them is known to the next start, and what goes."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from servepipe.authoring.code import copy_sources
 from servepipe_operator.engine.state import Record
-from servepipe_operator.local.code_store import CodeStore
+from servepipe_operator.local.code_store import digests_in, kept_code, prune_code
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> Path:
-    folder = tmp_path / "project"
-    (folder / "data").mkdir(parents=True)
-    return folder
+def copy(tmp_path: Path, text: str) -> tuple[str, Path]:
+    (tmp_path / "project").mkdir(exist_ok=True)
+    (tmp_path / "project" / "model.py").write_text(text, encoding="utf-8")
+    return copy_sources("model", tmp_path / "project", tmp_path / "code")
 
 
-def kept(project: Path, store: Path, text: str) -> str:
-    (project / "m.py").write_text(text, encoding="utf-8")
-    return copy_sources("m", project, store)[0]
+def test_every_complete_copy_is_known(tmp_path: Path) -> None:
+    assert kept_code(tmp_path / "code") == {}
+    copies = {digest: str(folder) for digest, folder in (copy(tmp_path, "A = 1\n"), copy(tmp_path, "A = 2\n"))}
+    (tmp_path / "code" / ".building-x").mkdir()
+    (tmp_path / "code" / "README").write_text("", encoding="utf-8")
+    assert len(copies) == 2
+    assert kept_code(tmp_path / "code") == copies
 
 
-def test_paths_are_those_of_all_complete_copies(project: Path, tmp_path: Path) -> None:
-    store = tmp_path / "code"
-    assert CodeStore(store).paths() == {}
-    digests = [kept(project, store, text) for text in ("A = 1\n", "A = 2\n")]
-    (store / ".building-x").mkdir()
-    paths = CodeStore(store).paths()
-    assert sorted(paths) == sorted(digests)
-    assert [Path(paths[digest], "m.py").read_text() for digest in digests] == ["A = 1\n", "A = 2\n"]
+def test_digests_are_found_wherever_a_record_names_them() -> None:
+    data = {"code": "sha256:a", "graph": {"steps": [{"x": ["sha256:b"]}]}, "other": ["md5:c", 1, None]}
+    assert digests_in([Record("node", "m1", data, 1), Record("spec", "s", {"code": "sha256:d"}, 2)]) == {
+        "sha256:a",
+        "sha256:b",
+        "sha256:d",
+    }
 
 
-def test_only_what_nothing_names_is_removed(project: Path, tmp_path: Path) -> None:
-    store = tmp_path / "code"
-    of_node, of_ingress, of_hook, about_to_run, unused = (kept(project, store, f"A = {n}\n") for n in range(5))
-    records = [
-        Record("node", "m1--1", {"scheme": 1, "identity": {"import": "m:A", "code": of_node}}),
-        Record("node", "ingress--1", {"scheme": 1, "identity": {"codes": [of_ingress]}}),
-        Record("spec", "s", {"graph": {"input": {"preprocessor": "m:f", "code": of_hook}, "steps": [{"args": [1]}]}}),
-    ]
-    assert CodeStore(store).prune(records, [about_to_run]) == [unused]
-    assert sorted(CodeStore(store).paths()) == sorted([of_node, of_ingress, of_hook, about_to_run])
-    assert (project / "data").is_dir()  # copies link to what lies beside the sources
-
-
-def test_nothing_to_prune_where_there_is_no_store(tmp_path: Path) -> None:
-    assert CodeStore(tmp_path / "code").prune([], []) == []
+def test_what_nobody_names_goes_with_its_read_only_folders_and_nothing_else(tmp_path: Path) -> None:
+    old, _ = copy(tmp_path, "A = 1\n")
+    (tmp_path / "project" / "weights.bin").write_bytes(b"kept")  # linked to from the copy, never removed with it
+    new, folder = copy(tmp_path, "A = 2\n")
+    older, _ = copy(tmp_path, "A = 3\n")
+    assert prune_code(tmp_path / "code", {new, "sha256:gone"}) == sorted([old, older])
+    assert kept_code(tmp_path / "code") == {new: str(folder)}
+    assert (tmp_path / "project" / "weights.bin").read_bytes() == b"kept"
+    assert prune_code(tmp_path / "nowhere", ()) == []

@@ -1,55 +1,58 @@
-"""The copies of sources that a run keeps: one read-only folder per digest.
+"""The copies of sources that a run keeps: ``code/<digest in hex>``, one import root per digest.
 
-A stable revision may be older than the sources that lie on the disk now, also after a restart. It then starts from the
-copy that was made when its sources were new, so copies stay for as long as any revision in history names them.
+They outlive a run, as history does: the next start may have to bring back a stable revision whose sources have been
+edited since.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-from servepipe.authoring.code import copies, remove_copies
-from servepipe_operator.engine.state import Record
+from servepipe.authoring.code import remove_copies
+from servepipe_operator.engine.state import Json, Record
 
-__all__ = ["CodeStore"]
+__all__ = ["digests_in", "kept_code", "prune_code"]
 
-
-class CodeStore:
-    """The copies in ``folder``, which need not exist."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def paths(self) -> dict[str, str]:
-        """The folder of each complete copy, by digest."""
-        return {digest: str(path) for digest, path in copies(self._folder).items()}
-
-    def prune(self, records: Iterable[Record], used: Iterable[str]) -> list[str]:
-        """Remove the copies that nothing names any more; only while nothing of the run is alive.
-
-        Args:
-            records: The whole history: whatever a record names can be started again.
-            used: Digests of what is about to run.
-
-        Returns:
-            The digests of what was removed.
-        """
-        named = {text for record in records for text in _texts(record.data)} | set(used)
-        unused = {digest: path for digest, path in copies(self._folder).items() if digest not in named}
-        for path in unused.values():
-            remove_copies(path)
-        return sorted(unused)
+PREFIX = "sha256:"
+NAME = re.compile(r"[0-9a-f]{64}")
 
 
-def _texts(value: Any) -> Iterator[str]:
-    """Every string in a JSON value: digests stand in different places of different records."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _texts(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _texts(item)
+def kept_code(store: Path) -> dict[str, str]:
+    """Every complete copy in ``store``: its folder by digest. Empty where there is no such folder."""
+    if not store.is_dir():
+        return {}
+    copies = (path for path in store.iterdir() if NAME.fullmatch(path.name) and path.is_dir())
+    return {f"{PREFIX}{path.name}": str(path) for path in sorted(copies)}
+
+
+def digests_in(records: Iterable[Record]) -> frozenset[str]:
+    """Every digest of code that a record names, wherever it stands in it.
+
+    Looked for by form, not by field: a record of a kind that is new here must never lose its code.
+    """
+    found: set[str] = set()
+    waiting: list[Json | object] = [record.data for record in records]
+    while waiting:
+        match waiting.pop():
+            case dict() as fields:
+                waiting.extend(fields.values())
+            case list() | tuple() as items:
+                waiting.extend(items)
+            case str() as text if text.startswith(PREFIX):
+                found.add(text)
+            case _:
+                pass
+    return frozenset(found)
+
+
+def prune_code(store: Path, needed: Iterable[str]) -> list[str]:
+    """Remove the copies whose digest is not ``needed``; returns their digests.
+
+    Only while nothing compiles for this run: a new copy is not named by any record yet. Raises `OSError`.
+    """
+    superfluous = sorted(kept_code(store).keys() - set(needed))
+    for digest in superfluous:
+        remove_copies(store / digest.removeprefix(PREFIX))
+    return superfluous

@@ -12,7 +12,7 @@ from typing import Any
 from servepipe import api
 from servepipe.authoring.code import copy_sources, in_library, source_files
 from servepipe.authoring.loader import load_app, locate
-from servepipe.errors import CodeMismatchError, ServePipeError
+from servepipe.errors import CodeMismatchError, RunError, ServePipeError
 from servepipe_operator.adapters.processes import die_with_parent
 
 __all__ = ["main"]
@@ -30,6 +30,13 @@ def main() -> None:
         result = _compile(request)
     except ServePipeError as error:
         result = {"error": _parts(error)}
+    except OSError as error:
+        trouble = RunError(
+            f"The pipeline or the copies of its sources: {error.strerror or error}",
+            where=str(error.filename2 or error.filename or ""),
+            fix="Make room or set the permissions right. XDG_STATE_HOME says where the copies go.",
+        )
+        result = {"error": _parts(trouble)}
     answers.write(json.dumps(result))
     answers.flush()
     os._exit(0)  # threads or exit handlers of user code must not hold the answer up

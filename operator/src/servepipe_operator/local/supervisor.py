@@ -32,9 +32,10 @@ from servepipe_operator.adapters.serve_api import RayServeApi
 from servepipe_operator.adapters.sockets import PortNumbers, choose_ports
 from servepipe_operator.adapters.status_file import StatusFile
 from servepipe_operator.engine.state import Application, Environment, Event, Json, Plan
-from servepipe_operator.local.code_store import CodeStore
+from servepipe_operator.local.code_store import digests_in, kept_code, prune_code
 from servepipe_operator.local.control import ControlServer
 from servepipe_operator.local.logs import read_lines, replica_files
+from servepipe_operator.local.notices import open_ports_notice, refuse_intruder
 from servepipe_operator.local.resources import cpus_for, custom_resources, declared_replicas, scaled
 from servepipe_operator.local.run_folder import Run, RunFolder, ports_locked, with_ports
 from servepipe_operator.local.sources import Compiled, compile_document
@@ -93,6 +94,7 @@ class Supervisor:
         self._wake = asyncio.Event()
         self._stopping = asyncio.Event()
         self._said_open = False
+        self._trouble = ""
         self._exit_code = 0
         self._watched = Watched(compiled.files)
 
@@ -127,7 +129,7 @@ class Supervisor:
         self._desire(self._file_resource)
         for orphan in await asyncio.to_thread(self.folder.end_orphans):
             self.view.say(f"Ended process {orphan.pid} of an earlier run: {orphan.name}")
-        await self._keep_code()
+        await self._find_code()
         control = ControlServer(self, token := secrets.token_urlsafe(32))
         try:
             self.run_info = self._new_run(await control.start(), token)
@@ -137,12 +139,17 @@ class Supervisor:
         finally:
             await control.stop()
 
-    async def _keep_code(self) -> None:
-        """Code that earlier runs kept goes on to be found, for as long as a revision in history has it."""
-        store = CodeStore(self.folder.code)
-        records = await FileHistory(self.folder.history, self._corrupt_record).list()
-        await asyncio.to_thread(store.prune, records, self._code_paths)
-        self._code_paths = {**store.paths(), **self._code_paths}
+    async def _find_code(self) -> None:
+        """Know the code of every revision in history; drop what no record names any more."""
+        corrupt: list[Path] = []
+        records = await FileHistory(self.folder.history, lambda path, _: corrupt.append(path)).list()
+        if not corrupt:  # what a record says that cannot be read may be mended by hand, what is removed may not
+            try:
+                needed = digests_in(records) | self._compiled.code_paths.keys()
+                await asyncio.to_thread(prune_code, self.folder.code, needed)
+            except OSError as error:
+                self.view.say(f"Note: old code in {self.folder.code} could not be removed: {error}")
+        self._code_paths = kept_code(self.folder.code) | self._code_paths
 
     def _new_run(self, control: str, token: str) -> Run:
         supervisor = identify(os.getpid())
@@ -214,7 +221,8 @@ class Supervisor:
                 plan = await self._reconcile(world, ports)
                 if not self._said_open and self._available():
                     self._said_open = True
-                    self._say_what_is_open(ray)
+                    if notice := open_ports_notice(ray.open_to_others()):
+                        self.view.say(notice)
                 await self._wait(plan)
 
     async def _reconcile(self, world: Ports, ports: PortNumbers) -> Plan | None:
@@ -232,8 +240,11 @@ class Supervisor:
         try:
             plan: Plan = await reconcile(self._pipeline, world, environment, time.time())
         except (UnreachableError, OSError) as error:
-            self.view.event(Event("Warning", "Unreachable", str(error)))
+            if str(error) != self._trouble:  # once, not at every look
+                self._trouble = str(error)
+                self.view.event(Event("Warning", "Unreachable", self._trouble))
             return None
+        self._trouble = ""
         self.status = plan.status
         self._observed_generation = generation
         self.view.show(self.snapshot())
@@ -253,7 +264,7 @@ class Supervisor:
                 recorded = time.monotonic()
                 self._record_processes()
                 if not self._said_open:
-                    await self._refuse_intruder()
+                    await refuse_intruder(self._require_ray())
             if self._options.reload is not None and self._watched.changed():
                 await self._reload(self._options.reload)
             left = deadline - time.monotonic()
@@ -268,7 +279,8 @@ class Supervisor:
         if self._ray is not None:
             self.view.say("Stopping")
             if self.run_info is not None:
-                self._update_run(replace(self.run_info, state="Stopping"))
+                with contextlib.suppress(OSError):  # a full disk must not keep Ray from being ended
+                    self._update_run(replace(self.run_info, state="Stopping"))
             await self._ray.stop()
         self.folder.forget()
         self.folder.release()
@@ -372,7 +384,14 @@ class Supervisor:
         pipeline = api.validate(resource)
         if problems := api.problems(pipeline):
             raise api.InvalidResourceError(problems)
-        self.folder.resource.write_text(api.write(pipeline), encoding="utf-8")
+        try:
+            self.folder.resource.write_text(api.write(pipeline), encoding="utf-8")
+        except OSError as error:
+            raise RunError(
+                f"The resource cannot be written: {error.strerror}",
+                where=str(self.folder.resource),
+                fix="Make room or set the permissions right, then try again; what runs stays as it was.",
+            ) from error
         self._generation += 1
         metadata = pipeline.metadata.model_copy(update={"generation": self._generation})
         self._pipeline = pipeline.model_copy(update={"metadata": metadata})
@@ -389,22 +408,6 @@ class Supervisor:
         for notice in compiled.notices:
             self.view.say(f"Note: {notice}")
 
-    def _say_what_is_open(self, ray: LocalRay) -> None:
-        ports: dict[str, list[str]] = {}
-        for name, port in ray.open_to_others():
-            ports.setdefault(name.partition(":")[0] if "::" not in name else name.split(":")[2], []).append(str(port))
-        if ports:
-            listed = "; ".join(f"{name} {', '.join(numbers)}" for name, numbers in ports.items())
-            self.view.say(f"Note: these listen on every address of this machine, not on loopback only: {listed}")
-
-    async def _refuse_intruder(self) -> None:
-        ray = self._require_ray()
-        if (pid := await asyncio.to_thread(ray.intruder)) is not None:
-            raise RunError(
-                f"Port {ray.ports.http} was free when this run chose it, and is taken now by process {pid}",
-                fix="Start again, with --port if it must be a certain one.",
-            )
-
     def _available(self) -> bool:
         conditions = {c["type"]: c["status"] for c in self.status.get("conditions") or ()}
         return conditions.get("Available") == "True"
@@ -418,8 +421,13 @@ class Supervisor:
 
     def _record_processes(self) -> None:
         ray, run = self._ray, self._require_run()
-        if ray is not None and (processes := tuple(ray.processes())) != run.processes:
+        if ray is None or (processes := tuple(ray.processes())) == run.processes:
+            return
+        try:
             self._update_run(replace(run, processes=processes, link=str(ray.link or "")))
+        except OSError as error:
+            # A full disk is no reason to end what serves. Ray's holder ends everything even if the list is old.
+            self.view.say(f"Note: {self.folder.run_file} cannot be written: {error.strerror}")
 
     def _update_run(self, run: Run) -> None:
         self.run_info = run

@@ -27,7 +27,6 @@ from servepipe.errors import CodeMismatchError, ImportPathError
 
 __all__ = [
     "code_digest",
-    "copies",
     "copy_sources",
     "digest_of",
     "in_library",
@@ -160,12 +159,6 @@ def copy_sources(module: str, root: Path, store: Path) -> tuple[str, Path]:
                 raise
     _link_data(folder, files)
     return digest, folder
-
-
-def copies(store: Path) -> dict[str, Path]:
-    """The folder of each complete copy that `copy_sources` made in ``store``, by digest; {} where there is none."""
-    folders = store.iterdir() if store.is_dir() else ()
-    return {f"{_PREFIX}{folder.name}": folder for folder in folders if not folder.name.startswith(".")}
 
 
 def remove_copies(store: Path) -> None:
