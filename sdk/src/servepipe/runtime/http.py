@@ -31,7 +31,7 @@ from servepipe.runtime.answers import AnswerNotSupportedError, encode_answer, en
 from servepipe.runtime.interface import Interface
 from servepipe.runtime.problems import HookError, problem_of
 
-__all__ = ["Endpoint", "Hook", "HttpApp", "Run", "arguments", "request_id_of"]
+__all__ = ["Endpoint", "Hook", "HttpApp", "Run", "arguments", "request_id_of", "too_large"]
 
 Message: TypeAlias = dict[str, Any]
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -280,7 +280,7 @@ async def _read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
     for name, value in scope["headers"]:
         # Python reads no integer of thousands of digits, and none of twenty fits any memory.
         if name == b"content-length" and value.isdigit() and (len(value) > 20 or int(value) > limit):
-            raise _too_large(limit)
+            raise too_large(limit)
     chunks: list[bytes] = []
     size = 0
     while True:
@@ -290,13 +290,14 @@ async def _read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
         chunk = message.get("body", b"")
         size += len(chunk)
         if size > limit:
-            raise _too_large(limit)
+            raise too_large(limit)
         chunks.append(chunk)
         if not message.get("more_body", False):
             return b"".join(chunks)
 
 
-def _too_large(limit: int) -> BadRequestError:
+def too_large(limit: int) -> BadRequestError:
+    """The 413 for a body of more than ``limit`` bytes."""
     return BadRequestError(
         f"the body is larger than {limit} bytes", status=413, code="BodyTooLarge", fix="See spec.ingress.maxBodyBytes."
     )
