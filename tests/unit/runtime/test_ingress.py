@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from types import SimpleNamespace
 from typing import Any
 
@@ -86,6 +87,28 @@ class TestReadiness:
         observer = Observer("ingress", lambda application: None)  # type: ignore[arg-type, return-value]
         state = _State(table(a=[route("i1", 0, inline=INLINE)], b=[route("r1", 100)], c=[]), StandIn())
         assert await observer.not_ready(state.dedicated_nodes) == ["a", "c"]
+
+    @pytest.mark.parametrize("how", ["raises", "says nothing"])
+    async def test_a_controller_that_gives_no_answer_makes_it_not_ready(
+        self, monkeypatch: pytest.MonkeyPatch, how: str
+    ) -> None:
+        over = threading.Event()
+
+        def look() -> dict[str, Replicas]:
+            if how == "raises":
+                raise OSError("no controller")
+            over.wait(30)
+            return {}
+
+        monkeypatch.setattr(observing, "_look", look)
+        monkeypatch.setattr(observing, "LOOK_WITHIN_S", 0.05 if how == "says nothing" else 30.0)
+        ingress = StandIn()
+        ingress._observer = Observer("ingress", lambda application: None)  # type: ignore[arg-type, return-value]
+        await ingress.reconfigure(table(a=[route("r1", 100)]))
+        status, told = await ingress._ready()
+        over.set()
+        assert (status, told["ready"]) == (503, False)
+        assert ("no controller" if how == "raises" else "TimeoutError") in told["message"]
 
 
 class TestTableChanges:

@@ -216,7 +216,11 @@ class Ingress:
         if state is None:
             return 503, {"ready": False, "notReady": [], "message": "the ingress has no graph yet"}
         waiting = [node for node, name in state.inline_nodes.items() if name in self._inline.errors]
-        waiting += await self._observer.not_ready(state.dedicated_nodes)
+        try:
+            waiting += await self._observer.not_ready(state.dedicated_nodes)
+        except Exception as error:
+            message = f"Serve's controller does not say which nodes run: {first_line(error)}"
+            return 503, {"ready": False, "notReady": sorted(waiting), "message": message}
         return (503 if waiting else 200), {"ready": not waiting, "notReady": sorted(waiting)}
 
     async def _graph(self) -> tuple[int, Any]:
