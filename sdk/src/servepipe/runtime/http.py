@@ -13,6 +13,7 @@ reading and writing JSON.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import inspect
 import json
 import logging
@@ -20,6 +21,7 @@ import sys
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
@@ -44,6 +46,10 @@ MAX_REQUEST_ID_LENGTH = 128
 GRACE_S = 0.1
 
 log = logging.getLogger("servepipe.ingress")
+
+# Not the event loop's own threads, which are few: slow hooks must not hold up what else the ingress does in threads,
+# such as finding out whether it is ready.
+_HOOK_THREADS = ThreadPoolExecutor(32, thread_name_prefix="servepipe-hook")
 
 
 class Run(Protocol):
@@ -70,7 +76,9 @@ class Hook:
         try:
             if is_async(function):
                 return await function(value)
-            result = opened(await asyncio.to_thread(in_thread, function, (value,), {}))
+            context = contextvars.copy_context()
+            thread = _HOOK_THREADS.submit(context.run, in_thread, function, (value,), {})
+            result = opened(await asyncio.wrap_future(thread))
             return await result if inspect.isawaitable(result) else result
         except BaseException as error:
             if isinstance(error, Exception) or asked_for(error):
