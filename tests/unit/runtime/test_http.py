@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import os
 import threading
 
 import httpx
@@ -442,3 +443,22 @@ async def test_a_response_that_fails_half_way_is_the_servers_to_end():
 
     with pytest.raises(OSError, match="gone"):
         await ask(Recorder(StreamingResponse(half())))
+
+
+async def test_slow_hooks_leave_the_event_loops_threads_to_others():
+    over, inside = threading.Event(), threading.Semaphore(0)
+
+    def slow(_):
+        inside.release()
+        over.wait(30)
+
+    most = min(32, (os.cpu_count() or 1) + 4)  # the loop's own threads
+    asking = [asyncio.create_task(ask(Recorder(1), reading(()), preprocessor=Hook("m:f", slow))) for _ in range(most)]
+    try:
+        for _ in range(most):
+            while not inside.acquire(blocking=False):
+                await asyncio.wait(asking, timeout=0.01)
+        assert await asyncio.wait_for(asyncio.to_thread(lambda: 1), 10) == 1
+    finally:
+        over.set()
+    assert {answer.status_code for answer in await asyncio.gather(*asking)} == {200}

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import threading
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
+from google.protobuf.wrappers_pb2 import BytesValue
+from grpc import StatusCode
 
+from servepipe.errors import RequestError
 from servepipe.runtime import observer as observing
 from servepipe.runtime.ingress import Ingress, _State
 from servepipe.runtime.inline import InlineNodes
@@ -82,6 +88,28 @@ class TestReadiness:
         state = _State(table(a=[route("i1", 0, inline=INLINE)], b=[route("r1", 100)], c=[]), StandIn())
         assert await observer.not_ready(state.places.dedicated_nodes) == ["a", "c"]
 
+    @pytest.mark.parametrize("how", ["raises", "says nothing"])
+    async def test_a_controller_that_gives_no_answer_makes_it_not_ready(
+        self, monkeypatch: pytest.MonkeyPatch, how: str
+    ) -> None:
+        over = threading.Event()
+
+        def look() -> dict[str, Replicas]:
+            if how == "raises":
+                raise OSError("no controller")
+            over.wait(30)
+            return {}
+
+        monkeypatch.setattr(observing, "_look", look)
+        monkeypatch.setattr(observing, "LOOK_WITHIN_S", 0.05 if how == "says nothing" else 30.0)
+        ingress = StandIn()
+        ingress._observer = Observer("ingress", lambda application: None)  # type: ignore[arg-type, return-value]
+        await ingress.reconfigure(table(a=[route("r1", 100)]))
+        status, told = await ingress._ready()
+        over.set()
+        assert (status, told["ready"]) == (503, False)
+        assert ("no controller" if how == "raises" else "TimeoutError") in told["message"]
+
 
 class TestTableChanges:
     async def test_what_a_coming_table_needs_is_not_retired_by_the_change_before(
@@ -139,6 +167,61 @@ class TestTableChanges:
         assert ingress._error
         await ingress.reconfigure(table("t3", a=[route("i1", 100, inline=INLINE)]))
         assert (ingress._current().table, ingress._error) == ("t3", "")
+
+
+class GrpcContext:
+    def __init__(self) -> None:
+        self.code: Any = None
+        self.details: Any = None
+
+    def invocation_metadata(self) -> list[tuple[str, str]]:
+        return [("request_id", "abc")]
+
+    def set_code(self, code: Any) -> None:
+        self.code = code
+
+    def set_details(self, details: str) -> None:
+        self.details = json.loads(details)
+
+    def set_trailing_metadata(self, metadata: Any) -> None:
+        self.metadata = dict(metadata)
+
+
+class TestEntrances:
+    async def test_without_a_table_everything_is_503(self) -> None:
+        app = StandIn().__serve_build_asgi_app__()
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as http:
+            answer, ready, graph = (
+                await http.post("/", content=b"1"),
+                await http.get("/-/ready"),
+                await http.get("/-/graph"),
+            )
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "NotReady")
+        assert (ready.status_code, ready.json()["ready"]) == (503, False)
+        assert graph.status_code == 404
+        context = GrpcContext()
+        with pytest.raises(RequestError):
+            await StandIn().Run(BytesValue(value=b"1"), context)
+        assert (context.code, context.details["code"]) == (StatusCode.UNAVAILABLE, "NotReady")
+
+    async def test_a_request_is_run_with_the_table_that_it_met(self) -> None:
+        ingress = StandIn()
+        await ingress.reconfigure(table("t1", a=[route("i1", 100, inline=INLINE)]))
+        app = ingress.__serve_build_asgi_app__()
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as http:
+            assert (await http.post("/", content=b"5")).json() == -5
+        context = GrpcContext()
+        assert (await ingress.Run(BytesValue(value=b"5"), context)).value == b"-5"
+        assert context.metadata == {"content-type-of-value": "application/json"}
+
+    async def test_grpc_has_the_same_limit_for_bodies_as_http(self) -> None:
+        ingress = StandIn()
+        await ingress.reconfigure(table("t1", a=[route("i1", 100, inline=INLINE)]) | {"maxBodyBytes": 3})
+        context = GrpcContext()
+        with pytest.raises(RequestError):
+            await ingress.Run(BytesValue(value=b"1234"), context)
+        assert (context.code, context.details["code"]) == (StatusCode.RESOURCE_EXHAUSTED, "BodyTooLarge")
+        assert context.details["requestId"] == "abc"
 
 
 class TestObserver:

@@ -275,6 +275,12 @@ class TestFlags:
         assert flags["RAY_SERVE_HAPROXY_SOCKET_PATH"] == "/tmp/x/admin.sock"
         assert flags["RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT"] == "5"
 
+    @pytest.mark.parametrize("haproxy", [True, False])
+    def test_clean_upgrades_and_large_values_are_always_set(self, haproxy):
+        flags = serve_environment(haproxy=haproxy)
+        assert flags["RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S"] == "2"
+        assert int(flags["RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH"]) >= 104_857_600  # spec.ingress.maxBodyBytes
+
     def test_without_haproxy_nothing_of_it_is_set(self):
         assert not [name for name in serve_environment(haproxy=False, folder="/tmp/x") if "HAPROXY" in name]
 

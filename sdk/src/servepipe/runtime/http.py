@@ -13,6 +13,7 @@ reading and writing JSON.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import inspect
 import json
 import logging
@@ -20,6 +21,7 @@ import sys
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
@@ -31,7 +33,7 @@ from servepipe.runtime.answers import AnswerNotSupportedError, encode_answer, en
 from servepipe.runtime.interface import Interface
 from servepipe.runtime.problems import HookError, problem_of
 
-__all__ = ["Endpoint", "Hook", "HttpApp", "Run", "arguments", "request_id_of"]
+__all__ = ["Endpoint", "Hook", "HttpApp", "Run", "arguments", "request_id_of", "too_large"]
 
 Message: TypeAlias = dict[str, Any]
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -44,6 +46,10 @@ MAX_REQUEST_ID_LENGTH = 128
 GRACE_S = 0.1
 
 log = logging.getLogger("servepipe.ingress")
+
+# Not the event loop's own threads, which are few: slow hooks must not hold up what else the ingress does in threads,
+# such as finding out whether it is ready.
+_HOOK_THREADS = ThreadPoolExecutor(32, thread_name_prefix="servepipe-hook")
 
 
 class Run(Protocol):
@@ -70,7 +76,9 @@ class Hook:
         try:
             if is_async(function):
                 return await function(value)
-            result = opened(await asyncio.to_thread(in_thread, function, (value,), {}))
+            context = contextvars.copy_context()
+            thread = _HOOK_THREADS.submit(context.run, in_thread, function, (value,), {})
+            result = opened(await asyncio.wrap_future(thread))
             return await result if inspect.isawaitable(result) else result
         except BaseException as error:
             if isinstance(error, Exception) or asked_for(error):
@@ -280,7 +288,7 @@ async def _read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
     for name, value in scope["headers"]:
         # Python reads no integer of thousands of digits, and none of twenty fits any memory.
         if name == b"content-length" and value.isdigit() and (len(value) > 20 or int(value) > limit):
-            raise _too_large(limit)
+            raise too_large(limit)
     chunks: list[bytes] = []
     size = 0
     while True:
@@ -290,13 +298,14 @@ async def _read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
         chunk = message.get("body", b"")
         size += len(chunk)
         if size > limit:
-            raise _too_large(limit)
+            raise too_large(limit)
         chunks.append(chunk)
         if not message.get("more_body", False):
             return b"".join(chunks)
 
 
-def _too_large(limit: int) -> BadRequestError:
+def too_large(limit: int) -> BadRequestError:
+    """The 413 for a body of more than ``limit`` bytes."""
     return BadRequestError(
         f"the body is larger than {limit} bytes", status=413, code="BodyTooLarge", fix="See spec.ingress.maxBodyBytes."
     )

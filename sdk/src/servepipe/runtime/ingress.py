@@ -27,7 +27,7 @@ from servepipe.graph.program import Program
 from servepipe.graph.wire import parse_graph
 from servepipe.runtime.answers import encode_answer, encode_json
 from servepipe.runtime.grpc_service import STATUS_CODES
-from servepipe.runtime.http import Hook, HttpApp, Receive, Send, arguments, request_id_of
+from servepipe.runtime.http import Hook, HttpApp, Receive, Send, arguments, request_id_of, too_large
 from servepipe.runtime.inline import InlineNodes
 from servepipe.runtime.interface import Interface
 from servepipe.runtime.observer import Observer
@@ -117,6 +117,8 @@ class Ingress:
         request_id = request_id_of([(b"x-request-id", str(metadata.get("request_id", "")).encode())])
         try:
             state = self._current()
+            if len(request.value) > state.max_body_bytes:
+                raise too_large(state.max_body_bytes)
             args, kwargs = arguments(request.value, interface)
             body, content_type = encode_answer(await self._run_state(state, args, kwargs, request_id=request_id))
         except Exception as error:
@@ -215,7 +217,11 @@ class Ingress:
         if state is None:
             return 503, {"ready": False, "notReady": [], "message": "the ingress has no graph yet"}
         waiting = [node for node, name in state.places.inline_nodes.items() if name in self._inline.errors]
-        waiting += await self._observer.not_ready(state.places.dedicated_nodes)
+        try:
+            waiting += await self._observer.not_ready(state.places.dedicated_nodes)
+        except Exception as error:
+            message = f"Serve's controller does not say which nodes run: {first_line(error)}"
+            return 503, {"ready": False, "notReady": sorted(waiting), "message": message}
         return (503 if waiting else 200), {"ready": not waiting, "notReady": sorted(waiting)}
 
     async def _graph(self) -> tuple[int, Any]:
@@ -238,6 +244,7 @@ class _State:
         self.routes = Routes({name: node["routes"] for name, node in nodes.items()})
         self.places = Places(nodes)
         self.timeout_s: float | None = config.get("requestTimeoutSeconds")
+        self.max_body_bytes: int = config.get("maxBodyBytes") or 104_857_600
         self.description = {
             "pipeline": config.get("pipeline", ""),
             "graphRevision": config.get("graphRevision", ""),
@@ -264,7 +271,7 @@ class _State:
             preprocessor=ingress._preprocessor,
             postprocessor=ingress._postprocessor,
             endpoints={"/-/ready": ingress._ready, "/-/graph": ingress._graph, "/-/routing": ingress._routing},
-            max_body_bytes=config.get("maxBodyBytes") or 104_857_600,
+            max_body_bytes=self.max_body_bytes,
             timeout_s=self.timeout_s,
             sends_request_id=False,  # Serve's servers do
         )
