@@ -25,7 +25,7 @@ def test_the_columns_show_the_status(control_plane: ControlPlane, namespace: str
     assert row.split()[:-1] == ["triage", "True", "False", "1/2", "m1", "(25", "%)", "http://triage.shop:8000/"]
 
 
-def test_explain_documents_every_field(control_plane: ControlPlane) -> None:
+def test_explain_describes_the_spec_and_its_nodes(control_plane: ControlPlane) -> None:
     whole = control_plane.kubectl("explain", "svp", "--recursive").stdout
     for field in ("spec", "graph", "nodes", "replicas", "autoscaling", "status", "conditions"):
         assert f"{field}\t<" in whole
