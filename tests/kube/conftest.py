@@ -25,9 +25,16 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 @pytest.fixture(scope="session")
-def control_plane(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+def summary(request: pytest.FixtureRequest) -> list[str]:
+    """Lines that the end of the output shows."""
+    return request.config.stash[SUMMARY]
+
+
+@pytest.fixture(scope="session")
+def control_plane(
+    request: pytest.FixtureRequest, summary: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ControlPlane]:
     """A running API server with the CRDs of ServePipeline and RayCluster."""
-    summary = request.config.stash[SUMMARY]
     capture = request.config.pluginmanager.getplugin("capturemanager")
 
     def say(line: str) -> None:
