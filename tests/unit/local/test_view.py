@@ -55,6 +55,17 @@ def test_conditions_explain_what_is_not_as_wished() -> None:
     ]
 
 
+def test_a_long_message_is_told_in_one_line_and_once_where_it_is_drawn_again_and_again() -> None:
+    traceback = "m1 does not start: no weights\n  File models.py, line 6"
+    bad = [("Ready", "False"), ("Stalled", "True")]
+    status = {"conditions": [{"type": t, "status": s, "reason": "Failed", "message": traceback} for t, s in bad]}
+    assert condition_lines(status, brief=True) == [
+        "Ready=False Failed: m1 does not start: no weights",
+        "Stalled=True Failed",
+    ]
+    assert condition_lines(status) == [f"Ready=False Failed: {traceback}", f"Stalled=True Failed: {traceback}"]
+
+
 def test_plain_lines_tell_only_what_changed() -> None:
     stream = io.StringIO()
     view = view_for(stream)

@@ -64,17 +64,15 @@ def _addressed(
 
 
 def _port(text: str) -> int:
-    port = int(text)
-    if not 1 <= port <= 65535:
+    if not text.isdecimal() or not 1 <= int(text) <= 65535:
         raise argparse.ArgumentTypeError(f"{text} is not between 1 and 65535")
-    return port
+    return int(text)
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
+    if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
-    return number
+    return int(text)
 
 
 def _size(text: str) -> tuple[str, int]:
@@ -173,7 +171,8 @@ def _apply(arguments: argparse.Namespace) -> int:
     from servepipe_operator.local.sources import compile_file
 
     run = _target(arguments)
-    compiled = asyncio.run(compile_file(arguments.file))
+    # Compiled here, where its errors have file and line; the run takes the copies of the sources, once.
+    compiled = asyncio.run(compile_file(arguments.file, copy=False))
     ControlClient(run).apply(compiled.document, compiled.root)
     _print(f"{arguments.file} applied")
     return 0

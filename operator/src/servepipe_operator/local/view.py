@@ -46,14 +46,22 @@ def _ready(node: Mapping[str, Any]) -> str:
     return f"{node.get('readyReplicas', 0)}/{node.get('replicas', 0)}" if "replicas" in node else "-"
 
 
-def condition_lines(status: Mapping[str, Any]) -> list[str]:
-    """The conditions, one line each, with the reason and message of those that are not as wished."""
+def condition_lines(status: Mapping[str, Any], *, brief: bool = False) -> list[str]:
+    """The conditions, one entry each, with the reason and message of those that are not as wished.
+
+    Args:
+        brief: One line each: of a message its first line, and a message that several share only once.
+    """
     lines = []
+    told: set[str] = set()
     for condition in status.get("conditions") or ():
         good = condition["status"] == ("False" if condition["type"] in ("Reconciling", "Stalled") else "True")
         line = f"{condition['type']}={condition['status']}"
         if not good:
-            line += f" {condition.get('reason', '')}: {condition.get('message', '')}"
+            message = str(condition.get("message", ""))
+            if brief:
+                message, told = "" if message in told else message.partition("\n")[0], told | {message}
+            line += f" {condition.get('reason', '')}: {message}"
         lines.append(line.rstrip(": "))
     return lines
 
@@ -128,7 +136,11 @@ class RichView:
         for row in node_rows(snapshot["status"]):
             table.add_row(*(Text(cell) for cell in row))
         head = Text(f"{snapshot['pipeline']}  {snapshot['url']}", style="bold")
-        conditions = [Text(line, style="dim") for line in condition_lines(snapshot["status"])]
+        # What is drawn again and again must fit: a message of many lines is told once, as an event, and by `status`.
+        conditions = [
+            Text(line, style="dim", no_wrap=True, overflow="ellipsis")
+            for line in condition_lines(snapshot["status"], brief=True)
+        ]
         self._live.update(Group(head, table, *conditions), refresh=True)
 
     def close(self) -> None:
