@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import importlib.util
 import json
+import signal
 import sys
 import time
 from pathlib import Path
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["register"]
 
 DOWN_TIMEOUT_S = 90.0
+EXIT_TERMINATED = 143
 NEEDED = ("ray", "aiohttp", "psutil", "rich")
 
 
@@ -118,7 +120,22 @@ def _up(arguments: argparse.Namespace) -> int:
     source = str(Path(arguments.file).absolute())
 
     async def up() -> int:
-        compiled = await compile_file(arguments.file, recompute=arguments.watch)
+        # Until the run has handlers of its own SIGTERM ends the import like Ctrl-C does, with another code.
+        terminated = asyncio.Event()
+        loop, here = asyncio.get_running_loop(), asyncio.current_task()
+        assert here is not None
+
+        def terminate() -> None:
+            terminated.set()
+            here.cancel()
+
+        loop.add_signal_handler(signal.SIGTERM, terminate)
+        try:
+            compiled = await compile_file(arguments.file, recompute=arguments.watch)
+        except asyncio.CancelledError:
+            if not terminated.is_set():
+                raise
+            return EXIT_TERMINATED
         options = Options(
             port=arguments.port,
             replicas_at_most=arguments.replicas_at_most,
