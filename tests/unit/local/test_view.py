@@ -86,3 +86,15 @@ def test_the_table_of_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     for text in ("diamond", "http://127.0.0.1:8000/", "REVISION", "aaaa", "2/3", "[red] is no markup"):
         assert text in out
+
+
+def test_a_reader_that_has_gone_is_no_trouble() -> None:
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    view = PlainView(Closed())
+    view.say("hello")
+    view.event(Event("Normal", "Promoted", "dddd answers now", "m1"))
+    view.show({"status": STATUS})
+    view.close()

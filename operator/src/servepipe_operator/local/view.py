@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Mapping
@@ -16,6 +17,8 @@ HEADINGS: NodeRow = ("NODE", "REVISION", "READY", "WEIGHT", "STATE")
 
 
 class View(Protocol):
+    """No method raises `OSError`: that nobody reads any more (``| head``, a closed terminal) ends nothing that serves."""
+
     def say(self, text: str) -> None: ...
     def event(self, event: Event) -> None: ...
     def show(self, snapshot: Json) -> None: ...
@@ -84,7 +87,8 @@ class PlainView:
         self._conditions: list[str] = []
 
     def say(self, text: str) -> None:
-        print(text, file=self._stream, flush=True)
+        with contextlib.suppress(OSError):
+            print(text, file=self._stream, flush=True)
 
     def event(self, event: Event) -> None:
         node = f" {event.node}:" if event.node else ""
@@ -119,13 +123,15 @@ class RichView:
         self._live.start()
 
     def say(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False)
+        with contextlib.suppress(OSError):
+            self._console.print(text, markup=False, highlight=False)
 
     def event(self, event: Event) -> None:
         style = "yellow" if event.type == "Warning" else "dim"
         node = f" {event.node}:" if event.node else ""
         text = f"{time.strftime('%H:%M:%S')} {event.reason}{node} {event.message}"
-        self._console.print(text, style=style, markup=False, highlight=False)
+        with contextlib.suppress(OSError):
+            self._console.print(text, style=style, markup=False, highlight=False)
 
     def show(self, snapshot: Json) -> None:
         from rich.console import Group
@@ -141,10 +147,12 @@ class RichView:
             Text(line, style="dim", no_wrap=True, overflow="ellipsis")
             for line in condition_lines(snapshot["status"], brief=True)
         ]
-        self._live.update(Group(head, table, *conditions), refresh=True)
+        with contextlib.suppress(OSError):
+            self._live.update(Group(head, table, *conditions), refresh=True)
 
     def close(self) -> None:
-        self._live.stop()
+        with contextlib.suppress(OSError):
+            self._live.stop()
 
 
 def view_for(stream: TextIO) -> View:
