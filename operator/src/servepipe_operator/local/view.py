@@ -17,7 +17,7 @@ HEADINGS: NodeRow = ("NODE", "REVISION", "READY", "WEIGHT", "STATE")
 
 
 class View(Protocol):
-    """No method raises `OSError`: that nobody reads any more (``| head``, a closed terminal) ends nothing that serves."""
+    """No method raises `OSError`: a reader that has gone (``| head``, a closed terminal) ends nothing that serves."""
 
     def say(self, text: str) -> None: ...
     def event(self, event: Event) -> None: ...
