@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -113,3 +114,10 @@ async def test_a_state_folder_that_cannot_be_written_is_told_as_such(
         await compile_file(str(project / "pipeline.yaml"))
     assert caught.value.where.startswith(str(tmp_path / "file"))
     assert "XDG_STATE_HOME" in caught.value.fix
+
+
+async def test_without_copies_nothing_is_written_and_the_digests_are_the_same(project: Path, state: Path) -> None:
+    compiled = await compile_file(str(project / "pipeline.yaml"), copy=False)
+    assert compiled.code_paths == {}
+    assert not await asyncio.to_thread(state.exists)
+    assert compiled.document == (await compile_file(str(project / "pipeline.yaml"))).document

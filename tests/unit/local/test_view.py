@@ -68,6 +68,14 @@ def test_a_terminal_names_only_what_is_not_as_wished_and_once() -> None:
     assert trouble_lines({}) == []
 
 
+def test_a_long_message_is_one_line_where_it_is_drawn_again_and_again() -> None:
+    traceback = "m1 does not start: no weights\n  File models.py, line 6"
+    bad = [("Ready", "False"), ("Stalled", "True")]
+    status = {"conditions": [{"type": t, "status": s, "reason": "Failed", "message": traceback} for t, s in bad]}
+    assert trouble_lines(status) == ["Ready=False Failed: m1 does not start: no weights"]
+    assert condition_lines(status) == [f"Ready=False Failed: {traceback}", f"Stalled=True Failed: {traceback}"]
+
+
 def test_plain_lines_tell_only_what_changed() -> None:
     stream = io.StringIO()
     view = view_for(stream)
@@ -99,3 +107,15 @@ def test_a_terminal_says_when_all_is_well_and_not_before(
     view.show({"pipeline": "diamond", "url": "http://127.0.0.1:8000/", "status": {"conditions": conditions}})
     view.close()
     assert ("\nReady" in capsys.readouterr().out) is said
+
+
+def test_a_reader_that_has_gone_is_no_trouble() -> None:
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    view = PlainView(Closed())
+    view.say("hello")
+    view.event(Event("Normal", "Promoted", "dddd answers now", "m1"))
+    view.show({"status": STATUS})
+    view.close()

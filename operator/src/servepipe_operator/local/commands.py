@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import importlib.util
 import json
+import signal
 import sys
 import time
 from pathlib import Path
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["register"]
 
 DOWN_TIMEOUT_S = 90.0
+EXIT_TERMINATED = 143
 NEEDED = ("ray", "aiohttp", "psutil", "rich")
 
 
@@ -64,17 +66,15 @@ def _addressed(
 
 
 def _port(text: str) -> int:
-    port = int(text)
-    if not 1 <= port <= 65535:
+    if not text.isdecimal() or not 1 <= int(text) <= 65535:
         raise argparse.ArgumentTypeError(f"{text} is not between 1 and 65535")
-    return port
+    return int(text)
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
+    if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
-    return number
+    return int(text)
 
 
 def _size(text: str) -> tuple[str, int]:
@@ -120,7 +120,22 @@ def _up(arguments: argparse.Namespace) -> int:
     source = str(Path(arguments.file).absolute())
 
     async def up() -> int:
-        compiled = await compile_file(arguments.file, recompute=arguments.watch)
+        # Until the run has handlers of its own SIGTERM ends the import like Ctrl-C does, with another code.
+        terminated = asyncio.Event()
+        loop, here = asyncio.get_running_loop(), asyncio.current_task()
+        assert here is not None
+
+        def terminate() -> None:
+            terminated.set()
+            here.cancel()
+
+        loop.add_signal_handler(signal.SIGTERM, terminate)
+        try:
+            compiled = await compile_file(arguments.file, recompute=arguments.watch)
+        except asyncio.CancelledError:
+            if not terminated.is_set():
+                raise
+            return EXIT_TERMINATED
         options = Options(
             port=arguments.port,
             replicas_at_most=arguments.replicas_at_most,
@@ -173,7 +188,8 @@ def _apply(arguments: argparse.Namespace) -> int:
     from servepipe_operator.local.sources import compile_file
 
     run = _target(arguments)
-    compiled = asyncio.run(compile_file(arguments.file))
+    # Compiled here, where its errors have file and line; the run takes the copies of the sources, once.
+    compiled = asyncio.run(compile_file(arguments.file, copy=False))
     ControlClient(run).apply(compiled.document, compiled.root)
     _print(f"{arguments.file} applied")
     return 0

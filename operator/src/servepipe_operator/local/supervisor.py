@@ -22,7 +22,6 @@ from pathlib import Path
 
 import aiohttp
 
-from servepipe import api
 from servepipe.errors import RunError, ServePipeError
 from servepipe_operator.adapters.file_history import FileHistory
 from servepipe_operator.adapters.local_ray import LocalRay
@@ -34,9 +33,10 @@ from servepipe_operator.adapters.status_file import StatusFile
 from servepipe_operator.engine.state import Application, Environment, Event, Json, Plan
 from servepipe_operator.local.code_store import digests_in, kept_code, prune_code
 from servepipe_operator.local.control import ControlServer
+from servepipe_operator.local.desired import Desired
 from servepipe_operator.local.logs import read_lines, replica_files
 from servepipe_operator.local.notices import open_ports_notice, refuse_intruder
-from servepipe_operator.local.resources import cpus_for, custom_resources, declared_replicas, scaled
+from servepipe_operator.local.resources import cpus_for, custom_resources
 from servepipe_operator.local.run_folder import Run, RunFolder, ports_locked, with_ports
 from servepipe_operator.local.sources import Compiled, compile_document
 from servepipe_operator.local.view import View
@@ -82,12 +82,7 @@ class Supervisor:
         self.status: Json = {}
         self.run_info: Run | None = None
         self._options = options
-        self._compiled = compiled
-        self._file_resource: Json = api.load_yaml(compiled.document)
-        self._sizes: dict[str, int] = {}
-        self._code_paths = dict(compiled.code_paths)
-        self._pipeline = api.read(compiled.document)
-        self._generation = 0
+        self._desired = Desired(compiled, self.folder.resource, replicas_at_most=options.replicas_at_most)
         self._observed_generation = 0
         self._ray: LocalRay | None = None
         self._applications: dict[str, Application] = {}
@@ -126,7 +121,7 @@ class Supervisor:
 
     async def _run(self) -> None:
         adopt_orphans()
-        self._desire(self._file_resource)
+        self._desired.start()
         for orphan in await asyncio.to_thread(self.folder.end_orphans):
             self.view.say(f"Ended process {orphan.pid} of an earlier run: {orphan.name}")
         await self._find_code()
@@ -145,17 +140,17 @@ class Supervisor:
         records = await FileHistory(self.folder.history, lambda path, _: corrupt.append(path)).list()
         if not corrupt:  # what a record says that cannot be read may be mended by hand, what is removed may not
             try:
-                needed = digests_in(records) | self._compiled.code_paths.keys()
+                needed = digests_in(records) | self._desired.compiled.code_paths.keys()
                 await asyncio.to_thread(prune_code, self.folder.code, needed)
             except OSError as error:
                 self.view.say(f"Note: old code in {self.folder.code} could not be removed: {error}")
-        self._code_paths = kept_code(self.folder.code) | self._code_paths
+        self._desired.know_code(kept_code(self.folder.code))
 
     def _new_run(self, control: str, token: str) -> Run:
         supervisor = identify(os.getpid())
         if supervisor is None:
             raise RunError("This machine does not say when its processes started")
-        return Run(self._compiled.pipeline, "Starting", "", control, token, supervisor, self._options.source)
+        return Run(self._desired.compiled.pipeline, "Starting", "", control, token, supervisor, self._options.source)
 
     def _choose_ports(self) -> PortNumbers:
         with ports_locked() as taken:
@@ -166,13 +161,13 @@ class Supervisor:
     async def _start_ray(self, ports: PortNumbers) -> None:
         from servepipe.runtime.flags import serve_environment
 
-        self.view.say(f"Starting Ray for {self._compiled.pipeline!r} in {self.folder.path}")
+        self.view.say(f"Starting Ray for {self._desired.compiled.pipeline!r} in {self.folder.path}")
         self._ray = LocalRay(
             self.folder.ray,
             ports,
-            cpus=cpus_for(self._file_resource, at_most=self._options.replicas_at_most),
+            cpus=cpus_for(self._desired.resource, at_most=self._options.replicas_at_most),
             gpus=None if self._options.gpus else 0,
-            custom=custom_resources(self._file_resource),
+            custom=custom_resources(self._desired.resource),
             environment=lambda folder: serve_environment(
                 folder=folder,
                 metrics_port=ports.haproxy_metrics,
@@ -180,7 +175,7 @@ class Supervisor:
                 replica_http_ports=ports.replica_ports(ports.replica_http),
                 replica_grpc_ports=ports.replica_ports(ports.replica_grpc),
             ),
-            import_root=Path(self._compiled.root),
+            import_root=Path(self._desired.compiled.root),
         )
         starting = asyncio.create_task(self._ray.start())
         try:
@@ -203,7 +198,7 @@ class Supervisor:
     async def _serve(self, ports: PortNumbers) -> None:
         ray, run = self._require_ray(), self._require_run()
         self.view.say(f"Requests: {run.url}   Ray's dashboard: {ray.dashboard}")
-        for notice in self._compiled.notices:
+        for notice in self._desired.compiled.notices:
             self.view.say(f"Note: {notice}")
         async with aiohttp.ClientSession() as session:
             world = Ports(
@@ -226,9 +221,9 @@ class Supervisor:
                 await self._wait(plan)
 
     async def _reconcile(self, world: Ports, ports: PortNumbers) -> Plan | None:
-        generation = self._generation
+        generation = self._desired.generation
         environment = Environment(
-            code_paths=self._code_paths,
+            code_paths=self._desired.code_paths,
             http={"host": "127.0.0.1", "port": ports.http},
             grpc={"port": ports.grpc},
             url=self._url(ports),
@@ -238,7 +233,7 @@ class Supervisor:
             changing_s=CHANGING_S,
         )
         try:
-            plan: Plan = await reconcile(self._pipeline, world, environment, time.time())
+            plan: Plan = await reconcile(self._desired.pipeline, world, environment, time.time())
         except (UnreachableError, OSError) as error:
             if str(error) != self._trouble:  # once, not at every look
                 self._trouble = str(error)
@@ -317,7 +312,7 @@ class Supervisor:
             "state": run.state,
             "folder": str(self.folder.path),
             "dashboard": run.ray_dashboard,
-            "generation": self._generation,
+            "generation": self._desired.generation,
             "observedGeneration": self._observed_generation,
             "status": self.status,
             "applications": applications,
@@ -325,19 +320,18 @@ class Supervisor:
 
     async def apply(self, document: str, folder: str) -> Json:
         """See `servepipe_operator.local.control.Controlled`."""
-        self._adopt(await compile_document(document, folder))
-        return {"pipeline": self._compiled.pipeline, "generation": self._generation}
+        self._apply(await compile_document(document, folder))
+        return {"pipeline": self._desired.compiled.pipeline, "generation": self._desired.generation}
 
     async def scale(self, node: str, replicas: int) -> Json:
         """See `servepipe_operator.local.control.Controlled`."""
-        sizes = {**self._sizes, node: replicas}
-        self._desire(scaled(self._file_resource, sizes, at_most=self._options.replicas_at_most))
-        self._sizes = sizes
-        return {"node": node, "replicas": replicas, "generation": self._generation}
+        self._desired.scale(node, replicas)
+        self._wake.set()
+        return {"node": node, "replicas": replicas, "generation": self._desired.generation}
 
     async def logs(self, node: str, follow: bool) -> AsyncIterator[str]:
         """See `servepipe_operator.local.control.Controlled`."""
-        nodes = self._file_resource["spec"]["nodes"]
+        nodes = self._desired.resource["spec"]["nodes"]
         if node != "ingress" and node not in nodes:
             raise ServePipeError(
                 f"There is no node {node!r}", fix=f"The nodes are: {', '.join(sorted(nodes))}; and ingress."
@@ -359,48 +353,15 @@ class Supervisor:
 
     # Small steps
 
-    def _adopt(self, compiled: Compiled) -> None:
-        if compiled.pipeline != self._compiled.pipeline:
-            raise RunError(
-                f"The file is the pipeline {compiled.pipeline!r}, what runs here is {self._compiled.pipeline!r}",
-                where="metadata.name",
-                fix=f"Start it beside this one: `servepipe up FILE`, or rename it to {self._compiled.pipeline!r}.",
-            )
-        resource: Json = api.load_yaml(compiled.document)
-        before, now = declared_replicas(self._file_resource), declared_replicas(resource)
-        # What was scaled by hand stays, unless the file itself has changed its mind about that node.
-        sizes = {node: n for node, n in self._sizes.items() if node in now and now[node] == before.get(node)}
-        code_paths = {**self._code_paths, **compiled.code_paths}
-        self._code_paths, previous = code_paths, self._code_paths
-        try:
-            self._desire(scaled(resource, sizes, at_most=self._options.replicas_at_most))
-        except ServePipeError:
-            self._code_paths = previous
-            raise
-        self._file_resource, self._sizes, self._compiled = resource, sizes, compiled
+    def _apply(self, compiled: Compiled) -> None:
+        self._desired.apply(compiled)
         self._watched.replace(compiled.files)
-
-    def _desire(self, resource: Json) -> None:
-        pipeline = api.validate(resource)
-        if problems := api.problems(pipeline):
-            raise api.InvalidResourceError(problems)
-        try:
-            self.folder.resource.write_text(api.write(pipeline), encoding="utf-8")
-        except OSError as error:
-            raise RunError(
-                f"The resource cannot be written: {error.strerror}",
-                where=str(self.folder.resource),
-                fix="Make room or set the permissions right, then try again; what runs stays as it was.",
-            ) from error
-        self._generation += 1
-        metadata = pipeline.metadata.model_copy(update={"generation": self._generation})
-        self._pipeline = pipeline.model_copy(update={"metadata": metadata})
         self._wake.set()
 
     async def _reload(self, reload: Callable[[], Awaitable[Compiled]]) -> None:
         try:
             compiled = await reload()
-            self._adopt(compiled)
+            self._apply(compiled)
         except ServePipeError as error:
             self.view.say(f"Changed, but not applied: {error}")
             return
@@ -413,7 +374,7 @@ class Supervisor:
         return conditions.get("Available") == "True"
 
     def _url(self, ports: PortNumbers) -> str:
-        route = (self._file_resource["spec"].get("ingress") or {}).get("route", "/")
+        route = (self._desired.resource["spec"].get("ingress") or {}).get("route", "/")
         return f"http://127.0.0.1:{ports.http}{route}"
 
     def _corrupt_record(self, path: Path, reason: str) -> None:

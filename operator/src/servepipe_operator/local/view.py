@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Mapping
@@ -26,6 +27,8 @@ HEADINGS: NodeRow = ("NODE", "REVISION", "READY", "WEIGHT", "STATE")
 
 
 class View(Protocol):
+    """No method raises `OSError`: a reader that has gone (``| head``, a closed terminal) ends nothing that serves."""
+
     def say(self, text: str) -> None: ...
     def event(self, event: Event) -> None: ...
     def show(self, snapshot: Json) -> None: ...
@@ -57,7 +60,7 @@ def _ready(node: Mapping[str, Any]) -> str:
 
 
 def condition_lines(status: Mapping[str, Any]) -> list[str]:
-    """The conditions, one line each, with the reason and message of those that are not as wished."""
+    """The conditions, one entry each, with the reason and message of those that are not as wished."""
     lines = []
     for condition in status.get("conditions") or ():
         line = f"{condition['type']}={condition['status']}"
@@ -68,11 +71,15 @@ def condition_lines(status: Mapping[str, Any]) -> list[str]:
 
 
 def trouble_lines(status: Mapping[str, Any]) -> list[str]:
-    """The conditions that are not as wished; those that only repeat what another says are left out."""
+    """The conditions that are not as wished, one line each; those that only repeat what another says are left out.
+
+    Of a message of many lines the first: what is drawn again and again must fit. The rest is told by `status`.
+    """
     lines: dict[str, str] = {}
     for condition in status.get("conditions") or ():
         if not _as_wished(condition):
-            why = f"{condition.get('reason', '')}: {condition.get('message', '')}".rstrip(": ")
+            message = str(condition.get("message", "")).partition("\n")[0]
+            why = f"{condition.get('reason', '')}: {message}".rstrip(": ")
             lines.setdefault(why, f"{condition['type']}={condition['status']} {why}")
     return list(lines.values())
 
@@ -100,7 +107,8 @@ class PlainView:
         self._conditions: list[str] = []
 
     def say(self, text: str) -> None:
-        print(text, file=self._stream, flush=True)
+        with contextlib.suppress(OSError):
+            print(text, file=self._stream, flush=True)
 
     def event(self, event: Event) -> None:
         node = f" {event.node}:" if event.node else ""
@@ -135,13 +143,15 @@ class RichView:
         self._live.start()
 
     def say(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False)
+        with contextlib.suppress(OSError):
+            self._console.print(text, markup=False, highlight=False)
 
     def event(self, event: Event) -> None:
         style = "yellow" if event.type == "Warning" else "dim"
         node = f" {event.node}:" if event.node else ""
         text = f"{time.strftime('%H:%M:%S')} {event.reason}{node} {event.message}"
-        self._console.print(text, style=style, markup=False, highlight=False)
+        with contextlib.suppress(OSError):
+            self._console.print(text, style=style, markup=False, highlight=False)
 
     def show(self, snapshot: Json) -> None:
         from rich.console import Group
@@ -155,10 +165,12 @@ class RichView:
         lines = [Text(line, style="yellow") for line in trouble_lines(snapshot["status"])]
         if not lines and "Ready=True" in condition_lines(snapshot["status"]):
             lines = [Text("Ready", style="green")]
-        self._live.update(Group("", head, table, *lines), refresh=True)
+        with contextlib.suppress(OSError):
+            self._live.update(Group("", head, table, *lines), refresh=True)
 
     def close(self) -> None:
-        self._live.stop()
+        with contextlib.suppress(OSError):
+            self._live.stop()
 
 
 def view_for(stream: TextIO) -> View:
