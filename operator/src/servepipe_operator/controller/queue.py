@@ -1,0 +1,185 @@
+"""A work queue of keys: each key waits at most once and is never worked on twice at the same time.
+
+The state is in three sets. A key that is added while it is being worked on is marked dirty and queued again as soon as
+the work is done, so that no wake-up is lost. All of it runs in one event loop; between two awaits nothing interleaves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import random
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Generic, TypeVar
+
+__all__ = ["Backoff", "WorkQueue", "run_workers"]
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+class Backoff(Generic[Key]):
+    """How long a failing key waits: doubling from ``first_s`` to ``most_s``, each time less by up to ``jitter``.
+
+    Args:
+        first_s: Seconds after the first failure.
+        most_s: Upper limit in seconds.
+        jitter: Share of the wait (0 to 1) that chance may take off, so that keys that failed together part.
+        chance: A number in [0, 1) whenever called.
+    """
+
+    def __init__(
+        self,
+        first_s: float = 0.5,
+        most_s: float = 60.0,
+        jitter: float = 0.3,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._first_s, self._most_s, self._jitter, self._chance = first_s, most_s, jitter, chance
+        self._failures: dict[Key, int] = {}
+
+    def next_s(self, key: Key) -> float:
+        """Seconds to wait after one more failure of ``key``."""
+        failures = self._failures.get(key, 0)
+        self._failures[key] = min(failures + 1, 60)  # enough for any limit, and no overflow
+        return min(self._first_s * 2.0**failures, self._most_s) * (1 - self._jitter * self._chance())
+
+    def forget(self, key: Key) -> None:
+        """``key`` succeeded or is gone; its next failure is a first one."""
+        self._failures.pop(key, None)
+
+
+class WorkQueue(Generic[Key]):
+    """Keys that are due, in the order in which they became due.
+
+    Args:
+        clock: Monotonic seconds. Timers are kept by this clock and looked at by `get`.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._ready: deque[Key] = deque()
+        self._dirty: dict[Key, float] = {}  # wanted since; what waits in _ready, or for its own work to end
+        self._active: set[Key] = set()
+        self._due: dict[Key, float] = {}  # the earliest timer of each key; entries of _timers that differ are void
+        self._timers: list[tuple[float, int, Key]] = []
+        self._order = itertools.count()
+        self._changed = asyncio.Event()
+        self._closed = False
+
+    def add(self, key: Key) -> None:
+        """Work on ``key`` soon; again afterwards if it is being worked on now."""
+        if self._closed:
+            return
+        self._due.pop(key, None)
+        if key in self._dirty:
+            return
+        self._dirty[key] = self._clock()
+        if key not in self._active:
+            self._ready.append(key)
+            self._changed.set()
+
+    def add_after(self, key: Key, seconds: float) -> None:
+        """Work on ``key`` in ``seconds`` at the latest; an earlier timer or a waiting `add` wins."""
+        if seconds <= 0:
+            self.add(key)
+            return
+        due = self._clock() + seconds
+        if self._closed or key in self._dirty or self._due.get(key, due + 1) <= due:
+            return
+        self._due[key] = due
+        heapq.heappush(self._timers, (due, next(self._order), key))
+        self._changed.set()
+
+    def take(self) -> Key | None:
+        """A key that is due, which is active until `done`; None when there is none."""
+        self._fire()
+        if self._closed or not self._ready:
+            return None
+        key = self._ready.popleft()
+        del self._dirty[key]
+        self._active.add(key)
+        return key
+
+    async def get(self) -> Key | None:
+        """Wait for a key; None once the queue is closed."""
+        while not self._closed:
+            key = self.take()
+            if key is not None:
+                if self._ready:
+                    self._changed.set()  # for the next worker
+                return key
+            self._changed.clear()
+            wait = None if not self._timers else max(self._timers[0][0] - self._clock(), 0.001)
+            try:
+                async with asyncio.timeout(wait):
+                    await self._changed.wait()
+            except TimeoutError:
+                pass
+        return None
+
+    def done(self, key: Key) -> None:
+        """The work on ``key`` ended, however; what was added meanwhile is queued."""
+        self._active.discard(key)
+        if key in self._dirty and not self._closed:
+            self._ready.append(key)
+            self._changed.set()
+
+    def close(self) -> None:
+        """Give out nothing more and let every `get` return None; what is active goes on."""
+        self._closed = True
+        self._changed.set()
+
+    @property
+    def depth(self) -> int:
+        """How many keys are due and not being worked on."""
+        return len(self._ready)
+
+    @property
+    def age_s(self) -> float:
+        """For how many seconds the oldest due key has waited; 0 when none waits."""
+        now = self._clock()
+        return max((now - self._dirty[key] for key in self._ready), default=0.0)
+
+    def _fire(self) -> None:
+        now = self._clock()
+        while self._timers and self._timers[0][0] <= now:
+            due, _, key = heapq.heappop(self._timers)
+            if self._due.get(key) == due:
+                self.add(key)
+
+
+async def run_workers(
+    queue: WorkQueue[Key],
+    work: Callable[[Key], Awaitable[float | None]],
+    workers: int,
+    backoff: Backoff[Key],
+    on_error: Callable[[Key, Exception, float], None],
+) -> None:
+    """Work on keys until the queue is closed.
+
+    Args:
+        work: Reconciles one key; answers after how many seconds to look again, or None for only when added.
+        workers: How many keys at once.
+        backoff: When to try again after ``work`` raised.
+        on_error: Told the key, what was raised, and the seconds until the next attempt.
+    """
+
+    async def worker() -> None:
+        while (key := await queue.get()) is not None:
+            try:
+                again_s = await work(key)
+                backoff.forget(key)
+            except Exception as error:
+                again_s = backoff.next_s(key)
+                on_error(key, error, again_s)
+            finally:
+                queue.done(key)
+            if again_s is not None:
+                queue.add_after(key, again_s)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(workers):
+            group.create_task(worker())

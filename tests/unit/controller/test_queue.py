@@ -1,0 +1,158 @@
+"""The work queue: one worker per key, no wake-up lost, and waits that grow."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from servepipe_operator.controller.queue import Backoff, WorkQueue, run_workers
+
+
+@dataclass
+class Clock:
+    now: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("add"), st.sampled_from("abc")),
+        st.tuples(st.just("after"), st.sampled_from("abc"), st.sampled_from([0.0, 0.5, 1.0, 3.0])),
+        st.tuples(st.just("take")),
+        st.tuples(st.just("done"), st.integers(0, 3)),
+        st.tuples(st.just("pass"), st.sampled_from([0.5, 1.0, 2.0])),
+    ),
+    max_size=60,
+)
+
+
+@given(STEPS)
+def test_whatever_happens_one_worker_per_key_and_every_add_is_followed_by_a_run(steps: list[tuple]) -> None:
+    clock = Clock()
+    queue: WorkQueue[str] = WorkQueue(clock)
+    active: list[str] = []
+    owed: dict[str, float] = {}  # key -> when it must have become due
+
+    def take() -> bool:
+        key = queue.take()
+        if key is None:
+            due = [k for k, at in owed.items() if at <= clock.now and k not in active]
+            assert not due, f"due but not given out: {due}"
+            return False
+        assert key not in active, "two workers on one key"
+        assert key in owed, "nobody asked for it"
+        active.append(key)
+        del owed[key]
+        return True
+
+    for step in steps:
+        match step:
+            case ("add", key):
+                queue.add(key)
+                owed[key] = clock.now
+            case ("after", key, seconds):
+                queue.add_after(key, seconds)
+                owed[key] = min(owed.get(key, clock.now + seconds), clock.now + seconds)
+            case ("take",):
+                take()
+            case ("done", index) if active:
+                queue.done(active.pop(index % len(active)))
+            case ("pass", seconds):
+                clock.now += seconds
+    while active:
+        queue.done(active.pop())
+    clock.now += 10
+    while take():
+        queue.done(active.pop())
+    assert not owed
+    assert queue.depth == 0
+
+
+def test_depth_and_age_count_what_waits() -> None:
+    clock = Clock()
+    queue: WorkQueue[str] = WorkQueue(clock)
+    assert (queue.depth, queue.age_s) == (0, 0)
+    queue.add("a")
+    clock.now = 2
+    queue.add("b")
+    queue.add("a")
+    clock.now = 5
+    assert (queue.depth, queue.age_s) == (2, 5)
+    assert queue.take() == "a"
+    assert (queue.depth, queue.age_s) == (1, 3)
+
+
+def test_waits_double_up_to_the_limit_and_start_again_after_a_success() -> None:
+    backoff: Backoff[str] = Backoff(1, 5, 0, lambda: 0.0)
+    assert [backoff.next_s("a") for _ in range(5)] == [1, 2, 4, 5, 5]
+    assert backoff.next_s("b") == 1
+    backoff.forget("a")
+    assert backoff.next_s("a") == 1
+
+
+def test_jitter_only_shortens() -> None:
+    assert Backoff[str](10, 60, 0.5, lambda: 0.5).next_s("a") == 7.5
+
+
+@dataclass
+class World:
+    fail: set[str] = field(default_factory=set)
+    runs: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+
+async def test_workers_go_on_after_an_error_and_stop_when_the_queue_is_closed() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    world = World(fail={"bad"})
+    enough = asyncio.Event()
+
+    async def work(key: str) -> float | None:
+        world.runs.append(key)
+        if key in world.fail:
+            world.fail.discard(key)
+            raise ValueError("once")
+        if {"good", "bad"} <= set(world.runs) and world.runs.count("bad") == 2:
+            enough.set()
+        return None
+
+    running = asyncio.create_task(
+        run_workers(queue, work, 2, Backoff(0.01), lambda key, error, _: world.errors.append(f"{key}: {error}"))
+    )
+    queue.add("bad")
+    queue.add("good")
+    async with asyncio.timeout(10):  # until the failed key ran again
+        await enough.wait()
+    queue.close()
+    async with asyncio.timeout(10):  # until the workers ended
+        await running
+    assert world.errors == ["bad: once"]
+    assert world.runs.count("good") == 1
+
+
+async def test_keys_run_side_by_side_and_an_add_in_the_middle_runs_again() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    gate = asyncio.Event()
+    runs: list[str] = []
+
+    async def work(key: str) -> float | None:
+        runs.append(key)
+        if runs.count("slow") == 2:
+            queue.close()
+        elif key == "slow":
+            queue.add("slow")
+            queue.add("other")
+            await gate.wait()
+        else:
+            gate.set()  # only another worker can get here
+        return None
+
+    queue.add("slow")
+    async with asyncio.timeout(10):  # until all workers ended
+        await run_workers(queue, work, 2, Backoff(), lambda key, error, _: pytest.fail(f"{key}: {error}"))
+    assert runs == ["slow", "other", "slow"]
