@@ -116,14 +116,14 @@ def test_apply_changes_what_the_file_changes(diamond: Any, tools: Any, project: 
 def test_a_missing_gpu_is_named_and_the_old_revision_goes_on(diamond: Any, tools: Any, project: Path) -> None:
     before = diamond.wait_settled("a settled diamond")
     resource = api.load_yaml(project / "changed.yaml")
-    resource["spec"]["nodes"]["m1"]["resources"] = {"gpu": "1"}
+    resource["spec"]["nodes"]["m1"]["resources"] = {"gpu": "64"}
     (project / "gpu.yaml").write_text(api.write(api.validate(resource)), encoding="utf-8")
     diamond.run("apply", str(project / "gpu.yaml"))
     waiting = diamond.wait(
         "the report that there is no GPU",
         lambda s: s["status"]["nodes"]["m1"].get("candidate", {}).get("reason") == "InsufficientCapacity",
     )
-    assert "GPU: 1 needed, 0 free of 0" in waiting["status"]["nodes"]["m1"]["candidate"]["message"]
+    assert "GPU: 64 needed" in waiting["status"]["nodes"]["m1"]["candidate"]["message"]
     assert tools.conditions_of(waiting)["Available"] == "True"
     assert diamond.call([1, 2, 3]) == 17
     diamond.run("apply", str(project / "changed.yaml"))

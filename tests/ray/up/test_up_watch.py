@@ -1,4 +1,4 @@
-"""`--watch`: what is saved is what runs. `--no-gpu`: also where a node asks for one."""
+"""`--watch`: what is saved is what runs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from servepipe import ServeInputNode, build
 
 with ServeInputNode() as dag_input:
     add = Add.bind(1)
-    twice = Twice.options(num_gpus=1).bind()
+    twice = Twice.bind()
     out = twice.forward.bind(add.forward.bind(dag_input))
 
 app = build(out, name="watched")
@@ -65,7 +65,7 @@ def test_a_yaml_file_and_the_modules_of_its_nodes_are_followed(
     assert "spec.nodes.add.code" in refused.stderr
     assert up.run_json() is None
 
-    up.start(file, "--watch", "--no-gpu")
+    up.start(file, "--watch")
     before = up.wait_settled("the pipeline to be ready")
     assert "spec.nodes.add: models has changed since the file was compiled" in up.output(100_000)
     assert up.call(5) == 32

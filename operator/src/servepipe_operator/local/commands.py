@@ -229,7 +229,7 @@ def _body(argument: str) -> bytes:
         except ValueError as error:
             raise ServePipeError(
                 f"The argument is not JSON: {error}", where=argument, fix="Quote it for the shell, like '[1, 2, 3]'."
-            ) from error
+            ) from None
         return argument.encode()
     if argument == "@-":
         return sys.stdin.buffer.read()
