@@ -74,7 +74,7 @@ class RayServeApi:
                 text = await response.text()
                 status = response.status
         except (aiohttp.ClientError, OSError, UnicodeDecodeError) as error:
-            raise UnreachableError(f"{method} {self._url}: {error or type(error).__name__}") from error
+            raise UnreachableError(f"{method} {self._url}: {str(error) or type(error).__name__}") from error
         if method == "PUT" and status == 400:
             raise ServeRejectedError(_shorten(text))
         if status != 200:
