@@ -172,6 +172,22 @@ async def test_no_write_without_the_right_to_write() -> None:
     assert fake.writes == []
 
 
+async def test_the_right_that_is_lost_while_connecting_stops_the_write() -> None:
+    fake, asked = FakeKube(), []
+
+    def allowed() -> None:
+        asked.append(1)
+        if len(asked) == 2:
+            raise PermissionError("not the leader")
+
+    async with serving(fake, allowed=allowed) as kube:
+        with pytest.raises(PermissionError):
+            await kube.create(PIPES, obj())
+        assert fake.requests == []
+        await kube.create(PIPES, obj())
+    assert len(fake.writes) == 1
+
+
 async def test_the_rate_is_kept_after_the_burst() -> None:
     now, slept = [0.0], []
 

@@ -46,7 +46,7 @@ def elector(kube: Kube, name: str, clock: Clock, times: LeaseTimes = TIMES) -> E
 async def asleep(clock: Clock, task: asyncio.Task[None] | None = None) -> None:
     """Until an elector waits for the clock, or ``task`` has ended."""
     async with asyncio.timeout(10):
-        while not clock.sleepers and not (task and task.done()):
+        while not clock.sleepers and not (task and task.done()):  # noqa: ASYNC110 - nothing here could tell
             await asyncio.sleep(0.001)
 
 

@@ -22,6 +22,7 @@ from kubernetes.aio import client as kubernetes_client
 from kubernetes.aio import config as kubernetes_config
 from kubernetes.aio.client import rest as kubernetes_rest
 
+from servepipe_operator.adapters.guarded import GuardedBody
 from servepipe_operator.adapters.kube_errors import Conflict, Gone, Invalid, TooManyRequests, Unavailable, error_from
 from servepipe_operator.adapters.limits import RateLimit
 from servepipe_operator.engine.state import Json
@@ -231,11 +232,6 @@ class Kube:
             raise
         return frozenset(str(entry["name"]) for entry in body.get("resources") or ())
 
-    def service_proxy(self, namespace: str, service: str, port: str) -> str:
-        """The base URL under which the API server forwards to a Service's named or numbered port."""
-        proxied = quote(f"{service}:{port}", safe=":")
-        return f"{self._access.url}/api/v1/namespaces/{quote(namespace, safe='')}/services/{proxied}/proxy"
-
     @property
     def access(self) -> Access:
         """What other sessions need to speak to the same server."""
@@ -283,15 +279,17 @@ class Kube:
         code = 0
         async with self._slots:
             headers = await self._access.headers() | {"Accept": "application/json", "Content-Type": kind}
+            guarded: GuardedBody | None = None
             if method != "GET":
-                self._allowed()  # last, after every wait: the right to write may have been lost meanwhile
+                self._allowed()
+                guarded = GuardedBody(json.dumps(body).encode(), self._allowed, kind)
             began = time.monotonic()
             try:
                 async with self._session.request(
                     method,
                     self._access.url + path,
                     params={key: value for key, value in query.items() if value},
-                    data=None if body is None else json.dumps(body),
+                    data=guarded,
                     headers=headers,
                     ssl=self._access.ssl_context or True,
                     timeout=self._timeout,
@@ -300,6 +298,8 @@ class Kube:
                     text = await response.text()
                     answered = response.headers
             except (aiohttp.ClientError, OSError, UnicodeDecodeError) as error:
+                if guarded is not None:
+                    guarded.raise_refusal()
                 raise Unavailable(f"{what}: {str(error) or type(error).__name__}") from error
             finally:
                 self._on_request(verb, resource.plural, code, time.monotonic() - began)
