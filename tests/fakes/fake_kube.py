@@ -18,7 +18,8 @@ import aiohttp
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from servepipe_operator.adapters.kube import Access, Kube
+from servepipe_operator.adapters.kube import Kube
+from servepipe_operator.adapters.kube_access import Access
 
 Json = dict[str, Any]
 # Answers instead of the server, before (``return web.Response``) anything is stored; None lets the request through.

@@ -12,7 +12,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from servepipe_operator.adapters.dashboard import Dashboard, Dashboards, DashboardWay, Place, base_url
-from servepipe_operator.adapters.kube import Access
+from servepipe_operator.adapters.kube_access import Access
 from servepipe_operator.ports import UnreachableError
 
 HEAD = Place("ns", "p-head-svc", 8265, "10.0.0.7")

@@ -13,7 +13,8 @@ from aiohttp import web
 from fake_kube import FakeKube, serving, status
 
 from servepipe_operator.adapters import kube_errors
-from servepipe_operator.adapters.kube import Access, Kube, Resource, login
+from servepipe_operator.adapters.kube import Kube, Resource
+from servepipe_operator.adapters.kube_access import Access, login
 from servepipe_operator.adapters.limits import RateLimit
 from servepipe_operator.ports import UnreachableError
 

@@ -23,7 +23,8 @@ DEADLINE_S = 60
 CHILD = """
 import asyncio, os, signal, sys
 import aiohttp
-from servepipe_operator.adapters.kube import Access, Kube, Resource
+from servepipe_operator.adapters.kube import Kube, Resource
+from servepipe_operator.adapters.kube_access import Access
 from servepipe_operator.controller.lease import Elector, LeaseLostError, LeaseTimes
 
 url, place = sys.argv[1:]

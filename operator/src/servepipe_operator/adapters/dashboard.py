@@ -17,7 +17,7 @@ from typing import Literal, TypeAlias, get_args
 
 import aiohttp
 
-from servepipe_operator.adapters.kube import Access
+from servepipe_operator.adapters.kube_access import Access
 from servepipe_operator.adapters.routing import IngressRouting
 from servepipe_operator.adapters.serve_api import RayServeApi
 from servepipe_operator.engine.state import Application, Capacity, Json, RoutingAck

@@ -1,33 +1,30 @@
 """The Kubernetes API on plain dict bodies: the few verbs that the operator needs.
 
-Login is that of `kubernetes.aio` (in-cluster token that is read again, kubeconfig with its plug-ins, TLS); the requests
-themselves go through aiohttp. The library's own REST layer turns a JSON patch that is not a list into another kind of
-patch, has no place for Retry-After or a limit on the rate, and its typed models refuse fields that they do not know,
-which would make a newer API server's answers unreadable.
+Login is that of `kubernetes.aio` (see `kube_access`); the requests themselves go through aiohttp. The library's own
+REST layer turns a JSON patch that is not a list into another kind of patch and has no place for Retry-After or a limit
+on the rate, and its typed models refuse fields that they do not know, so that they could not read the answers of a
+newer API server.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
 import aiohttp
-from kubernetes.aio import client as kubernetes_client
-from kubernetes.aio import config as kubernetes_config
-from kubernetes.aio.client import rest as kubernetes_rest
 
 from servepipe_operator.adapters.guarded import GuardedBody
+from servepipe_operator.adapters.kube_access import Access
 from servepipe_operator.adapters.kube_errors import Conflict, Gone, Invalid, TooManyRequests, Unavailable, error_from
 from servepipe_operator.adapters.limits import RateLimit
 from servepipe_operator.engine.state import Json
 
-__all__ = ["Access", "Kube", "Resource", "login"]
+__all__ = ["Kube", "Resource"]
 
 FIELD_MANAGER = "servepipe"
 PAGE = 500
@@ -55,56 +52,6 @@ class Resource:
         return "/" + "/".join(quote(part, safe="") for part in parts)
 
 
-async def _anonymous() -> dict[str, str]:
-    return {}
-
-
-@dataclass(frozen=True, slots=True)
-class Access:
-    """Where the API server is and how to speak to it.
-
-    Args:
-        url: Like ``https://10.96.0.1:443``.
-        headers: Asked before every request, since tokens expire.
-        ssl_context: None for plain HTTP.
-    """
-
-    url: str
-    headers: Callable[[], Awaitable[dict[str, str]]] = field(default=_anonymous)
-    ssl_context: ssl.SSLContext | None = None
-
-
-async def login(kubeconfig: str = "") -> Access:
-    """As a ServiceAccount inside a cluster, else with the kubeconfig (``KUBECONFIG``, ``~/.kube/config``).
-
-    A kubeconfig's ``proxy-url`` and ``tls-server-name`` are not looked at.
-
-    Args:
-        kubeconfig: A file that is used in any case.
-
-    Raises:
-        kubernetes.aio.config.ConfigException: Neither is there, or what is there cannot be used.
-    """
-    configuration = kubernetes_client.Configuration()
-    try:
-        if kubeconfig:
-            raise kubernetes_config.ConfigException
-        kubernetes_config.load_incluster_config(client_configuration=configuration)
-    except kubernetes_config.ConfigException:
-        await kubernetes_config.load_kube_config(
-            config_file=kubeconfig or None, client_configuration=configuration, persist_config=False
-        )
-
-    async def headers() -> dict[str, str]:
-        settings = await configuration.auth_settings()
-        wanted = [s for s in settings.values() if s.get("in") == "header" and s.get("value")]
-        return {str(s["key"]): str(s["value"]).strip() for s in wanted}
-
-    url = str(configuration.host).rstrip("/")
-    context = kubernetes_rest.RESTClientObject(configuration).ssl_context if url.startswith("https") else None
-    return Access(url, headers, context)
-
-
 OnRequest = Callable[[str, str, int, float], None]
 
 
@@ -116,7 +63,7 @@ class Kube:
 
     Args:
         session: Whose connections are used; closed by its owner.
-        access: See `login`.
+        access: Where the server is; see `kube_access.login`.
         rate: Requests per second over all callers, and how many may come at once after a pause.
         at_once: How many requests may be under way.
         timeout_s: For one request, all in all.
