@@ -26,7 +26,6 @@ from servepipe.errors import RunError, ServePipeError
 from servepipe_operator.adapters.file_history import FileHistory
 from servepipe_operator.adapters.local_ray import LocalRay
 from servepipe_operator.adapters.processes import adopt_orphans, identify
-from servepipe_operator.adapters.routing import IngressRouting
 from servepipe_operator.adapters.serve_api import RayServeApi
 from servepipe_operator.adapters.sockets import PortNumbers, choose_ports
 from servepipe_operator.adapters.status_file import StatusFile
@@ -41,7 +40,7 @@ from servepipe_operator.local.run_folder import Run, RunFolder, ports_locked, wi
 from servepipe_operator.local.sources import Compiled, compile_document
 from servepipe_operator.local.view import View
 from servepipe_operator.local.watch import Watched
-from servepipe_operator.local.world import RememberingServe, ViewEvents
+from servepipe_operator.local.world import FollowingRouting, RememberingServe, ViewEvents, deployed_route
 from servepipe_operator.ports import Ports, UnreachableError
 from servepipe_operator.reconcile import reconcile
 
@@ -198,8 +197,9 @@ class Supervisor:
         self._record_processes()
 
     async def _serve(self, ports: PortNumbers) -> None:
-        ray, run = self._require_ray(), self._require_run()
-        self.view.say(f"Requests: {run.url}   Ray's dashboard: {ray.dashboard}")
+        ray = self._require_ray()
+        self._tell_url(self._url(ports))
+        self.view.say(f"Requests: {self._url(ports)}   Ray's dashboard: {ray.dashboard}")
         for notice in self._desired.compiled.notices:
             self.view.say(f"Note: {notice}")
         async with aiohttp.ClientSession() as session:
@@ -207,12 +207,12 @@ class Supervisor:
                 serve=RememberingServe(
                     RayServeApi(session, ray.dashboard, ray.token, ray.capacity), self._applications
                 ),
-                routing=IngressRouting(session, self._url(ports)),
+                routing=FollowingRouting(session, lambda: self._url_now(ports)),
                 history=FileHistory(self.folder.history, self._corrupt_record),
                 status=StatusFile(self.folder.status),
                 events=ViewEvents(self.view),
             )
-            self._update_run(replace(run, state="Running"))
+            self._update_run(replace(self._require_run(), state="Running"))
             while True:
                 self._wake.clear()
                 plan = await self._reconcile(world, ports)
@@ -242,6 +242,7 @@ class Supervisor:
                 self.view.event(Event("Warning", "Unreachable", self._trouble))
             return None
         self._trouble = ""
+        self._tell_url(self._url_now(ports))
         self.status = plan.status
         self._observed_generation = generation
         self.view.show(self.snapshot())
@@ -376,18 +377,29 @@ class Supervisor:
         return conditions.get("Available") == "True"
 
     def _url(self, ports: PortNumbers) -> str:
-        route = (self._desired.resource["spec"].get("ingress") or {}).get("route", "/")
-        return f"http://127.0.0.1:{ports.http}{route}"
+        """Where the pipeline is to answer."""
+        return f"http://127.0.0.1:{ports.http}{self._desired.route}"
+
+    def _url_now(self, ports: PortNumbers) -> str:
+        """Where it answers."""
+        return f"http://127.0.0.1:{ports.http}{deployed_route(self._applications, self._desired.route)}"
 
     def _corrupt_record(self, path: Path, reason: str) -> None:
         self.view.event(Event("Warning", "CorruptRecord", f"{path} is ignored: {reason}"))
+
+    def _tell_url(self, url: str) -> None:
+        if (run := self._require_run()).url != url:
+            self._record(replace(run, url=url))
 
     def _record_processes(self) -> None:
         ray, run = self._ray, self._require_run()
         if ray is None or (processes := tuple(ray.processes())) == run.processes:
             return
+        self._record(replace(run, processes=processes, link=str(ray.link or "")))
+
+    def _record(self, run: Run) -> None:
         try:
-            self._update_run(replace(run, processes=processes, link=str(ray.link or "")))
+            self._update_run(run)
         except OSError as error:
             # A full disk is no reason to end what serves. Ray's holder ends everything even if the list is old.
             self.view.say(f"Note: {self.folder.run_file} cannot be written: {error.strerror}")
