@@ -130,6 +130,7 @@ def _up(arguments: argparse.Namespace) -> int:
             here.cancel()
 
         loop.add_signal_handler(signal.SIGTERM, terminate)
+        _print(f"Compiling {arguments.file}")  # importing models may take its time
         try:
             compiled = await compile_file(arguments.file, recompute=arguments.watch)
         except asyncio.CancelledError:

@@ -186,6 +186,7 @@ class Supervisor:
             await starting
         finally:
             starting.cancel()
+            await asyncio.wait({starting})  # what it may just have started is known then, and can be ended
         self._update_run(
             replace(
                 self._require_run(),

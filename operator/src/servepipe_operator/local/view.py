@@ -140,19 +140,26 @@ class RichView:
 
         table = Table(*HEADINGS, box=None, pad_edge=False, title_justify="left")
         for row in node_rows(snapshot["status"]):
-            table.add_row(*(Text(cell) for cell in row))
+            table.add_row(*(Text(cell) for cell in row), style="red" if " failed: " in row[-1] else None)
         head = Text(f"{snapshot['pipeline']}  {snapshot['url']}", style="bold")
         # What is drawn again and again must fit: a message of many lines is told once, as an event, and by `status`.
         conditions = [
-            Text(line, style="dim", no_wrap=True, overflow="ellipsis")
+            Text(line, style=_condition_style(line), no_wrap=True, overflow="ellipsis")
             for line in condition_lines(snapshot["status"], brief=True)
         ]
         with contextlib.suppress(OSError):
-            self._live.update(Group(head, table, *conditions), refresh=True)
+            self._live.update(Group(Text(), head, table, *conditions), refresh=True)
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
             self._live.stop()
+
+
+def _condition_style(line: str) -> str:
+    """What is as wished stands back, what has failed for good stands out."""
+    if " " not in line:
+        return "dim"
+    return "red" if line.startswith("Stalled=") else "yellow"
 
 
 def view_for(stream: TextIO) -> View:
