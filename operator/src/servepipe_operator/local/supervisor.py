@@ -30,7 +30,7 @@ from servepipe_operator.adapters.serve_api import RayServeApi
 from servepipe_operator.adapters.sockets import PortNumbers, choose_ports
 from servepipe_operator.adapters.status_file import StatusFile
 from servepipe_operator.engine.state import Application, Environment, Event, Json, Plan
-from servepipe_operator.local.code_store import digests_in, kept_code, prune_code
+from servepipe_operator.local.code_store import kept_code, tidy_code
 from servepipe_operator.local.control import ControlServer
 from servepipe_operator.local.desired import Desired
 from servepipe_operator.local.logs import read_lines, replica_files
@@ -137,14 +137,10 @@ class Supervisor:
 
     async def _find_code(self) -> None:
         """Know the code of every revision in history; drop what no record names any more."""
-        corrupt: list[Path] = []
-        records = await FileHistory(self.folder.history, lambda path, _: corrupt.append(path)).list()
-        if not corrupt:  # what a record says that cannot be read may be mended by hand, what is removed may not
-            try:
-                needed = digests_in(records) | self._desired.compiled.code_paths.keys()
-                await asyncio.to_thread(prune_code, self.folder.code, needed)
-            except OSError as error:
-                self.view.say(f"Note: old code in {self.folder.code} could not be removed: {error}")
+        try:
+            await tidy_code(self.folder.code, self.folder.history, keep=self._desired.compiled.code_paths)
+        except OSError as error:
+            self.view.say(f"Note: old code in {self.folder.code} could not be removed: {error}")
         self._desired.know_code(kept_code(self.folder.code))
 
     def _new_run(self, control: str, token: str) -> Run:
