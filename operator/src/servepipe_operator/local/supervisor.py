@@ -26,12 +26,11 @@ from servepipe.errors import RunError, ServePipeError
 from servepipe_operator.adapters.file_history import FileHistory
 from servepipe_operator.adapters.local_ray import LocalRay
 from servepipe_operator.adapters.processes import adopt_orphans, identify
-from servepipe_operator.adapters.routing import IngressRouting
 from servepipe_operator.adapters.serve_api import RayServeApi
 from servepipe_operator.adapters.sockets import PortNumbers, choose_ports
 from servepipe_operator.adapters.status_file import StatusFile
 from servepipe_operator.engine.state import Application, Environment, Event, Json, Plan
-from servepipe_operator.local.code_store import digests_in, kept_code, prune_code
+from servepipe_operator.local.code_store import kept_code, tidy_code
 from servepipe_operator.local.control import ControlServer
 from servepipe_operator.local.desired import Desired
 from servepipe_operator.local.logs import read_lines, replica_files
@@ -41,7 +40,7 @@ from servepipe_operator.local.run_folder import Run, RunFolder, ports_locked, wi
 from servepipe_operator.local.sources import Compiled, compile_document
 from servepipe_operator.local.view import View
 from servepipe_operator.local.watch import Watched
-from servepipe_operator.local.world import RememberingServe, ViewEvents
+from servepipe_operator.local.world import FollowingRouting, RememberingServe, ViewEvents, deployed_route
 from servepipe_operator.ports import Ports, UnreachableError
 from servepipe_operator.reconcile import reconcile
 
@@ -136,14 +135,10 @@ class Supervisor:
 
     async def _find_code(self) -> None:
         """Know the code of every revision in history; drop what no record names any more."""
-        corrupt: list[Path] = []
-        records = await FileHistory(self.folder.history, lambda path, _: corrupt.append(path)).list()
-        if not corrupt:  # what a record says that cannot be read may be mended by hand, what is removed may not
-            try:
-                needed = digests_in(records) | self._desired.compiled.code_paths.keys()
-                await asyncio.to_thread(prune_code, self.folder.code, needed)
-            except OSError as error:
-                self.view.say(f"Note: old code in {self.folder.code} could not be removed: {error}")
+        try:
+            await tidy_code(self.folder.code, self.folder.history, keep=self._desired.compiled.code_paths)
+        except OSError as error:
+            self.view.say(f"Note: old code in {self.folder.code} could not be removed: {error}")
         self._desired.know_code(kept_code(self.folder.code))
 
     def _new_run(self, control: str, token: str) -> Run:
@@ -185,6 +180,7 @@ class Supervisor:
             await starting
         finally:
             starting.cancel()
+            await asyncio.wait({starting})  # what it may just have started is known then, and can be ended
         self._update_run(
             replace(
                 self._require_run(),
@@ -196,8 +192,9 @@ class Supervisor:
         self._record_processes()
 
     async def _serve(self, ports: PortNumbers) -> None:
-        ray, run = self._require_ray(), self._require_run()
-        self.view.say(f"Requests: {run.url}   Ray's dashboard: {ray.dashboard}")
+        ray = self._require_ray()
+        self._tell_url(self._url(ports))
+        self.view.say(f"Requests: {self._url(ports)}   Ray's dashboard: {ray.dashboard}")
         for notice in self._desired.compiled.notices:
             self.view.say(f"Note: {notice}")
         async with aiohttp.ClientSession() as session:
@@ -205,12 +202,12 @@ class Supervisor:
                 serve=RememberingServe(
                     RayServeApi(session, ray.dashboard, ray.token, ray.capacity), self._applications
                 ),
-                routing=IngressRouting(session, self._url(ports)),
+                routing=FollowingRouting(session, lambda: self._url_now(ports)),
                 history=FileHistory(self.folder.history, self._corrupt_record),
                 status=StatusFile(self.folder.status),
                 events=ViewEvents(self.view),
             )
-            self._update_run(replace(run, state="Running"))
+            self._update_run(replace(self._require_run(), state="Running"))
             while True:
                 self._wake.clear()
                 plan = await self._reconcile(world, ports)
@@ -240,6 +237,7 @@ class Supervisor:
                 self.view.event(Event("Warning", "Unreachable", self._trouble))
             return None
         self._trouble = ""
+        self._tell_url(self._url_now(ports))
         self.status = plan.status
         self._observed_generation = generation
         self.view.show(self.snapshot())
@@ -374,18 +372,29 @@ class Supervisor:
         return conditions.get("Available") == "True"
 
     def _url(self, ports: PortNumbers) -> str:
-        route = (self._desired.resource["spec"].get("ingress") or {}).get("route", "/")
-        return f"http://127.0.0.1:{ports.http}{route}"
+        """Where the pipeline is to answer."""
+        return f"http://127.0.0.1:{ports.http}{self._desired.route}"
+
+    def _url_now(self, ports: PortNumbers) -> str:
+        """Where it answers."""
+        return f"http://127.0.0.1:{ports.http}{deployed_route(self._applications, self._desired.route)}"
 
     def _corrupt_record(self, path: Path, reason: str) -> None:
         self.view.event(Event("Warning", "CorruptRecord", f"{path} is ignored: {reason}"))
+
+    def _tell_url(self, url: str) -> None:
+        if (run := self._require_run()).url != url:
+            self._record(replace(run, url=url))
 
     def _record_processes(self) -> None:
         ray, run = self._ray, self._require_run()
         if ray is None or (processes := tuple(ray.processes())) == run.processes:
             return
+        self._record(replace(run, processes=processes, link=str(ray.link or "")))
+
+    def _record(self, run: Run) -> None:
         try:
-            self._update_run(replace(run, processes=processes, link=str(ray.link or "")))
+            self._update_run(run)
         except OSError as error:
             # A full disk is no reason to end what serves. Ray's holder ends everything even if the list is old.
             self.view.say(f"Note: {self.folder.run_file} cannot be written: {error.strerror}")
