@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from servepipe_operator.adapters.dashboard import Dashboard, DashboardWay, Place, base_url
+from servepipe_operator.adapters.dashboard import Dashboard, Dashboards, DashboardWay, Place, base_url
 from servepipe_operator.adapters.kube import Access
 from servepipe_operator.ports import UnreachableError
 
@@ -161,3 +161,26 @@ async def test_no_put_without_the_right_to_write_also_when_it_is_lost_while_conn
             await dashboard.close()
     assert [method for method, *_ in head.seen] == ["GET"]
     assert len(asked) == 2
+
+
+async def test_a_dashboard_is_kept_until_its_token_changes_or_its_pipeline_goes() -> None:
+    head, made = FakeHead(), []
+    async with serving(head) as url:
+
+        def make(token: str) -> Dashboard:
+            made.append(token)
+            return Dashboard("proxy", Access(url), token=token)
+
+        dashboards = Dashboards(make)
+        first = await dashboards.of("u", "one")
+        await first.ray_version(HEAD)
+        assert await dashboards.of("u", "one") is first
+        assert await dashboards.of("v", "one") is not first
+        second = await dashboards.of("u", "two")
+        await second.ray_version(HEAD)
+        await dashboards.forget("u")
+        await dashboards.forget("u")
+        assert await dashboards.of("u", "two") is not second
+        await dashboards.close()
+    assert made == ["one", "one", "two", "two"]
+    assert [ray for *_, ray in head.seen] == ["Bearer one", "Bearer two"]

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
 from fake_kube import FakeKube, serving, status
 
 from servepipe_operator.adapters import kube_errors
-from servepipe_operator.adapters.kube import Access, Kube, Resource
+from servepipe_operator.adapters.kube import Access, Kube, Resource, login
 from servepipe_operator.adapters.limits import RateLimit
 from servepipe_operator.ports import UnreachableError
 
@@ -186,6 +189,46 @@ async def test_the_right_that_is_lost_while_connecting_stops_the_write() -> None
         assert fake.requests == []
         await kube.create(PIPES, obj())
     assert len(fake.writes) == 1
+
+
+async def test_login_with_a_kubeconfig(tmp_path: Path) -> None:
+    file = tmp_path / "config"
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "c",
+        "clusters": [{"name": "c", "cluster": {"server": "https://127.0.0.1:1/", "insecure-skip-tls-verify": True}}],
+        "users": [{"name": "u", "user": {"token": "secret"}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+    }
+    file.write_text(json.dumps(config))
+    access = await login(str(file))
+    assert access.url == "https://127.0.0.1:1"
+    assert access.ssl_context is not None
+    assert {name.lower(): value for name, value in (await access.headers()).items()} == {
+        "authorization": "Bearer secret"
+    }
+
+
+async def test_credentials_that_cannot_be_had_are_no_answer() -> None:
+    async def headers() -> dict[str, str]:
+        raise FileNotFoundError("token")
+
+    async with aiohttp.ClientSession() as session:
+        with pytest.raises(kube_errors.Unavailable, match="no credentials: token"):
+            await Kube(session, Access("http://127.0.0.1:9", headers)).list(PIPES)
+
+
+async def test_discovery() -> None:
+    fake = FakeKube()
+    async with serving(fake) as kube:
+        fake.fail_once("GET", web.json_response({"resources": [{"name": "servepipelines"}]}))
+        assert await kube.discover("servepipe.dev/v1alpha1") == {"servepipelines"}
+        fake.fail_once("GET", web.Response(status=404, text="404 page not found"))
+        assert await kube.discover("ray.io/v1") == frozenset()
+        fake.fail_once("GET", status(503, "", "down"))
+        with pytest.raises(kube_errors.Unavailable):
+            await kube.discover("ray.io/v1")
 
 
 async def test_the_rate_is_kept_after_the_burst() -> None:

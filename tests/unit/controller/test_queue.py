@@ -156,3 +156,16 @@ async def test_keys_run_side_by_side_and_an_add_in_the_middle_runs_again() -> No
     async with asyncio.timeout(10):  # until all workers ended
         await run_workers(queue, work, 2, Backoff(), lambda key, error, _: pytest.fail(f"{key}: {error}"))
     assert runs == ["slow", "other", "slow"]
+
+
+async def test_what_is_fatal_ends_all_workers() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    queue.add("a")
+
+    async def work(key: str) -> float | None:
+        raise PermissionError("lost")
+
+    with pytest.raises(ExceptionGroup) as raised:
+        async with asyncio.timeout(10):  # until the other worker, which has nothing to do, was ended too
+            await run_workers(queue, work, 2, Backoff(), lambda *_: pytest.fail("not fatal"), (PermissionError,))
+    assert isinstance(raised.value.exceptions[0], PermissionError)

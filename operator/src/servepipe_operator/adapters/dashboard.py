@@ -23,7 +23,7 @@ from servepipe_operator.adapters.serve_api import RayServeApi
 from servepipe_operator.engine.state import Application, Capacity, Json, RoutingAck
 from servepipe_operator.ports import UnreachableError
 
-__all__ = ["DASHBOARD_WAYS", "Dashboard", "DashboardWay", "Place", "base_url"]
+__all__ = ["DASHBOARD_WAYS", "Dashboard", "DashboardWay", "Dashboards", "Place", "base_url"]
 
 DashboardWay: TypeAlias = Literal["service", "pod-ip", "proxy"]
 DASHBOARD_WAYS: tuple[DashboardWay, ...] = get_args(DashboardWay)
@@ -130,9 +130,14 @@ class Dashboard:
             context = self._access.ssl_context if self._way == "proxy" else None
             connector = aiohttp.TCPConnector(limit=CONNECTIONS, ssl=context or True)
             timeout = aiohttp.ClientTimeout(total=VERSION_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
-            self._session = aiohttp.ClientSession(connector=connector, timeout=timeout)
+            self._session = aiohttp.ClientSession(
+                connector=connector, timeout=timeout, cookie_jar=aiohttp.DummyCookieJar()
+            )
         if self._way == "proxy":
-            self._session.headers.update(await self._access.headers())
+            try:
+                self._session.headers.update(await self._access.headers())
+            except Exception as error:  # as in `Kube`
+                raise UnreachableError(f"{url}: no credentials: {str(error) or type(error).__name__}") from error
         return self._session, url
 
     async def close(self) -> None:
@@ -178,3 +183,35 @@ class LateRouting:
     async def _client(self) -> IngressRouting:
         session, url = await self._dashboard.reach(self._ingress)
         return IngressRouting(session, url + self._route)
+
+
+class Dashboards:
+    """One `Dashboard` per pipeline, kept between reconciles so that connections are used again.
+
+    Args:
+        make: A new one for a token of Ray.
+    """
+
+    def __init__(self, make: Callable[[str], Dashboard]) -> None:
+        self._make = make
+        self._kept: dict[str, tuple[str, Dashboard]] = {}
+
+    async def of(self, uid: str, token: str) -> Dashboard:
+        """That of the pipeline with ``uid``; a new one when the token changed."""
+        token_before, dashboard = self._kept.get(uid, ("", None))
+        if dashboard is None or token_before != token:
+            await self.forget(uid)
+            dashboard = self._make(token)
+            self._kept[uid] = (token, dashboard)
+        return dashboard
+
+    async def forget(self, uid: str) -> None:
+        """The pipeline is gone."""
+        _, dashboard = self._kept.pop(uid, ("", None))
+        if dashboard is not None:
+            await dashboard.close()
+
+    async def close(self) -> None:
+        """Forget all."""
+        for uid in list(self._kept):
+            await self.forget(uid)

@@ -74,21 +74,31 @@ class Access:
     ssl_context: ssl.SSLContext | None = None
 
 
-async def login() -> Access:
-    """As a ServiceAccount inside a cluster, else with the kubeconfig.
+async def login(kubeconfig: str = "") -> Access:
+    """As a ServiceAccount inside a cluster, else with the kubeconfig (``KUBECONFIG``, ``~/.kube/config``).
+
+    A kubeconfig's ``proxy-url`` and ``tls-server-name`` are not looked at.
+
+    Args:
+        kubeconfig: A file that is used in any case.
 
     Raises:
-        kubernetes.aio.config.ConfigException: Neither is there.
+        kubernetes.aio.config.ConfigException: Neither is there, or what is there cannot be used.
     """
     configuration = kubernetes_client.Configuration()
     try:
+        if kubeconfig:
+            raise kubernetes_config.ConfigException
         kubernetes_config.load_incluster_config(client_configuration=configuration)
     except kubernetes_config.ConfigException:
-        await kubernetes_config.load_kube_config(client_configuration=configuration)
+        await kubernetes_config.load_kube_config(
+            config_file=kubeconfig or None, client_configuration=configuration, persist_config=False
+        )
 
     async def headers() -> dict[str, str]:
         settings = await configuration.auth_settings()
-        return {s["key"]: s["value"] for s in settings.values() if s.get("in") == "header" and s.get("value")}
+        wanted = [s for s in settings.values() if s.get("in") == "header" and s.get("value")]
+        return {str(s["key"]): str(s["value"]).strip() for s in wanted}
 
     url = str(configuration.host).rstrip("/")
     context = kubernetes_rest.RESTClientObject(configuration).ssl_context if url.startswith("https") else None
@@ -278,7 +288,11 @@ class Kube:
         what = f"{verb} {path}"
         code = 0
         async with self._slots:
-            headers = await self._access.headers() | {"Accept": "application/json", "Content-Type": kind}
+            try:
+                credentials = await self._access.headers()
+            except Exception as error:  # a plug-in of the kubeconfig can raise anything
+                raise Unavailable(f"{what}: no credentials: {str(error) or type(error).__name__}") from error
+            headers = credentials | {"Accept": "application/json", "Content-Type": kind}
             guarded: GuardedBody | None = None
             if method != "GET":
                 self._allowed()

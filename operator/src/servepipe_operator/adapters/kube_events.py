@@ -80,7 +80,7 @@ class KubeEvents:
         body = {
             "apiVersion": EVENTS.api_version,
             "kind": EVENTS.kind,
-            "metadata": {"namespace": self._owner.namespace, "name": f"{self._owner.name[:200]}.{digest}"},
+            "metadata": {"namespace": self._owner.namespace, "name": f"{self._owner.name[:200].rstrip('-.')}.{digest}"},
             "eventTime": at,
             "type": event.type,
             "reason": event.reason[:128],
