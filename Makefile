@@ -14,8 +14,9 @@ UV_VERSION := 0.13.9
 UNIT := tests/unit
 PROPERTY := tests/property
 RAY := tests/ray
+KUBE := tests/kube
 
-.PHONY: help setup demo test test-pure test-ray test-pythons check format generate bench lock clean
+.PHONY: help setup demo test test-pure test-kube kube-binaries test-ray test-pythons check format generate bench lock clean
 
 help: ## show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[1m%-13s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,11 +36,21 @@ $(READY): requirements.lock pyproject.toml
 demo: $(READY) ## run the document-triage pipeline on this machine and upgrade two of its models under load
 	@$(BIN)/python examples/document_triage/demo.py
 
-test: test-pure test-ray ## all tests
+test: test-pure test-kube test-ray ## all tests
 
-test-pure: $(READY) ## unit tests with the coverage of the pure layers, and property tests
-	@$(BIN)/python -m pytest $(UNIT) --cov --cov-report=term-missing:skip-covered
-	@$(BIN)/python -m pytest $(PROPERTY)
+test-pure: $(READY) ## unit tests with the coverage of the pure layers, and property tests beside them
+	@mkdir -p .cache
+	@$(BIN)/python -m pytest $(PROPERTY) > .cache/property.log 2>&1 & property=$$!; \
+	trap 'kill $$property 2>/dev/null || true' EXIT; \
+	status=0; $(BIN)/python -m pytest $(UNIT) --cov --cov-report=term-missing:skip-covered || status=$$?; \
+	echo "test-pure: waiting for the property tests"; \
+	wait $$property || status=$$?; cat .cache/property.log; exit $$status
+
+test-kube: $(READY) ## tests on a real Kubernetes API server; builds it once (needs Go 1.26 or pip, some minutes)
+	@$(BIN)/python -m pytest $(KUBE)
+
+kube-binaries: $(READY) ## build the API server, etcd and kubectl for test-kube now
+	@$(BIN)/python $(KUBE)/bed/build.py
 
 test-ray: $(READY) ## tests on this machine's own Ray; one Ray at a time, so in two runs
 	@$(BIN)/python -m pytest $(RAY) --ignore=$(RAY)/up

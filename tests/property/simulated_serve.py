@@ -111,6 +111,8 @@ class SimulatedServe:
         self.sabotaged_until = 0.0
         self.deaf: set[str] = set()
         """Replicas that do not take a new ``user_config``."""
+        self.stuck: set[str] = set()
+        """Applications whose replicas never finish starting."""
         self._ids = itertools.count(1)
         self._durations = itertools.cycle(REQUEST_S)
 
@@ -325,7 +327,12 @@ class SimulatedServe:
             elif replica.state == "STARTING":
                 if replica.placed_at is None and self._used() + _cpus(application.config) <= self.cpus:
                     replica.placed_at = now
-                if replica.placed_at is None or now < replica.placed_at + START_S or behaviour == HANGS:
+                if (
+                    replica.placed_at is None
+                    or now < replica.placed_at + START_S
+                    or behaviour == HANGS
+                    or application.name in self.stuck
+                ):
                     continue
                 if behaviour == CRASHES:
                     application.replicas.remove(replica)

@@ -11,7 +11,7 @@ from simulated_serve import Clock, SimulatedServe
 
 from servepipe.api.v1alpha1 import ServePipeline
 from servepipe_operator.engine.state import Application, Capacity, Environment, Event, Json, Plan, Record, RoutingAck
-from servepipe_operator.ports import Ports, UnreachableError
+from servepipe_operator.ports import ConflictError, Ports, UnreachableError
 from servepipe_operator.reconcile import reconcile
 
 T = TypeVar("T")
@@ -35,6 +35,8 @@ class World:
         self.serve = SimulatedServe(self.clock, cpus)
         self.fault = fault
         self.records: dict[tuple[str, str, int], Record] = {}
+        self.stale_records: dict[tuple[str, str, int], Record] | None = None
+        """What reading history gives instead, as a cache that is behind would."""
         self.status: Json = {}
         self.events: list[Event] = []
         self.writes: list[str] = []
@@ -80,6 +82,9 @@ class World:
                 return
             self.wait(plan.look_again_after_s if plan else 1.0)
         raise AssertionError(f"not ready after {within_s} s: {json.dumps(self.status, indent=1)}")
+
+    def seen_records(self) -> dict[tuple[str, str, int], Record]:
+        return self.records if self.stale_records is None else self.stale_records
 
     def condition(self, kind: str) -> str:
         return self._condition(kind).get("status", "")
@@ -154,12 +159,15 @@ class _History:
         self._world = world
 
     async def list(self) -> tuple[Record, ...]:
-        return self._world.call("list", lambda: tuple(self._world.records.values()))
+        return self._world.call("list", lambda: tuple(self._world.seen_records().values()))
 
     async def write(self, record: Record) -> None:
         self._world.writes.append(f"record {record.kind}")
         stored = replace(record, data=json.loads(json.dumps(record.data)))
         key = (record.kind, record.name, record.sequence)
+        found = self._world.records.get(key, stored)
+        if found.data != stored.data:
+            raise ConflictError(f"another {record.kind} is there already")
         self._world.call("write", lambda: self._world.records.setdefault(key, stored))
 
     async def delete(self, record: Record) -> None:

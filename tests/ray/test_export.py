@@ -20,37 +20,18 @@ import yaml
 
 pytestmark = pytest.mark.ray
 
-DIAMOND = """\
-from servepipe import ServeInputNode, build, remote
+EXAMPLE = Path(__file__).parents[2] / "examples" / "diamond"
 
 
-@remote
-class Model:
-    def __init__(self, val):
-        self.val = val
+def diamond(folder: Path, module: str = "diamond", models: str = "models") -> None:
+    """The example in ``folder``, small enough for a Ray with 4 CPUs."""
+    source = (EXAMPLE / "diamond.py").read_text(encoding="utf-8").partition("\nif __name__")[0]
+    source = source.replace("num_replicas=3", "num_cpus=0.1").replace("num_replicas=2", "num_cpus=0.1")
+    source = source.replace("models", models).replace('"diamond"', f'"{module}"')
+    source += "\napp.m2.set_options(num_cpus=0.1)\napp.deploy()\n"
+    (folder / f"{module}.py").write_text(source, encoding="utf-8")
+    (folder / f"{models}.py").write_text((EXAMPLE / "models.py").read_text(encoding="utf-8"), encoding="utf-8")
 
-    def forward(self, x):
-        return self.val * x
-
-
-@remote
-def ensemble(a, b, c):
-    return a + b + c
-
-
-with ServeInputNode() as dag_input:
-    m1 = Model.bind(1)
-    m2 = Model.bind(2)
-    m1_output = m1.forward.bind(dag_input[0])
-    m2_output = m2.forward.bind(dag_input[1])
-    ray_dag = ensemble.bind(m1_output, m2_output, dag_input[2])
-
-app = build(ray_dag, name="diamond")
-app.m1.set_options(num_cpus=0.1)
-app.m2.set_options(num_cpus=0.1)
-app.ingress.set_options(num_cpus=0.1)
-app.deploy()
-"""
 
 START_RAY = """\
 import sys
@@ -140,7 +121,7 @@ def free_port() -> int:
 @pytest.fixture(scope="module")
 def plain_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PlainRay]:
     folder = tmp_path_factory.mktemp("user")
-    (folder / "diamond.py").write_text(DIAMOND)
+    diamond(folder)
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "SERVEPIPE_"))}
     environment |= {"PYTHONPATH": str(folder), "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
     process = subprocess.Popen(
@@ -178,10 +159,13 @@ def test_serve_deploy_runs_what_is_in_a_rayservice(plain_ray: PlainRay) -> None:
 
 
 def test_serve_deploy_takes_the_code_from_a_working_dir(plain_ray: PlainRay, tmp_path: Path) -> None:
-    source = DIAMOND.replace("self.val * x", "self.val + x").replace('"diamond"', '"zipped"')
-    (tmp_path / "zipped.py").write_text(source)
+    # Modules of their own: those of the other tests are on this Ray's path.
+    diamond(tmp_path, "zipped", "zipped_models")
+    models = tmp_path / "zipped_models.py"
+    models.write_text(models.read_text(encoding="utf-8").replace("self.val * x", "self.val + x"), encoding="utf-8")
     archive = tmp_path / "code.zip"
     with zipfile.ZipFile(archive, "w") as files:
-        files.write(tmp_path / "zipped.py", "zipped.py")
+        for name in ("zipped.py", "zipped_models.py"):
+            files.write(tmp_path / name, name)
     plain_ray.deploy(plain_ray.export("serve", str(tmp_path / "zipped.py"), "--working-dir", archive.as_uri()))
     assert plain_ray.ask(1, 2, 3) == (1 + 1) + (2 + 2) + 3

@@ -189,13 +189,23 @@ def test_a_slow_node_answers_504_and_is_cancelled(pipeline, tmp_path):
     pipeline.serve.wait_for("the node to be cancelled", (tmp_path / "cancelled").exists)
 
 
-def test_a_caller_that_leaves_cancels_the_work(pipeline, tmp_path):
-    # Past HAProxy, which does not always look whether its client is still there before it has an answer.
-    connection = http.client.HTTPConnection("127.0.0.1", pipeline.serve.ingress_port)
-    connection.request("POST", "/", json.dumps({"do": "wait", "x": str(tmp_path)}))
-    pipeline.serve.wait_for("the node to begin", (tmp_path / "began").exists)
-    connection.close()
-    pipeline.serve.wait_for("the node to be cancelled", (tmp_path / "cancelled").exists)
+@pytest.mark.parametrize("entrance", ["the pipeline's", "a replica's"])
+def test_a_caller_that_leaves_cancels_the_work(pipeline, tmp_path, entrance):
+    """Long before the request's deadline, also where the body comes in packets of its own over a connection in use."""
+    serve = pipeline.serve
+    pipeline.change("ingress", requestTimeoutSeconds=300)
+    port = serve.port if entrance == "the pipeline's" else serve.ingress_port
+    for number in range(10):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        connection = http.client.HTTPConnection("127.0.0.1", port)
+        connection.request("POST", "/", json.dumps({"do": "model", "x": 1}))
+        assert connection.getresponse().read() == b"2"
+        connection.request("POST", "/", json.dumps({"do": "wait", "x": str(folder)}))
+        serve.wait_for("the node to begin", (folder / "began").exists)
+        connection.close()
+        serve.wait_for(f"call {number} to be cancelled", (folder / "cancelled").exists, timeout=30)
+    pipeline.change("ingress", requestTimeoutSeconds=20)
 
 
 def test_a_node_cannot_be_called_around_the_ingress(pipeline):

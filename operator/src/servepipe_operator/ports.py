@@ -12,6 +12,7 @@ from typing import Protocol
 from servepipe_operator.engine.state import Application, Capacity, Event, Json, Record, RoutingAck
 
 __all__ = [
+    "ConflictError",
     "Events",
     "History",
     "Ports",
@@ -25,6 +26,10 @@ __all__ = [
 
 class UnreachableError(Exception):
     """Nobody answered, or not usefully (connection refused, time-out, HTTP 5xx). Says nothing about the state."""
+
+
+class ConflictError(UnreachableError):
+    """Another record is there already: history was read late, or somebody else decides as well. Look again."""
 
 
 class ServeRejectedError(Exception):
@@ -65,7 +70,12 @@ class History(Protocol):
     async def list(self) -> tuple[Record, ...]: ...
 
     async def write(self, record: Record) -> None:
-        """Durable when it returns; writing a record that exists (same kind, name, sequence) does nothing."""
+        """Durable when it returns; writing a record that exists (same kind, name, sequence) does nothing.
+
+        Raises:
+            ConflictError: The record that exists says something else. Whoever goes on regardless sends Serve what the
+                next look knows nothing of.
+        """
         ...
 
     async def delete(self, record: Record) -> None:

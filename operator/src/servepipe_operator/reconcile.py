@@ -28,7 +28,8 @@ async def reconcile(pipeline: ServePipeline, ports: Ports, environment: Environm
         The plan as carried out: its status is the one that counts, ``look_again_after_s`` says when to come back.
 
     Raises:
-        UnreachableError: History or status could not be reached; nothing may be done without them.
+        UnreachableError: History or status could not be reached; nothing may be done without them. As a
+            `ConflictError`, what was read of history is out of date: nothing was sent, look again.
     """
     observed = await observe(ports)
     decided = plan(pipeline, observed, environment, now)
@@ -38,7 +39,7 @@ async def reconcile(pipeline: ServePipeline, ports: Ports, environment: Environm
         decided = await _put(pipeline, ports, environment, now, observed, decided)
     if decided.status != observed.status:
         await ports.status.write(decided.status)
-    for event in decided.events:
+    for event in (*decided.events, *decided.begun):
         await ports.events.emit(event)
     for record in decided.prune:
         await ports.history.delete(record)
@@ -98,6 +99,5 @@ async def _put(
     except ServeRejectedError as error:
         condition = Condition("Stalled", "True", "ServeRejected", f"Ray Serve refused the configuration: {error}")
         status = with_problem(decided.status, observed.status, condition, now)
-        # Nothing began, so there is nothing to tell; it would be told again at every attempt.
-        return replace(decided, status=status, events=(), prune=(), look_again_after_s=environment.steady_s)
+        return replace(decided, status=status, begun=(), prune=(), look_again_after_s=environment.steady_s)
     return decided

@@ -50,7 +50,9 @@ class Up:
         self.state, self.pipeline = state, pipeline
         self.folder = state / "servepipe" / "runs" / pipeline
         self.log = state / f"{pipeline}.log"
-        self.environment = os.environ | {"XDG_STATE_HOME": str(state), "PYTHONUNBUFFERED": "1"}
+        # A run that attached to somebody's Ray would end here, at an address where there is none.
+        other_ray = {"RAY_ADDRESS": "127.0.0.1:1"}
+        self.environment = os.environ | other_ray | {"XDG_STATE_HOME": str(state), "PYTHONUNBUFFERED": "1"}
         self.process: subprocess.Popen[bytes] | None = None
         self._seen: list[Process] = []
 

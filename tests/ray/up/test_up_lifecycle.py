@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from servepipe import api
+
 pytestmark = pytest.mark.ray
 
 DIAMOND = Path(__file__).parents[3] / "examples" / "diamond"
@@ -109,6 +111,41 @@ def test_apply_changes_what_the_file_changes(diamond: Any, tools: Any, project: 
     assert tools.replicas(after)["m2"] == tools.replicas(before)["m2"]  # also still scaled to 2
     assert tools.replicas(after)["ingress"] == tools.replicas(before)["ingress"]
     assert tools.replicas(after)["m1"].keys().isdisjoint(tools.replicas(before)["m1"])
+
+
+def test_a_missing_gpu_is_named_and_the_old_revision_goes_on(diamond: Any, tools: Any, project: Path) -> None:
+    before = diamond.wait_settled("a settled diamond")
+    resource = api.load_yaml(project / "changed.yaml")
+    resource["spec"]["nodes"]["m1"]["resources"] = {"gpu": "64"}
+    (project / "gpu.yaml").write_text(api.write(api.validate(resource)), encoding="utf-8")
+    diamond.run("apply", str(project / "gpu.yaml"))
+    waiting = diamond.wait(
+        "the report that there is no GPU",
+        lambda s: s["status"]["nodes"]["m1"].get("candidate", {}).get("reason") == "InsufficientCapacity",
+    )
+    assert "GPU: 64 needed" in waiting["status"]["nodes"]["m1"]["candidate"]["message"]
+    assert tools.conditions_of(waiting)["Available"] == "True"
+    assert diamond.call([1, 2, 3]) == 17
+    diamond.run("apply", str(project / "changed.yaml"))
+    after = diamond.wait_settled("the diamond without the GPU")
+    assert tools.replicas(after) == tools.replicas(before)
+
+
+def test_another_route_is_followed(diamond: Any, tools: Any, project: Path) -> None:
+    before = diamond.wait_settled("a settled diamond")
+    text = (project / "changed.yaml").read_text(encoding="utf-8")
+    moved = project / "moved.yaml"
+    moved.write_text(text.replace("spec:\n", "spec:\n  ingress: {route: /api}\n", 1), encoding="utf-8")
+    diamond.run("apply", str(moved))
+    diamond.wait("the new route", lambda s: s["url"].endswith("/api"))
+    after = diamond.wait_settled("a diamond that answers at its new route")
+    assert json.loads(diamond.run("call", "[1, 2, 3]").stdout) == 17
+    assert "/api)" in diamond.run("status").stdout
+    assert tools.revisions(after) == tools.revisions(before)
+    diamond.run("apply", str(project / "changed.yaml"))
+    diamond.wait("the old route", lambda s: s["url"].endswith("/"))
+    diamond.wait_settled("a diamond that answers at its old route")
+    assert diamond.call([1, 2, 3]) == 17
 
 
 def test_what_cannot_be_applied_changes_nothing(diamond: Any, tools: Any, project: Path) -> None:

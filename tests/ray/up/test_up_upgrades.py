@@ -222,3 +222,27 @@ def test_a_killed_replica_comes_back(up: Any, tools: Any) -> None:
     after = up.wait_settled("the pipeline to be ready again")
     assert up.call(5)[1]["value"] == 6
     unchanged(tools, before, after, "right")
+
+
+def test_a_start_with_edited_sources_brings_back_the_old_code_first(up: Any, tools: Any, project: Project) -> None:
+    """Nothing but history and the copies of the sources knows the old code then."""
+    before = up.wait_settled("a settled pipeline")
+    version = up.call(5)[0]["version"]
+    old = f"left--{tools.revisions(before)['left']}"
+    up.run("down")
+    assert up.wait_ended() == 0
+    project.change("left.py", f'VERSION = "{version}"', 'VERSION = "edited"')
+    # The new one takes so long to start that the old one runs before, which it can only with the code it had.
+    source = (project.folder / "left.py").read_text(encoding="utf-8")
+    slow = "self.factor = factor; import time; time.sleep(20)"
+    if slow not in source:
+        project.change("left.py", "self.factor = factor", slow)
+    up.start(project.file)
+    back = up.wait(
+        "the old revision to be back, with its old code",
+        lambda s: any(r["state"] == "RUNNING" for r in s["applications"].get(old, {}).get("replicas", [])),
+    )
+    assert tools.revisions(back)["left"] == tools.revisions(before)["left"]
+    up.wait("left to be replaced", lambda s: tools.revisions(s)["left"] != tools.revisions(before)["left"])
+    up.wait_settled("the upgrade to be finished")
+    assert up.call(5)[0]["version"] == "edited"

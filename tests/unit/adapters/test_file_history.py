@@ -10,6 +10,7 @@ import pytest
 from servepipe_operator.adapters.file_history import FileHistory
 from servepipe_operator.adapters.status_file import StatusFile
 from servepipe_operator.engine.state import Record
+from servepipe_operator.ports import ConflictError
 
 NODE = Record("node", "m1--6f3a91c2", {"import": "diamond:Model", "args": [1, None, "ü"]})
 
@@ -41,7 +42,9 @@ async def test_records_come_back_in_order_and_in_another_process(tmp_path: Path)
 async def test_records_are_immutable(tmp_path: Path) -> None:
     history = FileHistory(tmp_path)
     await history.write(FIRST)
-    await history.write(Record("checkpoint", "checkpoint", {"nodes": "other"}, 1))
+    await history.write(FIRST)
+    with pytest.raises(ConflictError, match="another checkpoint is there already"):
+        await history.write(Record("checkpoint", "checkpoint", {"nodes": "other"}, 1))
     assert await history.list() == (FIRST,)
 
 

@@ -22,6 +22,7 @@ from servepipe_operator.adapters.revision_history import (
     unpack,
 )
 from servepipe_operator.engine.state import Record
+from servepipe_operator.ports import ConflictError
 
 OWNER = Owner("servepipe.dev/v1alpha1", "ServePipeline", "ns", "p" * 63, "uid-1")
 JSON = st.recursive(
@@ -67,7 +68,7 @@ async def test_another_record_under_the_same_name_is_an_error_that_says_so() -> 
     async with serving(fake) as kube:
         history = RevisionHistory(kube, OWNER)
         await history.write(Record("node", "a", {"x": 1}))
-        with pytest.raises(RecordError, match="something other than node 'a' of sequence 0"):
+        with pytest.raises(ConflictError, match="something other than node 'a' of sequence 0"):
             await history.write(Record("node", "a", {"x": 2}))
         assert await history.list() == (Record("node", "a", {"x": 1}),)
 

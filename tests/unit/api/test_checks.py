@@ -100,6 +100,26 @@ def test_what_is_wrong_is_named(change: Change, wanted: str, document: Json) -> 
     assert any(line.startswith(wanted) for line in found), found
 
 
+def test_a_typo_in_the_key_of_a_node_is_not_taken_for_the_right_name(document: Json) -> None:
+    nodes = document["spec"]["nodes"]
+    nodes["emsemble"] = nodes.pop("ensemble")
+    [problem] = api.problems(api.validate(document))
+    assert problem.what == "there is no node 'ensemble'"
+    assert problem.fix.startswith('Did you mean "emsemble"? Nothing uses that node: either name may be the misspelt')
+
+
+def test_a_node_that_is_used_under_its_name_is_the_right_one(document: Json) -> None:
+    # By another step, or by a node that holds it.
+    nodes, steps = document["spec"]["nodes"], document["spec"]["graph"]["steps"]
+    nodes["model"] = dict(nodes.pop("m1"))
+    steps[0]["node"] = "modle"
+    nodes["m2"]["args"] = [{"$node": "model"}]
+    assert [problem.fix for problem in api.problems(api.validate(document))] == ['Did you mean "model"?']
+    nodes["m2"]["args"] = []
+    steps[1]["node"] = "model"
+    assert {problem.fix for problem in api.problems(api.validate(document))} >= {'Did you mean "model"?'}
+
+
 VALUES: Json = {
     "image": "x",
     "runtimeEnv": {},

@@ -74,7 +74,13 @@ WRONG: list[tuple[Change, str]] = [
     (lambda spec: spec["nodes"].update({"a" * 41: {"import": "a:b"}}), f"spec.nodes.{'a' * 41}: "),
     (node("m1", **{"import": "diamond"}), "spec.nodes.m1.import: expected \"module:name\", not 'diamond'"),
     (node("m1", code="sha256:1"), 'spec.nodes.m1.code: expected "sha256:" and 64 hex'),
-    (node("m1", replicas="3"), "spec.nodes.m1.replicas: expected an integer, not '3'"),
+    (
+        node("m1", replicas="3"),
+        "spec.nodes.m1.replicas: expected an integer, not '3' Write a whole number without quotes, such as 2.",
+    ),
+    (node("m1", blocking="no"), "spec.nodes.m1.blocking: expected true or false, not 'no' Write it without quotes."),
+    (node("m1", env={"A": "b"}), 'spec.nodes.m1.env: expected a list, not an object Begin each entry with "- ".'),
+    (node("m1", autoscaling=3), "spec.nodes.m1.autoscaling: expected an object, not 3 Write its fields as"),
     (node("m1", replicas=1.5), "spec.nodes.m1.replicas: expected an integer, not 1.5"),
     (node("m1", replicas=True), "spec.nodes.m1.replicas: expected an integer, not true"),
     (node("m1", replicas=10**30), "spec.nodes.m1.replicas: an integer beyond 64 bits is above the maximum, 10000"),
@@ -161,6 +167,7 @@ def test_all_problems_are_told_at_once_in_order(document: Json) -> None:
         api.validate(document)
     assert str(caught.value).splitlines() == [
         "spec.nodes.m1.replicas: expected an integer, not '3'",
+        "  Write a whole number without quotes, such as 2.",
         'spec.nodes.m2: the field "import" is missing',
         "spec: unknown field 'pausd'",
         '  Did you mean "paused"?',

@@ -387,6 +387,9 @@ def test_keys_are_int_or_str(key):
         lambda value: value == 3,
         lambda value: value != "a",
         lambda value: value in ("a", "b"),
+        lambda value: value > 3,
+        lambda value: value >= 3,
+        lambda value: value < value,
     ],
 )
 def test_python_cannot_branch_on_what_is_not_known_yet(use):
@@ -396,6 +399,33 @@ def test_python_cannot_branch_on_what_is_not_known_yet(use):
             with pytest.raises(GraphError, match="not known while the graph is written") as caught:
                 use(value)
             assert "switch" in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda value: value + 1,
+        lambda value: 1 + value,
+        lambda value: value * value,
+        lambda value: 2 - value,
+        lambda value: value / 2,
+        lambda value: value**2,
+        lambda value: value % 2,
+        lambda value: 7 // value,
+        lambda value: value @ [1],
+        lambda value: -value,
+    ],
+)
+def test_python_cannot_compute_with_what_is_not_known_yet(use):
+    with ServeInputNode() as i:
+        out = ensemble.bind(i)
+        for value in (i, i["k"], out, out["k"], MultiOutputNode([out])):
+            with pytest.raises(
+                GraphError, match=r"cannot be computed with.*not known while the graph is written"
+            ) as caught:
+                use(value)
+            assert "test_errors.py:" in caught.value.where
+            assert ".bind(...)" in caught.value.fix
 
 
 def test_placeholders_can_be_looked_up_like_any_object():

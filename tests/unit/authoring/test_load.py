@@ -79,6 +79,49 @@ def test_the_same_answers_and_the_same_bytes(file: Path) -> None:
     pipeline.reset()
 
 
+EVERY_STEP = """
+from servepipe import MultiOutputNode, ServeInputNode, build, fallback, first, map, remote, split, switch
+
+
+@remote
+class Parts:
+    def count(self, text, scale=1): return len(text) * scale
+    def fail(self, text): raise ValueError(text)
+
+
+@remote
+def joined(*parts, end=None): return [*parts, end]
+
+
+with ServeInputNode() as i:
+    parts = Parts.bind()
+    counts = map(lambda word: parts.count.bind(word, scale=i["scale"]), i["words"], concurrency=2)
+    safe = fallback(parts.fail.options(timeout=5, retries=1).bind(i["words"][0]), "nothing")
+    fast = first(parts.count.bind("abc"), parts.count.bind("xyz"))
+    way = switch(i["scale"], {1: safe, "1": "text"}, default=fast)
+    drawn = split((100, joined.bind(way, end=(1, 2.0))), (0, counts), on=i["words"])
+    both = MultiOutputNode({"counts": counts, "drawn": drawn})
+
+app = build(both, name="everything")
+"""
+
+
+def test_every_kind_of_step_comes_back(tmp_path: Path) -> None:
+    (tmp_path / "everything.py").write_text(EVERY_STEP)
+    file = tmp_path / "everything.yaml"
+    questions = [{"words": ["a", "bb"], "scale": scale} for scale in (1, 2)]
+    with loader.forgetting():
+        app = loader.load_app(tmp_path / "everything.py")
+        app.to_yaml(file)
+        expected = [app.execute(**question) for question in questions]
+    assert [answer["drawn"][0] for answer in expected] == ["nothing", 3]
+    pipeline = servepipe.load(file)
+    answers = [pipeline.execute(**question) for question in questions]
+    assert answers == expected
+    assert answers[0] == {"counts": [1, 2], "drawn": ["nothing", (1, 2.0)]}
+    assert pipeline.to_yaml() == file.read_text()
+
+
 async def test_awaiting_the_answer(file: Path) -> None:
     pipeline = load(str(file))
     assert await pipeline.execute_async(3, 4) == 29.0

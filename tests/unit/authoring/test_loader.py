@@ -183,6 +183,13 @@ def test_what_a_file_raises_is_told_with_its_own_line(write: Write, source: str,
     assert caught.value.__cause__ is not None
 
 
+@pytest.mark.parametrize("source", ["class A: ...\nA.bind(1)", "def a(): ...\na.bind(1)"])
+def test_binding_what_is_not_wrapped_names_the_decorator(write: Write, source: str) -> None:
+    with pytest.raises(ImportPathError, match="has no attribute 'bind'") as caught:
+        loader.load_module(write(source=source))
+    assert "put @remote above the class or function" in caught.value.fix
+
+
 def test_our_own_errors_and_interrupts_pass_through(write: Write) -> None:
     with pytest.raises(GraphError, match="a cycle"):
         loader.load_module(write("a.py", "from servepipe.errors import GraphError\nraise GraphError('a cycle')"))

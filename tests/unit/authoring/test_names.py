@@ -292,6 +292,23 @@ def test_clashes_name_both_places():
         build(dag)
 
 
+def test_two_lambdas_are_asked_to_become_functions():
+    # Another name would lead to the next error: nobody else can import a lambda.
+    with ServeInputNode() as i:
+        out = remote(lambda x: 2 * x).bind(remote(lambda x: x).bind(i))
+    with pytest.raises(NamingError, match=r"'lambda'.*taken already") as caught:
+        build(out)
+    assert caught.value.fix == "Write it as a function with a name of its own, at the top level of its module."
+
+
+def test_elements_of_a_comprehension():
+    with ServeInputNode() as i:
+        models = [Model.bind(n) for n in range(2)]
+        by_key = {key: Model.bind(key) for key in ("a", "b")}
+        out = ensemble.bind(*[m.forward.bind(i) for m in (*models, *by_key.values())])
+    assert node_names(build(out)) == ["models-0", "models-1", "by-key-a", "by-key-b", "ensemble"]
+
+
 def test_a_combinator_says_how_to_name_it():
     with ServeInputNode() as i:
         out = switch(i, {1: 2}, name="?")

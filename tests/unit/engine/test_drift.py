@@ -155,3 +155,80 @@ def test_a_node_whose_spec_record_is_lost_can_still_be_removed(world: World) -> 
     world.settle(resource({"m1": node("good"), "m3": node("good")}))
 
     assert world.node_applications("m2") == []
+
+
+# --- A lost head in the middle of an upgrade --------------------------------------------------------------------------
+
+
+def sent(world: World) -> list[tuple[set[str], list[dict]]]:
+    """Of each PUT: the applications, and the routes of m1."""
+    found = []
+    for _, config in world.serve.puts:
+        by_name = {application["name"]: application for application in config["applications"]}
+        table = by_name["ingress"]["deployments"][0]["user_config"] if "ingress" in by_name else {"nodes": {}}
+        found.append((set(by_name), table["nodes"].get("m1", {"routes": []})["routes"]))
+    return found
+
+
+@pytest.mark.parametrize("seconds", [0, 2, 5, 8, 11])
+@pytest.mark.parametrize("wiped", [False, True])
+def test_a_head_lost_in_the_middle_of_an_upgrade_first_gets_what_is_stable(
+    world: World, seconds: int, wiped: bool
+) -> None:
+    changed = resource({"m1": node("good", "new"), "m2": node("good", {"$node": "m1"})})
+    world.look(changed)
+    world.run(changed, seconds)
+    checkpoint = max((r for r in world.records.values() if r.kind == "checkpoint"), key=lambda r: r.sequence)
+    stable = {name: unit["stable"] for name, unit in checkpoint.data["nodes"].items()}
+    world.serve.lose_state()
+    if wiped:
+        world.status = {}
+    before = len(world.serve.puts)
+    world.wait(3600, requests=False)
+
+    world.settle(changed)
+
+    names, routes = sent(world)[before]
+    assert names == {"ingress", *(f"{name}--{revision}" for name, revision in stable.items())}
+    assert [(route["revision"], route["weight"]) for route in routes] == [(stable["m1"], 100)]
+    (new,) = world.node_applications("m1")
+    assert world.serve.applications[new].config["args"]["args"] == ["good", "new"]
+
+
+def test_what_was_stable_gets_the_room_after_the_head_was_lost() -> None:
+    world = World(cpus=4)
+    world.settle(resource({"m1": node("good", resources={"cpu": "2"}), "m2": node("good")}))
+    changed = resource({"m1": node("good", "new", resources={"cpu": "2"}), "m2": node("good")})
+    world.run(changed, 10)
+    (old, _) = sorted(world.node_applications("m1"), key=lambda name: world.serve.applications[name].deployed_at)
+    world.serve.lose_state()
+
+    world.run(changed, 30, requests=False)
+
+    assert world.condition("Available") == "True"
+    assert len(world.serve.applications[old].alive()) == 1
+    assert world.reason("Reconciling") == "InsufficientCapacity"
+
+
+def test_a_resumed_pipeline_first_gets_what_is_stable(world: World) -> None:
+    def changed(**more: object) -> ServePipeline:
+        return resource({"m1": node("good", "new"), "m2": node("good", {"$node": "m1"})}, **more)
+
+    world.run(changed(suspend=True), 100)
+    assert world.serve.observe() == {}
+    before = len(world.serve.puts)
+
+    world.settle(changed())
+
+    assert len(sent(world)[before][0]) == 3
+    assert len(world.node_applications("m1")) == 1
+
+
+def test_a_stable_revision_that_cannot_start_after_the_head_was_lost_does_not_hold_up_its_successor(
+    world: World,
+) -> None:
+    (name,) = world.node_applications("m1")
+    world.serve.stuck.add(name)
+    world.serve.lose_state()
+
+    world.settle(resource({"m1": node("good", "fixed"), "m2": node("good", {"$node": "m1"})}))

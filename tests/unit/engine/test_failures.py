@@ -229,3 +229,62 @@ def test_time_without_room_does_not_count_towards_the_deadline() -> None:
 
     world.run(pipeline, 40)
     assert world.reason("Stalled") == "ProgressDeadlineExceeded"
+
+
+# --- The ingress ------------------------------------------------------------------------------------------------------
+
+
+def with_ingress(**fields: object):
+    return resource({"m1": node("good"), "m2": node("good")}, ingress=fields)
+
+
+def test_an_ingress_that_does_not_start_is_taken_back_though_the_graph_is_the_same(world: World) -> None:
+    world.serve.stuck.add("ingress")
+    larger = with_ingress(resources={"cpu": "2"})
+
+    world.run(larger, 300)
+    assert world.serve.applications["ingress"].deployment["ray_actor_options"]["num_cpus"] == 2
+
+    world.run(larger, 400)
+    assert world.serve.applications["ingress"].deployment["ray_actor_options"]["num_cpus"] == 1
+    assert world.message("Stalled") == "ingress: not healthy after 600 s"
+    assert world.condition("Available") == "True"
+
+
+def test_another_ingress_is_given_up_after_one_that_failed(world: World) -> None:
+    world.run(resource({"m1": node("good"), "m2": node("good")}, preprocessor="broken:hook"), 60)
+    world.serve.stuck.add("ingress")
+
+    world.run(with_ingress(resources={"cpu": "2"}), 700)
+
+    assert world.message("Stalled") == "ingress: not healthy after 600 s"
+
+
+def test_a_stable_ingress_that_serve_gave_up_is_started_again_at_growing_intervals(world: World) -> None:
+    good = resource({"m1": node("good"), "m2": node("good")})
+    for attempt, interval_s in enumerate((300, 600), start=1):
+        ingress = world.serve.applications["ingress"]
+        ingress.replicas.clear()
+        ingress.failed, ingress.message = "start", "OSError: disk"
+        world.serve.stuck.add("ingress")
+
+        world.run(good, interval_s - 20, requests=False)
+        assert world.serve.applications["ingress"].config["args"]["attempt"] == attempt - 1
+        assert world.message("Stalled") == "ingress: OSError: disk"
+
+        world.run(good, 40, requests=False)
+        assert world.serve.applications["ingress"].config["args"]["attempt"] == attempt
+
+    world.serve.stuck.clear()
+    world.settle(good)
+
+
+def test_what_serve_says_about_a_late_candidate_is_in_the_message(world: World) -> None:
+    pipeline = broken("build-hangs", progressDeadlineSeconds=100)
+    world.run(pipeline, 50)
+    (new,) = [name for name in world.node_applications("m1") if world.serve.applications[name].built_at is not None]
+    world.serve.applications[new].message = "Installing packages"
+
+    world.run(pipeline, 80)
+
+    assert world.message("Stalled") == "m1: not healthy after 100 s: Installing packages"

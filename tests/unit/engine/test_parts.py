@@ -241,7 +241,7 @@ def test_history_is_bounded_and_keeps_what_is_in_use() -> None:
     def revisions(count: int) -> list[Record]:
         return [history.revision_record(f"m1--{index}", {}, index) for index in range(count)]
 
-    specs = [history.spec_record(f"s{index}", {}, index) for index in range(6)]
+    specs = [history.spec_record(f"s{index}", {}, {}, index) for index in range(6)]
     graphs = [history.graph_record(f"g{index}", {}, index) for index in range(6)]
     checkpoints = [Checkpoint("s0", "g0", sequence=index).record() for index in range(6)]
     failed = Failure("1", "BuildFailed", "no", 1, 0.0)

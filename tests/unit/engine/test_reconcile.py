@@ -88,3 +88,37 @@ def test_a_write_of_history_that_fails_is_repeated(pipeline: ServePipeline, seco
     world.run(pipeline, 10)
     world.fault = lambda name: ""
     world.settle(pipeline)
+
+
+def test_history_that_was_read_late_sends_nothing(pipeline: ServePipeline) -> None:
+    world = World()
+    world.settle(pipeline)
+    world.stale_records = dict(world.records)
+    b, c = resource({"m1": node("good", "b")}), resource({"m1": node("good", "c")})
+    world.look(b)
+    puts = len(world.serve.puts)
+
+    assert world.look(c) is None
+    assert len(world.serve.puts) == puts
+
+    world.stale_records = None
+    world.settle(c)
+    assert world.serve.problems == []
+
+
+def test_what_was_decided_is_told_although_serve_refuses_the_rest(pipeline: ServePipeline) -> None:
+    world = World()
+    world.settle(pipeline)
+    world.events.clear()
+
+    def refuse(config: object) -> None:
+        raise ServeRejectedError("no")
+
+    put, world.serve.put = world.serve.put, refuse  # type: ignore[method-assign]
+    changed = resource({"m1": node("good", "new")})
+    world.run(changed, 60)
+    assert [event.reason for event in world.events] == ["Accepted"]
+
+    world.serve.put = put  # type: ignore[method-assign]
+    world.settle(changed)
+    assert [event.reason for event in world.events][:3] == ["Accepted", "Starting", "Promoted"]

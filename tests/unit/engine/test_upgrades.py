@@ -289,3 +289,51 @@ def test_a_holder_that_has_not_taken_its_table_holds_up_the_switch(world: World)
     world.serve.deaf.clear()
     world.settle(pipeline(2))
     assert world.serve.problems == []
+
+
+def test_what_the_table_in_force_calls_is_not_removed_when_the_upgrade_is_taken_back(world: World) -> None:
+    a, b = (resource({"m1": node("good", version, drainSeconds=0)}) for version in ("a", "b"))
+    world.settle(a)
+    (stable,) = world.node_applications("m1")
+    for _ in range(60):
+        world.look(b)
+        if (
+            weights(world.table(), "m1") == [100]
+            and stable != f"m1--{world.table()['nodes']['m1']['routes'][0]['revision']}"
+        ):
+            break
+        world.wait(1)
+    switched_to = f"m1--{world.table()['nodes']['m1']['routes'][0]['revision']}"
+    assert switched_to in names(world, -1)
+
+    world.look(a)
+
+    assert world.table()["nodes"]["m1"]["routes"] == [{"revision": stable.removeprefix("m1--"), "weight": 100}]
+    assert {stable, switched_to} <= names(world, -1)
+    world.settle(a)
+    assert world.node_applications("m1") == [stable]
+    assert world.serve.problems == []
+
+
+def test_a_graph_is_not_promoted_before_the_ingress_uses_it(world: World) -> None:
+    nodes = {"m1": node("good"), "m2": node("good")}
+    world.settle(resource(nodes))
+    first = world.status["graph"]["revision"]
+    world.serve.deaf.add(world.serve.applications["ingress"].replicas[0].id)
+    changed = resource(nodes, graph={"output": [{"$step": "m2-out"}, {"$step": "m1-out"}]})
+
+    world.run(changed, 30)
+    assert world.status["graph"]["revision"] == first
+
+    world.serve.deaf.clear()
+    world.settle(changed)
+    assert world.status["graph"]["revision"] != first
+
+
+def test_a_graph_that_never_answered_is_replaced_at_once(world: World) -> None:
+    world.look(resource({"m1": node("hangs")}))
+    first = world.status["graph"]["revision"]
+
+    world.look(resource({"m2": node("good")}))
+
+    assert world.status["graph"]["revision"] != first

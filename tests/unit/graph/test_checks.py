@@ -228,7 +228,9 @@ def test_names_that_are_nearly_right_are_suggested() -> None:
     assert problems(graph(call("a", ItemRef("m"))), NODES)[0].fix == ""  # there is no map to suggest
     assert {problem.kind: problem.fix for problem in found if problem.kind is not Kind.UNUSED_STEP} == {
         Kind.UNKNOWN_STEP: 'Did you mean "m1-output"?',
-        Kind.UNKNOWN_NODE: 'Did you mean "ensemble"?',
+        Kind.UNKNOWN_NODE: (
+            'Did you mean "ensemble"? Nothing uses that node: either name may be the misspelt one, write both alike.'
+        ),
     }
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from servepipe.errors import NodeError
 from servepipe.graph.background import BackgroundLoop
 from servepipe.graph.instance import NodeInstance
 
@@ -142,3 +143,26 @@ def test_user_code_that_does_not_end_does_not_keep_the_loop(monkeypatch: pytest.
             break
         deadline.wait(0.01)
     assert loop.is_closed()
+
+
+@pytest.mark.parametrize("blocking", [None, False])
+@pytest.mark.parametrize("hook", ["__init__", "setup", "reconfigure", "check_health", "close"])
+@pytest.mark.parametrize("error", [SystemExit(3), asyncio.CancelledError()], ids=["exit", "cancelled"])
+async def test_a_hook_that_would_end_the_event_loop_fails_instead(
+    blocking: bool | None, hook: str, error: BaseException
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    async def fail_async(*_: object) -> None:
+        raise error
+
+    for function in (fail, fail_async):
+        if hook == "__init__" and function is fail_async:
+            continue
+        instance = NodeInstance("n", type("Odd", (), {hook: function}), blocking=blocking)
+        with pytest.raises(NodeError, match=type(error).__name__):
+            await instance.build([], {})
+            await instance.reconfigure({} if hook == "reconfigure" else None)
+            await instance.check_health()
+            await instance.close()

@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 
+from servepipe.cli.trouble import report
 from servepipe.errors import RunError, ServePipeError
 from servepipe_operator.adapters.processes import Process
+from servepipe_operator.local import supervisor
 from servepipe_operator.local.commands import register
 from servepipe_operator.local.control import ControlServer
 from servepipe_operator.local.run_folder import Run, RunFolder
@@ -185,13 +187,90 @@ def test_call_with_what_is_not_json(play: Play) -> None:
         servepipe("call", "@/nowhere/at/all.json")
 
 
+def test_an_error_of_a_command_has_no_traceback_of_the_library_that_it_called(
+    play: Play, capsys: pytest.CaptureFixture[str]
+) -> None:
+    play("diamond")
+    for words in (["call", "{"], ["call", "1"]):
+        with pytest.raises(ServePipeError) as caught:
+            servepipe(*words)
+        capsys.readouterr()
+        assert report(caught.value) == 2
+        err = capsys.readouterr().err
+        assert err.startswith("error: "), err
+
+
 def test_call_where_nothing_answers(play: Play) -> None:
     play()
     with pytest.raises(RunError, match="Nothing answers"):
         servepipe("call", "[1, 2, 3]")
 
 
-@pytest.mark.parametrize("words", [["up", "f", "--port", "0"], ["up", "f", "--replicas-at-most", "0"], ["up"]])
+PIPELINE = """
+from servepipe import ServeInputNode, build, remote
+
+@remote
+class Model:
+    def forward(self, x): return x
+
+with ServeInputNode() as dag_input:
+    model = Model.bind()
+    dag = model.forward.bind(dag_input)
+
+app = build(dag, name="small")
+"""
+
+
+def test_apply_compiles_here_and_leaves_the_copies_to_the_run(
+    play: Play, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    player = play("small")
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "pipeline.py").write_text(PIPELINE, encoding="utf-8")
+    assert servepipe("apply", str(project / "pipeline.py")) == 0
+    assert player.calls == [("apply", str(project))]
+    assert not player.folder.code.exists()
+    (project / "pipeline.py").write_text(PIPELINE.replace("model.forward", "model.backward"), encoding="utf-8")
+    with pytest.raises(ServePipeError) as caught:
+        servepipe("apply", str(project / "pipeline.py"))
+    assert caught.value.where == f"{project / 'pipeline.py'}:10"
+    assert len(player.calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], {"gpus": True, "replicas_at_most": None, "port": None}),
+        (
+            ["--no-gpu", "--replicas-at-most", "2", "--port", "8123"],
+            {"gpus": False, "replicas_at_most": 2, "port": 8123},
+        ),
+    ],
+)
+def test_the_options_of_up_arrive(
+    words: list[str], expected: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[supervisor.Options] = []
+
+    class NoRun:
+        def __init__(self, compiled: Any, options: supervisor.Options, view: Any) -> None:
+            given.append(options)
+
+        async def run(self) -> int:
+            return 7
+
+    monkeypatch.setattr(supervisor, "Supervisor", NoRun)
+    (tmp_path / "pipeline.py").write_text(PIPELINE, encoding="utf-8")
+    assert servepipe("up", str(tmp_path / "pipeline.py"), *words) == 7
+    (options,) = given
+    assert {name: getattr(options, name) for name in expected} == expected
+    assert (options.source, options.reload) == (str(tmp_path / "pipeline.py"), None)
+
+
+@pytest.mark.parametrize(
+    "words", [["up", "f", "--port", "0"], ["up", "f", "--port", "http"], ["up", "f", "--replicas-at-most", "0"], ["up"]]
+)
 def test_up_without_sense(words: list[str]) -> None:
     with pytest.raises(SystemExit):
         servepipe(*words)

@@ -110,6 +110,8 @@ def test_a_run_that_just_starts() -> None:
     RunFolder.of("diamond").take()
     with pytest.raises(RunError, match="just starting or ending"):
         find_run("diamond")
+    with pytest.raises(RunError, match="diamond: just starting or ending"):
+        find_run(None)
 
 
 def test_orphans_are_ended_and_strangers_are_not(sleeper: Process, tmp_path: Path) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
-from servepipe.errors import CodeMismatchError, ImportPathError, ResourceError, ServePipeError
+from servepipe.errors import CodeMismatchError, ImportPathError, ResourceError, RunError, ServePipeError
 from servepipe_operator.local.sources import compile_document, compile_file
 
 MODELS = (
@@ -102,3 +103,21 @@ async def test_a_file_that_is_not_there(tmp_path: Path) -> None:
         await compile_file(str(tmp_path / "none.yaml"))
     with pytest.raises(ImportPathError, match="does not exist"):
         await compile_file(str(tmp_path / "none.py"))
+
+
+async def test_a_state_folder_that_cannot_be_written_is_told_as_such(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("no folder", encoding="utf-8")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    with pytest.raises(RunError, match="Not a directory") as caught:
+        await compile_file(str(project / "pipeline.yaml"))
+    assert caught.value.where.startswith(str(tmp_path / "file"))
+    assert "XDG_STATE_HOME" in caught.value.fix
+
+
+async def test_without_copies_nothing_is_written_and_the_digests_are_the_same(project: Path, state: Path) -> None:
+    compiled = await compile_file(str(project / "pipeline.yaml"), copy=False)
+    assert compiled.code_paths == {}
+    assert not await asyncio.to_thread(state.exists)
+    assert compiled.document == (await compile_file(str(project / "pipeline.yaml"))).document

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from servepipe_operator.engine.state import Event
-from servepipe_operator.local.view import PlainView, RichView, condition_lines, node_rows, view_for
+from servepipe_operator.local.view import PlainView, RichView, condition_lines, node_rows, trouble_lines, view_for
 
 STATUS: dict[str, Any] = {
     "conditions": [
@@ -55,6 +55,27 @@ def test_conditions_explain_what_is_not_as_wished() -> None:
     ]
 
 
+def test_a_terminal_names_only_what_is_not_as_wished_and_once() -> None:
+    assert trouble_lines(STATUS) == [
+        "Ready=False Upgrading: m1 is upgraded",
+        "Reconciling=True InsufficientCapacity: no room",
+    ]
+    repeated = [
+        {"type": kind, "status": "False", "reason": "NodesNotReady", "message": "m1 has 0 of 1 replicas"}
+        for kind in ("NodesReady", "Ready")
+    ]
+    assert trouble_lines({"conditions": repeated}) == ["NodesReady=False NodesNotReady: m1 has 0 of 1 replicas"]
+    assert trouble_lines({}) == []
+
+
+def test_a_long_message_is_one_line_where_it_is_drawn_again_and_again() -> None:
+    traceback = "m1 does not start: no weights\n  File models.py, line 6"
+    bad = [("Ready", "False"), ("Stalled", "True")]
+    status = {"conditions": [{"type": t, "status": s, "reason": "Failed", "message": traceback} for t, s in bad]}
+    assert trouble_lines(status) == ["Ready=False Failed: m1 does not start: no weights"]
+    assert condition_lines(status) == [f"Ready=False Failed: {traceback}", f"Stalled=True Failed: {traceback}"]
+
+
 def test_plain_lines_tell_only_what_changed() -> None:
     stream = io.StringIO()
     view = view_for(stream)
@@ -75,3 +96,47 @@ def test_the_table_of_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     for text in ("diamond", "http://127.0.0.1:8000/", "REVISION", "aaaa", "2/3", "[red] is no markup"):
         assert text in out
+    assert "Ready=False Upgrading: m1 is upgraded" in out
+
+
+@pytest.mark.parametrize(("conditions", "said"), [([], False), ([{"type": "Ready", "status": "True"}], True)])
+def test_a_terminal_says_when_all_is_well_and_not_before(
+    conditions: list[dict[str, str]], said: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    view = RichView()
+    view.show({"pipeline": "diamond", "url": "http://127.0.0.1:8000/", "status": {"conditions": conditions}})
+    view.close()
+    assert ("\nReady" in capsys.readouterr().out) is said
+
+
+def test_what_has_failed_stands_out_from_what_is_on_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rich.console import Console
+
+    stream = io.StringIO()
+    monkeypatch.setenv("TERM", "xterm")
+    console = Console(file=stream, force_terminal=True, color_system="standard", no_color=False, width=100)
+    monkeypatch.setattr("rich.console.Console", lambda: console)
+    view = RichView()
+    stalled = {"type": "Stalled", "status": "True", "reason": "StartFailed", "message": "m2"}
+    status = STATUS | {"conditions": [*STATUS["conditions"], stalled]}
+    view.show({"pipeline": "diamond", "url": "http://127.0.0.1:8000/", "status": status})
+    view.close()
+    red, yellow = "\x1b[31m", "\x1b[33m"
+    for style, text in (
+        (red, "Stalled=True"),
+        (yellow, "Ready=False"),
+        (red, "cccc failed: StartFailed"),
+    ):
+        assert f"{style}{text}" in stream.getvalue()
+
+
+def test_a_reader_that_has_gone_is_no_trouble() -> None:
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    view = PlainView(Closed())
+    view.say("hello")
+    view.event(Event("Normal", "Promoted", "dddd answers now", "m1"))
+    view.show({"status": STATUS})
+    view.close()

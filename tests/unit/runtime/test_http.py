@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import os
 import threading
 
 import httpx
@@ -12,7 +13,7 @@ import numpy
 import pydantic
 import pytest
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse
+from starlette.responses import FileResponse, PlainTextResponse, StreamingResponse
 
 from servepipe.errors import BadRequestError, NodeError, NotReadyError
 from servepipe.graph.ir import Attr, Call, DictOf, Graph, InputRef, ListOf, StepRef
@@ -305,3 +306,159 @@ async def test_lifespan_and_websockets_are_answered():
     await app({"type": "lifespan"}, receive, send)
     await app({"type": "websocket"}, receive, send)
     assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete", "websocket.close"]
+
+
+def raises(error):
+    def hook(_):
+        raise error
+
+    return hook
+
+
+def raises_async(error):
+    async def hook(_):
+        raise error
+
+    return hook
+
+
+@pytest.mark.parametrize("make", [raises, raises_async], ids=["sync", "async"])
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (SystemExit(3), "SystemExit: 3"),
+        (KeyboardInterrupt(), "KeyboardInterrupt"),
+        (StopIteration(), "StopIteration"),
+        (asyncio.CancelledError(), "CancelledError: the call was cancelled, though not by its caller"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
+)
+async def test_whatever_a_hook_raises_ends_its_request_and_nothing_else(make, error, told):
+    hook = Hook("m:f", make(error))
+    before = await ask(Recorder(1), reading(()), preprocessor=hook, timeout_s=20)
+    assert (before.status_code, before.json()["error"]["code"]) == (500, "PreprocessorFailed")
+    assert told in before.json()["error"]["message"]
+    after = await ask(Recorder(1), postprocessor=hook, timeout_s=20)
+    assert (after.status_code, after.json()["error"]["code"]) == (500, "PostprocessorFailed")
+
+
+async def test_a_hook_that_is_cancelled_with_its_request_stays_cancelled():
+    inside = asyncio.Event()
+
+    async def wait(_):
+        inside.set()
+        await asyncio.Event().wait()
+
+    asking = asyncio.create_task(ask(Recorder(1), reading(()), preprocessor=Hook("m:f", wait)))
+    await asyncio.wait_for(inside.wait(), 10)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+
+
+async def test_a_preprocessor_that_reads_the_body_sees_that_its_caller_is_still_there():
+    async def look(request):
+        return [len(await request.body()), await request.is_disconnected()]
+
+    body = [{"type": "http.request", "body": b"abc", "more_body": False}]
+    left = asyncio.Event()
+
+    async def receive():
+        if body:
+            return body.pop()
+        await left.wait()
+        return {"type": "http.disconnect"}
+
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    run = Recorder(1)
+    app = HttpApp(run, reading(()), preprocessor=Hook("m:f", look))
+    scope = {"type": "http", "method": "POST", "path": "/", "headers": []}
+    await app(dict(scope), receive, send)
+    body.append({"type": "http.request", "body": b"abc", "more_body": False})
+    left.set()
+    await app(dict(scope), receive, send)
+    assert [seen for (seen,), _ in run.seen] == [[3, False], [3, True]]
+
+
+@pytest.mark.parametrize("status", [0, 99, 200, 399, 600, 799, "404", None])
+async def test_a_status_that_is_no_error_is_500(status):
+    error = BadRequestError("no")
+    error.status = status
+    answer = await ask(Recorder(error=error))
+    assert (answer.status_code, answer.json()["error"]["message"]) == (500, "no")
+
+
+async def test_a_content_length_of_thousands_of_digits_is_413():
+    async with client(Recorder(1)) as http:
+        answer = await http.post("/", content=b"[]", headers={"content-length": "9" * 5000})
+    assert answer.status_code == 413
+
+
+@dataclasses.dataclass
+class Torn:
+    value: int
+
+
+class Refusing(dict):
+    def items(self):
+        raise KeyError("nothing here")
+
+
+def torn():
+    torn = Torn(1)
+    del torn.value
+    return torn
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (torn(), "the answer is a"),
+        ({"deep": [torn()]}, "the answer['deep'][0] is a"),
+        (Refusing(a=1), "cannot be written as JSON: KeyError"),
+        (10**5000, "cannot be written as JSON: ValueError"),
+    ],
+    ids=["torn", "torn inside", "refusing", "huge number"],
+)
+async def test_an_answer_that_fails_while_it_is_read_is_500_and_named(answer, message):
+    told = await ask(Recorder(answer))
+    assert (told.status_code, told.json()["error"]["code"]) == (500, "AnswerNotSupported")
+    assert message in told.json()["error"]["message"]
+
+
+async def test_a_response_that_cannot_be_sent_is_500(tmp_path):
+    told = await ask(Recorder(FileResponse(tmp_path / "missing")))
+    assert (told.status_code, told.json()["error"]["code"]) == (500, "StepFailed")
+    assert "missing" in told.json()["error"]["message"]
+
+
+async def test_a_response_that_fails_half_way_is_the_servers_to_end():
+    async def half():
+        yield b"half"
+        raise OSError("gone")
+
+    with pytest.raises(OSError, match="gone"):
+        await ask(Recorder(StreamingResponse(half())))
+
+
+async def test_slow_hooks_leave_the_event_loops_threads_to_others():
+    over, inside = threading.Event(), threading.Semaphore(0)
+
+    def slow(_):
+        inside.release()
+        over.wait(30)
+
+    most = min(32, (os.cpu_count() or 1) + 4)  # the loop's own threads
+    asking = [asyncio.create_task(ask(Recorder(1), reading(()), preprocessor=Hook("m:f", slow))) for _ in range(most)]
+    try:
+        for _ in range(most):
+            while not inside.acquire(blocking=False):
+                await asyncio.wait(asking, timeout=0.01)
+        assert await asyncio.wait_for(asyncio.to_thread(lambda: 1), 10) == 1
+    finally:
+        over.set()
+    assert {answer.status_code for answer in await asyncio.gather(*asking)} == {200}

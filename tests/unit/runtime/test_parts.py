@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import pickle
 import threading
 from collections import Counter
@@ -16,7 +17,7 @@ from servepipe.graph.ir import Call, DictOf, Graph, InputRef, ListOf, StepRef
 from servepipe.runtime.flags import serve_environment
 from servepipe.runtime.inline import InlineNodes
 from servepipe.runtime.interface import Interface
-from servepipe.runtime.routing import InFlight, Routes, application_name
+from servepipe.runtime.routing import InFlight, Places, Routes, application_name
 from servepipe.runtime.transport import NodeFailure, pack, unpack
 
 
@@ -52,6 +53,40 @@ class TestRouting:
         assert application_name("m1", "6f3a91c2") == "m1--6f3a91c2"
 
 
+def inline(revision, weight):
+    return {**route(revision, weight), "inline": {"import": "m:f"}}
+
+
+class TestPlaces:
+    def test_replicas_answer_for_dedicated_nodes_and_this_process_for_inline_ones(self):
+        places = Places(
+            {"m1": {"routes": [route("a", 100), route("b", 0)]}, "f": {"routes": [inline("c", 100)], "off": False}}
+        )
+        assert places.dedicated == {"m1--a", "m1--b"}
+        assert places.dedicated_nodes == {"m1": [("a", 100), ("b", 0)]}
+        assert places.inline == {"f--c": ("f", {"import": "m:f"})}
+        assert places.inline_nodes == {"f": "f--c"}
+
+    def test_a_node_whose_weight_lies_nowhere_is_asked_for_in_vain(self):
+        places = Places({"new": {"routes": []}, "f": {"routes": [inline("a", 0)]}})
+        assert places.dedicated_nodes == {"new": [], "f": []}
+        assert places.inline_nodes == {}
+
+    def test_a_node_at_zero_by_choice_is_not_asked_for(self):
+        places = Places({"m1": {"routes": [route("a", 100)], "off": True}, "f": {"routes": [], "off": True}})
+        assert places.off == {"m1", "f"}
+        assert places.dedicated_nodes == {}
+        assert places.dedicated == {"m1--a"}
+
+    def test_on_its_way_into_the_process_a_node_is_where_its_weight_is(self):
+        places = Places(
+            {"f": {"routes": [route("a", 100), inline("b", 0)]}, "g": {"routes": [route("a", 0), inline("b", 100)]}}
+        )
+        assert places.dedicated_nodes == {"f": [("a", 100)]}
+        assert places.inline_nodes == {"g": "g--b"}
+        assert set(places.inline) == {"f--b", "g--b"}
+
+
 class PickyError(ValueError):
     def __init__(self, one, two):
         super().__init__(f"{one} {two}")
@@ -60,6 +95,11 @@ class PickyError(ValueError):
 class ExitOnLoadError(Exception):
     def __reduce__(self):
         return exec, ("raise SystemExit",)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FrozenError(Exception):
+    code: int
 
 
 class TestTransport:
@@ -83,6 +123,11 @@ class TestTransport:
         assert isinstance(told, NodeError)
         assert type(error).__name__ in told.type_name
         assert failed_step(told) == ("score", "model", "") or isinstance(error, SystemExit)
+
+    def test_an_exception_that_cannot_be_changed_arrives_as_itself(self):
+        error = self.travel(FrozenError(3))
+        assert error == FrozenError(3)
+        assert "FrozenError" in str(error.__cause__)
 
     def test_what_is_no_exception_when_unpickled_arrives_as_node_error(self):
         told = unpack(NodeFailure(pickle.dumps("text"), "a.B", "gone", "Traceback"))
@@ -230,8 +275,20 @@ class TestFlags:
         assert flags["RAY_SERVE_HAPROXY_SOCKET_PATH"] == "/tmp/x/admin.sock"
         assert flags["RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT"] == "5"
 
+    @pytest.mark.parametrize("haproxy", [True, False])
+    def test_clean_upgrades_and_large_values_are_always_set(self, haproxy):
+        flags = serve_environment(haproxy=haproxy)
+        assert flags["RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S"] == "2"
+        assert int(flags["RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH"]) >= 104_857_600  # spec.ingress.maxBodyBytes
+
     def test_without_haproxy_nothing_of_it_is_set(self):
         assert not [name for name in serve_environment(haproxy=False, folder="/tmp/x") if "HAPROXY" in name]
+
+    def test_haproxy_reads_what_its_clients_send_itself(self):
+        """What the kernel moves for it (splice) hides that the client has gone."""
+        name = "RAY_SERVE_HAPROXY_BALANCE_ALGORITHM"
+        assert serve_environment()[name].split("\n    ") == ["leastconn", "no option splice-request"]
+        assert name not in serve_environment(haproxy=False)
 
     def test_a_folder_too_long_for_sockets_is_refused(self):
         with pytest.raises(RunError, match="characters"):

@@ -16,6 +16,7 @@ from typing import get_args
 from urllib.parse import quote
 
 from servepipe_operator.engine.state import Record, RecordKind
+from servepipe_operator.ports import ConflictError
 
 __all__ = ["FileHistory"]
 
@@ -43,7 +44,7 @@ class FileHistory:
         return await asyncio.to_thread(self._list)
 
     async def write(self, record: Record) -> None:
-        """Durable when it returns. Raises `OSError` (disk full, no permission)."""
+        """Durable when it returns. Raises `ConflictError`, and `OSError` (disk full, no permission)."""
         await asyncio.to_thread(self._write, record)
 
     async def delete(self, record: Record) -> None:
@@ -77,7 +78,9 @@ class FileHistory:
 
     def _write(self, record: Record) -> None:
         path = self._path(record)
-        if path.exists() and self._read(path) is not None:
+        if path.exists() and (found := self._read(path)) is not None:
+            if found.data != record.data:
+                raise ConflictError(f"another {record.kind} is there already: {path}")
             return
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -23,6 +23,7 @@ from servepipe_operator.adapters.kube import Kube, Resource
 from servepipe_operator.adapters.kube_errors import AlreadyExists, NotFound
 from servepipe_operator.adapters.owner import Owner
 from servepipe_operator.engine.state import Json, Record, RecordKind
+from servepipe_operator.ports import ConflictError
 
 __all__ = ["CONTROLLER_REVISIONS", "RecordError", "RevisionHistory"]
 
@@ -39,7 +40,7 @@ READABLE_CHARS = 200
 
 
 class RecordError(Exception):
-    """A record that cannot be kept: too large, or its name is taken by a different one."""
+    """A record that is too large to be kept."""
 
 
 def _ignore(name: str, reason: str) -> None: ...
@@ -70,7 +71,8 @@ class RevisionHistory:
         """Durable when it returns; one that exists is left alone.
 
         Raises:
-            RecordError: The record is too large, or another one has its name.
+            ConflictError: Another record has its name.
+            RecordError: The record is too large.
         """
         body = self._body(record)
         try:
@@ -80,7 +82,7 @@ class RevisionHistory:
             live = await self._kube.get(CONTROLLER_REVISIONS, self._owner.namespace, name)
             kept = unpack(live) if self._is_ours(live) else None
             if kept != record:
-                raise RecordError(
+                raise ConflictError(
                     f"ControllerRevision {self._owner.namespace}/{name} exists and holds something other than "
                     f"{record.kind} {record.name!r} of sequence {record.sequence}; records never change. "
                     "If nobody needs it, delete it, and the record is written again."

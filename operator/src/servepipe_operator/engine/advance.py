@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from servepipe_operator.engine import defaults
 from servepipe_operator.engine.deployed import Deployed
 from servepipe_operator.engine.goal import Goal
-from servepipe_operator.engine.health import failure, headline, is_ready, waits_for_room
+from servepipe_operator.engine.health import failure, headline, is_ready
 from servepipe_operator.engine.history import (
     Checkpoint,
     Failure,
@@ -18,7 +19,6 @@ from servepipe_operator.engine.history import (
 )
 from servepipe_operator.engine.names import INGRESS, application
 from servepipe_operator.engine.rollout import Candidate, Rollout, Stage, View, look, retry_at
-from servepipe_operator.engine.serve_config import demand
 from servepipe_operator.engine.state import Application, Event, Record
 
 __all__ = ["accept", "advance"]
@@ -30,7 +30,7 @@ def accept(goal: Goal, memory: Memory, now: float) -> tuple[Checkpoint, list[Rec
     sequence = before.sequence + 1 if before else 1
     records: list[Record] = []
     if goal.spec_name not in memory.specs:
-        records.append(spec_record(goal.spec_name, goal.spec, sequence))
+        records.append(spec_record(goal.spec_name, goal.spec, defaults.today(), sequence))
     if goal.graph_revision not in memory.graphs:
         records.append(graph_record(goal.graph_revision, goal.graph_data, sequence))
     parts = {INGRESS: (goal.ingress.revision, goal.ingress.identity)}
@@ -134,7 +134,7 @@ def _why_failed(view: View, candidate: Candidate) -> tuple[str, str] | None:
     if why := failure(found):
         return why
     deadline_s = view.goal.nodes[candidate.node].live.deadline_s
-    if candidate.stage is Stage.STARTING and not candidate.no_room and view.now - candidate.since >= deadline_s:
+    if candidate.stage is Stage.STARTING and candidate.watched_s is not None and candidate.watched_s >= deadline_s:
         return "ProgressDeadlineExceeded", _late(found, deadline_s)
     return None
 
@@ -150,10 +150,7 @@ def _why_ingress_failed(view: View, checkpoint: Checkpoint, rollout: Rollout) ->
         return None  # this attempt was counted; there is nothing else to run meanwhile
     if why := failure(found):
         return why
-    since = max(checkpoint.at, found.deployed_at, retry_at(unit.failed) if unit.failed else 0.0)
-    needs = demand(view.identity(INGRESS, rollout.ingress), view.environment)
-    late = view.now - since >= view.goal.deadline_s and not view.deployed.settled
-    if unit.stable and late and not waits_for_room(found, needs, view.capacity):
+    if rollout.ingress_watched_s is not None and rollout.ingress_watched_s >= view.goal.deadline_s:
         return "ProgressDeadlineExceeded", _late(found, view.goal.deadline_s)
     return None
 

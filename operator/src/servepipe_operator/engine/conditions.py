@@ -13,7 +13,7 @@ from typing import Literal
 from servepipe_operator.engine.state import Json
 from servepipe_operator.engine.times import timestamp
 
-__all__ = ["Condition", "merged", "state_of"]
+__all__ = ["Condition", "merged"]
 
 _MESSAGE_LIMIT = 2000
 
@@ -50,13 +50,6 @@ def merged(now_true: Iterable[Condition], before: object, now: float, generation
             json["observedGeneration"] = generation
         result.append(json)
     return result
-
-
-def state_of(conditions: object, kind: str) -> Json:
-    """The condition of this type in ``status.conditions``, or {}."""
-    if not isinstance(conditions, list):
-        return {}
-    return next((one for one in conditions if _is_condition(one) and one["type"] == kind), {})
 
 
 def _is_condition(one: object) -> bool:

@@ -6,7 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from servepipe.api.v1alpha1 import Autoscaling, HealthCheck, Ingress, NodeSpec, Spec, Upgrade
+from servepipe.api.v1alpha1 import (
+    Autoscaling,
+    GraphInput,
+    GraphResponse,
+    HealthCheck,
+    Ingress,
+    NodeSpec,
+    Spec,
+    Upgrade,
+)
+from servepipe_operator.engine.defaults import completed
 from servepipe_operator.engine.history import Memory
 from servepipe_operator.engine.names import INGRESS
 from servepipe_operator.engine.revisions import (
@@ -20,6 +30,8 @@ from servepipe_operator.engine.revisions import (
 from servepipe_operator.engine.state import Environment, Json
 
 __all__ = ["Goal", "IngressGoal", "Live", "NodeGoal", "Scale", "covers", "default_live", "read", "spec_name"]
+
+_SPEC_DIGITS = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +120,14 @@ class Goal:
 def read(pipeline: str, spec: Spec, memory: Memory, environment: Environment) -> Goal:
     """What ``spec`` asks for; revisions that history knows keep their names."""
     json = spec.to_json()
+    name_of_spec = digest(json, _SPEC_DIGITS)
+    full = completed(spec, memory.defaults.get(name_of_spec))
     identities = {
         name: node_identity(node, spec.image, environment.ignored_fields) for name, node in sorted(spec.nodes.items())
     }
     held = {name: held_nodes(identity) for name, identity in identities.items()}
     # A process of its own cannot call into the ingress's: what a Dedicated node holds has replicas too.
-    reachable_inline = {name for name, node in spec.nodes.items() if node.placement == "Inline"}
+    reachable_inline = {name for name, node in full.nodes.items() if node.placement == "Inline"}
     while dragged := {
         other for name in identities if name not in reachable_inline for other in held[name] & reachable_inline
     }:
@@ -124,7 +138,7 @@ def read(pipeline: str, spec: Spec, memory: Memory, environment: Environment) ->
             identity=identity,
             revision=name_of(identity, memory.of_node(name)),
             held=held[name],
-            live=_live(spec.nodes[name], spec, environment, name in reachable_inline),
+            live=_live(full.nodes[name], full, environment, name in reachable_inline),
         )
         for name, identity in identities.items()
     }
@@ -136,23 +150,23 @@ def read(pipeline: str, spec: Spec, memory: Memory, environment: Environment) ->
     }
     return Goal(
         pipeline=pipeline,
-        spec_name=spec_name(spec),
+        spec_name=name_of_spec,
         spec=json,
         graph_revision=name_of(graph_data, memory.graphs),
         graph_data=graph_data,
         nodes=nodes,
-        ingress=_ingress(spec, nodes, memory, environment),
+        ingress=_ingress(full, nodes, memory, environment),
         suspend=spec.suspend,
         paused=spec.paused,
-        max_concurrent_upgrades=spec.max_concurrent_upgrades,
-        history_limit=spec.history_limit,
-        deadline_s=spec.progress_deadline_seconds,
+        max_concurrent_upgrades=full.max_concurrent_upgrades,
+        history_limit=full.history_limit,
+        deadline_s=full.progress_deadline_seconds,
     )
 
 
 def spec_name(spec: Spec) -> str:
     """The name of a spec's record."""
-    return digest(spec.to_json(), 12)
+    return digest(spec.to_json(), _SPEC_DIGITS)
 
 
 def default_live() -> Live:
@@ -217,15 +231,15 @@ def _scale(replicas: int | None, autoscaling: Autoscaling | None) -> Scale:
 
 def _ingress(spec: Spec, nodes: Mapping[str, NodeGoal], memory: Memory, environment: Environment) -> IngressGoal:
     ingress = spec.ingress or Ingress()
-    graph = spec.graph.to_ir()
+    before, after = spec.graph.input or GraphInput(), spec.graph.response or GraphResponse()
     codes = {node.identity.get("code") for node in nodes.values() if node.live.inline}
-    codes |= {graph.preprocessor_code, graph.postprocessor_code}
+    codes |= {before.code, after.code}
     identity: Json = {"codes": sorted(digest for digest in codes if digest)}
     optional: dict[str, Any] = {
-        "preprocessor": graph.preprocessor,
-        "postprocessor": graph.postprocessor,
-        "preprocessorCode": graph.preprocessor_code,
-        "postprocessorCode": graph.postprocessor_code,
+        "preprocessor": before.preprocessor,
+        "postprocessor": after.postprocessor,
+        "preprocessorCode": before.code,
+        "postprocessorCode": after.code,
         "image": None if "image" in environment.ignored_fields else spec.image,
         "resources": normalised_resources(ingress.resources.to_json()) if ingress.resources else None,
         "template": None if "template" in environment.ignored_fields else ingress.template,

@@ -7,7 +7,7 @@ the one that counts; promoting a revision is writing a new one. Nothing else is 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from servepipe_operator.engine.names import INGRESS, application, node_of, revision_of
@@ -110,12 +110,14 @@ class Memory:
         revisions: Identities of nodes and ingress by name of the application.
         graphs: By revision; ``{"graph", "nodes", "edges"}``.
         specs: Accepted specs by name.
+        defaults: The API's defaults with which each of them was accepted, by name (`engine.defaults`).
     """
 
     checkpoint: Checkpoint | None
     revisions: Mapping[str, Json]
     graphs: Mapping[str, Json]
     specs: Mapping[str, Json]
+    defaults: Mapping[str, Json]
 
     def of_node(self, node: str) -> dict[str, Json]:
         """The known identities of a node by revision."""
@@ -126,6 +128,7 @@ def read(records: Iterable[Record]) -> Memory:
     revisions: dict[str, Json] = {}
     graphs: dict[str, Json] = {}
     specs: dict[str, Json] = {}
+    defaults: dict[str, Json] = {}
     checkpoint: Record | None = None
     for record in sorted(records, key=lambda record: (record.sequence, record.name)):
         match record.kind:
@@ -134,10 +137,14 @@ def read(records: Iterable[Record]) -> Memory:
             case "graph":
                 graphs[record.name] = record.data
             case "spec":
-                specs[record.name] = record.data
+                # Records of the first versions are the spec itself.
+                specs[record.name] = record.data.get("spec", record.data)
+                if "defaults" in record.data:
+                    defaults[record.name] = record.data["defaults"]
             case "checkpoint":
                 checkpoint = record
-    return Memory(_load_checkpoint(checkpoint, revisions) if checkpoint else None, revisions, graphs, specs)
+    found = _load_checkpoint(checkpoint, revisions) if checkpoint else None
+    return Memory(found, revisions, graphs, specs, defaults)
 
 
 def revision_record(name: str, identity: Json, sequence: int) -> Record:
@@ -149,8 +156,8 @@ def graph_record(revision: str, data: Json, sequence: int) -> Record:
     return Record("graph", revision, data, sequence)
 
 
-def spec_record(name: str, spec: Json, sequence: int) -> Record:
-    return Record("spec", name, spec, sequence)
+def spec_record(name: str, spec: Json, defaults: Json, sequence: int) -> Record:
+    return Record("spec", name, {"spec": spec, "defaults": defaults}, sequence)
 
 
 def prunable(records: Iterable[Record], checkpoint: Checkpoint, used: Iterable[str], limit: int) -> tuple[Record, ...]:
@@ -209,7 +216,12 @@ def _load_checkpoint(record: Record, revisions: Mapping[str, Json]) -> Checkpoin
 
 
 def _load(name: str, data: Mapping[str, Any], revisions: Mapping[str, Json]) -> Unit:
-    failures = {key: Failure(**data[key]) for key in ("failed", "trouble") if key in data}
+    failures = {key: _load_failure(data[key]) for key in ("failed", "trouble") if key in data}
     # A revision whose record is gone cannot be started again; its successor is started as if it were the first.
     known = application(name, data["stable"] or "") in revisions
     return Unit(data["stable"] if known else None, data["attempt"], data["live"], **failures)
+
+
+def _load_failure(data: Mapping[str, Any]) -> Failure:
+    # A newer version may have written more than this one knows.
+    return Failure(**{field.name: data[field.name] for field in fields(Failure) if field.name in data})

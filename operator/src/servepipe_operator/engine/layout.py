@@ -49,8 +49,7 @@ def to_put(view: View, wanted: Mapping[str, Json]) -> Json | None:
     if wanted.keys() == deployed.keys() and all(same(wanted[name], deployed[name].config) for name in wanted):
         return None
     for name, found in deployed.items():
-        since = max(found.deployed_at, view.started.get(name, 0.0))
-        overdue = since > 0 and view.now - since >= view.goal.deadline_s
+        overdue = found.deployed_at > 0 and view.now - found.deployed_at >= view.goal.deadline_s
         if name in wanted and building(found) and not overdue:
             return None
     return serve_config(wanted.values(), view.goal.ingress, view.environment)

@@ -32,6 +32,7 @@ from servepipe_operator.engine.rollout import View, look, retry_at
 from servepipe_operator.engine.state import Environment, Event, Json, Observed, Plan, Record
 from servepipe_operator.engine.status import blind, report
 from servepipe_operator.engine.times import seconds
+from servepipe_operator.engine.watch import Watch
 
 __all__ = ["plan"]
 
@@ -51,7 +52,8 @@ def plan(pipeline: ServePipeline, observed: Observed, environment: Environment, 
     goal = _goal(pipeline, wrong, memory, environment)
     accepted = _accepted(wrong, goal, environment)
     if goal is None:
-        status = blind(observed, accepted, "NotAccepted", "no spec was accepted yet", now, generation)
+        why = "no spec was accepted yet" if memory.checkpoint is None else "the last accepted spec cannot be read"
+        status = blind(observed, accepted, "NotAccepted", why, now, generation)
         return Plan(status=status, look_again_after_s=environment.steady_s)
     paused = pipeline.spec.paused
     if observed.serve == "Unreachable":
@@ -73,7 +75,6 @@ def plan(pipeline: ServePipeline, observed: Observed, environment: Environment, 
         checkpoint, records = _committed(checkpoint, memory, records, now)
         layout = lay_out(view, checkpoint, rollout)
         put = None if goal.suspend and observed.serve == "NotStarted" else to_put(view, layout.applications)
-        told += _begun(layout.applications, view, checkpoint) if put else []
 
     outcome = report(
         view,
@@ -92,6 +93,7 @@ def plan(pipeline: ServePipeline, observed: Observed, environment: Environment, 
         serve_config=put,
         status=outcome.status,
         events=tuple(told),
+        begun=tuple(_begun(layout.applications, view, checkpoint)) if put else (),
         prune=() if paused else _prunable(observed.records, checkpoint, layout.applications, view),
         look_again_after_s=_look_again(checkpoint, environment, changing, now),
     )
@@ -113,7 +115,16 @@ def _goal(pipeline: ServePipeline, wrong: Sequence[Problem], memory: Memory, env
     checkpoint = memory.checkpoint
     if checkpoint is None or checkpoint.spec not in memory.specs:
         return None
-    return goals.read(pipeline.name, Spec.model_validate(memory.specs[checkpoint.spec]), memory, environment)
+    return _read_old(pipeline.name, checkpoint.spec, memory, environment)
+
+
+def _read_old(pipeline: str, name: str, memory: Memory, environment: Environment) -> Goal | None:
+    """What an older spec asked for; None where this version does not understand it any more."""
+    try:
+        spec = Spec.model_validate(memory.specs[name])
+    except ValueError:
+        return None
+    return goals.read(pipeline, spec, memory, environment)
 
 
 def _accepted(wrong: Sequence[Problem], goal: Goal | None, environment: Environment) -> Condition:
@@ -147,7 +158,6 @@ def _paused(accepted: Condition) -> Condition:
 
 
 def _view(goal: Goal, memory: Memory, observed: Observed, environment: Environment, now: float) -> View:
-    started, had_no_room = _from_status(observed.status)
     return View(
         goal=goal,
         memory=memory,
@@ -155,16 +165,15 @@ def _view(goal: Goal, memory: Memory, observed: Observed, environment: Environme
         environment=environment,
         capacity=observed.capacity,
         old_lives=_old_lives(goal, memory, environment),
-        started=started,
-        had_no_room=had_no_room,
+        started=_started(observed.status),
+        watch=Watch.of(observed.status, now),
         now=now,
     )
 
 
-def _from_status(status: Json) -> tuple[dict[str, float], frozenset[str]]:
-    """Since when candidates are on their way. Lost with the status, and then their deadlines start again."""
+def _started(status: Json) -> dict[str, float]:
+    """Since when candidates are on their way, as status tells."""
     started: dict[str, float] = {}
-    no_room: set[str] = set()
     nodes = status.get("nodes")
     for name, node in nodes.items() if isinstance(nodes, Mapping) else ():
         candidate = node.get("candidate") if isinstance(node, Mapping) else None
@@ -173,17 +182,16 @@ def _from_status(status: Json) -> tuple[dict[str, float], frozenset[str]]:
         since = seconds(candidate.get("since"))
         if since is not None:
             started[application(name, str(candidate.get("revision")))] = since
-        if candidate.get("reason") == "InsufficientCapacity":
-            no_room.add(application(name, str(candidate.get("revision"))))
-    return started, frozenset(no_room)
+    return started
 
 
 def _old_lives(goal: Goal, memory: Memory, environment: Environment) -> dict[str, dict[str, goals.Live]]:
     names = {unit.live for unit in memory.checkpoint.nodes.values()} if memory.checkpoint else set()
     lives = {}
     for name in sorted(names & memory.specs.keys() - {goal.spec_name}):
-        old = goals.read(goal.pipeline, Spec.model_validate(memory.specs[name]), memory, environment)
-        lives[name] = {node.name: node.live for node in old.nodes.values()}
+        old = _read_old(goal.pipeline, name, memory, environment)
+        if old is not None:
+            lives[name] = {node.name: node.live for node in old.nodes.values()}
     return lives
 
 

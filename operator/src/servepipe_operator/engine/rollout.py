@@ -34,6 +34,7 @@ from servepipe_operator.engine.names import INGRESS, application
 from servepipe_operator.engine.scaling import candidate_bounds, wanted
 from servepipe_operator.engine.serve_config import demand
 from servepipe_operator.engine.state import Capacity, Environment, Json
+from servepipe_operator.engine.watch import Watch
 
 __all__ = ["Candidate", "Rollout", "Stage", "View", "attempt_of", "backing_off", "look", "retry_at"]
 
@@ -60,7 +61,8 @@ class Candidate:
         attempt: The nonce with which it runs.
         ready: It could answer all requests now.
         no_room: A replica was not placed.
-        since: When it was started (epoch seconds).
+        since: When it was started (epoch seconds), as far as status tells.
+        watched_s: How long it has been watched of its deadline; None while that does not count.
     """
 
     node: str
@@ -71,6 +73,7 @@ class Candidate:
     ready: bool = False
     no_room: bool = False
     since: float = 0.0
+    watched_s: int | None = None
 
     @property
     def active(self) -> bool:
@@ -88,7 +91,7 @@ class View:
     Args:
         old_lives: Live settings of the nodes by the name of an older spec.
         started: When each candidate's application was started, by name, as far as status tells.
-        had_no_room: Candidates' applications that had no room when status was written.
+        watch: How long what has a deadline has been watched.
     """
 
     goal: Goal
@@ -98,7 +101,7 @@ class View:
     capacity: Capacity | None
     old_lives: Mapping[str, Mapping[str, Live]]
     started: Mapping[str, float]
-    had_no_room: frozenset[str]
+    watch: Watch
     now: float
 
     def identity(self, node: str, revision: str) -> Json:
@@ -121,6 +124,7 @@ class Rollout:
         ingress_attempt: Its nonce.
         replacing_ingress: It is not the stable one yet.
         ingress_waits: The ingress has to be replaced, but not now.
+        ingress_watched_s: As `Candidate.watched_s`, for the ingress that replaces the stable one.
     """
 
     candidates: Mapping[str, Candidate]
@@ -130,6 +134,7 @@ class Rollout:
     ingress_attempt: int
     replacing_ingress: bool
     ingress_waits: bool
+    ingress_watched_s: int | None = None
 
 
 def retry_at(failed: Failure) -> float:
@@ -166,14 +171,16 @@ def look(view: View, checkpoint: Checkpoint) -> Rollout:
             candidates = {name: _held_back(candidate) for name, candidate in candidates.items()}
     revision, waits = _ingress(view, checkpoint, candidates.values(), reshaping, switched)
     unit = checkpoint.ingress
+    attempt = attempt_of(unit, revision, backing_off(unit, revision, "", view.now))
     return Rollout(
         candidates=candidates,
         reshaping=reshaping,
         switched=switched,
         ingress=revision,
-        ingress_attempt=attempt_of(unit, revision, backing_off(unit, revision, "", view.now)),
+        ingress_attempt=attempt,
         replacing_ingress=revision != unit.stable,
         ingress_waits=waits,
+        ingress_watched_s=_ingress_watched(view, unit, revision, attempt),
     )
 
 
@@ -188,6 +195,8 @@ def _select(view: View, checkpoint: Checkpoint, pending: list[NodeGoal], reshapi
         for node in pending
         if not backing_off(checkpoint.unit(node.name), node.revision, node.live.retry_token, view.now)
     ]
+    if _restoring(view, checkpoint):
+        return {node.name for node in tried if _begun(view, node)}
     if reshaping:
         return {node.name for node in tried}
     new = {node.name for node in tried if checkpoint.unit(node.name).stable is None}
@@ -203,6 +212,19 @@ def _select(view: View, checkpoint: Checkpoint, pending: list[NodeGoal], reshapi
     }
     free = view.goal.max_concurrent_upgrades - len(begun | (draining - new))
     return new | begun | set(queue[: max(0, free)])
+
+
+def _restoring(view: View, checkpoint: Checkpoint) -> bool:
+    """Serve lacks an application that callers need: its head was lost, or nothing ran while suspended.
+
+    That one is sent first, so that it and no candidate gets the room that there is.
+    """
+    for name, unit in checkpoint.nodes.items():
+        lives = view.goal.nodes.get(name), view.old_lives.get(unit.live, {}).get(name)
+        inline = any((live.live if isinstance(live, NodeGoal) else live).inline for live in lives if live)
+        if unit.stable and not inline and application(name, unit.stable) not in view.deployed.applications:
+            return True
+    return False
 
 
 def _begun(view: View, node: NodeGoal) -> bool:
@@ -251,9 +273,11 @@ def _placed(view: View, checkpoint: Checkpoint, node: NodeGoal, candidate: Candi
         stage = Stage.STARTING
     no_room = waits_for_room(found, demand(node.identity, view.environment), view.capacity)
     since = view.started.get(name, view.now)
-    if name in view.had_no_room and not no_room:
-        since = view.now
-    return replace(candidate, stage=stage, ready=ready, no_room=no_room, since=since)
+    watched_s = None
+    # What is not there yet and what has no room makes no progress.
+    if not no_room and (found is not None or candidate.in_place):
+        watched_s = view.watch.seconds(name, candidate.attempt, node.live.deadline_s)
+    return replace(candidate, stage=stage, ready=ready, no_room=no_room, since=since, watched_s=watched_s)
 
 
 # --- The ingress ------------------------------------------------------------------------------------------------------
@@ -279,6 +303,17 @@ def _replacing_ingress(view: View, checkpoint: Checkpoint) -> bool:
         and not _suffices(_process(view, checkpoint), goal.identity)
         and not backing_off(unit, goal.revision, "", view.now)
     )
+
+
+def _ingress_watched(view: View, unit: Unit, revision: str, attempt: int) -> int | None:
+    deployed = view.deployed
+    found = deployed.applications.get(INGRESS)
+    replaces = unit.stable not in (None, revision) and deployed.ingress == revision
+    if found is None or not replaces or deployed.attempt(INGRESS) != attempt or deployed.settled:
+        return None
+    if waits_for_room(found, demand(view.identity(INGRESS, revision), view.environment), view.capacity):
+        return None
+    return view.watch.seconds(application(INGRESS, revision), attempt, view.goal.deadline_s)
 
 
 def _ingress(

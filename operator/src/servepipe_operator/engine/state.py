@@ -160,11 +160,15 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a shell has to do, in this order: records, PUT, status, events, prune. ``serve_config`` None: no PUT."""
+    """What a shell has to do, in this order: records, PUT, status, events, prune. ``serve_config`` None: no PUT.
+
+    ``events`` tell what the records say, ``begun`` what the PUT does: nothing of it happened where Serve refused it.
+    """
 
     records: tuple[Record, ...] = ()
     serve_config: Json | None = None
     status: Json = field(default_factory=dict)
     events: tuple[Event, ...] = ()
+    begun: tuple[Event, ...] = ()
     prune: tuple[Record, ...] = ()
     look_again_after_s: float = 10.0

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
-from servepipe_operator.engine.conditions import Condition, merged, state_of
+from servepipe_operator.engine.conditions import Condition, merged
 from servepipe_operator.engine.goal import Live
 from servepipe_operator.engine.health import (
     alive,
@@ -26,7 +26,7 @@ from servepipe_operator.engine.names import INGRESS, application
 from servepipe_operator.engine.rollout import Candidate, Rollout, Stage, View, retry_at
 from servepipe_operator.engine.serve_config import demand
 from servepipe_operator.engine.state import Application, Json, Observed
-from servepipe_operator.engine.times import seconds, timestamp
+from servepipe_operator.engine.times import timestamp
 
 __all__ = ["Report", "blind", "report", "with_problem"]
 
@@ -71,13 +71,16 @@ def report(
     names = sorted(view.goal.nodes.keys() | checkpoint.nodes.keys())
     nodes = {name: _node(view, checkpoint, rollout, name) for name in names}
     before = observed.status
-    stalled = _stalled(view, checkpoint, rollout, nodes, before)
+    nodes_ready = _nodes_ready(view, nodes)
+    waits = nodes_ready.status == "False" and not view.goal.suspend
+    # An empty Serve and nodes that do not get ready are two things to wait for.
+    waiting_for = ("nodes" if view.deployed.applications else "cluster") if waits else ""
+    stalled = _stalled(view, checkpoint, rollout, nodes, waiting_for)
     changes = [] if view.goal.suspend else _changes(view, checkpoint, rollout, nodes)
     if draining:
         changes.append((_DRAINING, f"waiting for the last requests of {', '.join(sorted(draining))}"))
     if pending_put and not changes:
         changes = [("Applying", "a changed configuration is being applied")]
-    nodes_ready = _nodes_ready(view, nodes)
     available = _available(view, checkpoint, observed, nodes)
     ready = _ready(view, accepted, nodes_ready, available, changes, observed)
     conditions = [accepted, _cluster(observed), nodes_ready, available, ready]
@@ -95,9 +98,25 @@ def report(
     upgrading = ", ".join(f"{c.node} {c.weight}%" for c in rollout.candidates.values() if c.active)
     if upgrading:
         status["upgrading"] = upgrading
+    if deadlines := _deadlines(view, rollout, waiting_for):
+        status["deadlines"] = deadlines
     # What failed is only waited for; everything else that is not as it should be is about to change.
     changing = bool(changes) or (ready.status != "True" and stalled is None and not view.goal.suspend)
     return Report(_headed(status, generation, url), changing)
+
+
+def _deadlines(view: View, rollout: Rollout, waiting_for: str) -> Json:
+    """For how long everything that has a deadline has been watched."""
+    watched = []
+    for candidate in rollout.candidates.values():
+        if candidate.active and candidate.watched_s is not None:
+            deadline_s = view.goal.nodes[candidate.node].live.deadline_s
+            watched.append((application(candidate.node, candidate.revision), candidate.attempt, deadline_s))
+    if rollout.ingress_watched_s is not None:
+        watched.append((application(INGRESS, rollout.ingress), rollout.ingress_attempt, view.goal.deadline_s))
+    if waiting_for:
+        watched.append((waiting_for, 0, view.goal.deadline_s))
+    return {subject: view.watch.entry(subject, attempt, deadline_s) for subject, attempt, deadline_s in sorted(watched)}
 
 
 def blind(
@@ -335,7 +354,7 @@ def _changes(view: View, checkpoint: Checkpoint, rollout: Rollout, nodes: Mappin
 
 
 def _stalled(
-    view: View, checkpoint: Checkpoint, rollout: Rollout, nodes: Mapping[str, _Node], before: Json
+    view: View, checkpoint: Checkpoint, rollout: Rollout, nodes: Mapping[str, _Node], waiting_for: str
 ) -> Condition | None:
     found: list[tuple[str, str]] = []
     goal_nodes = view.goal.nodes
@@ -351,12 +370,10 @@ def _stalled(
             inline = name != INGRESS and goal_nodes[name].live.inline
             found.append(("ReplicaFailed" if inline else _REFUSED, f"{name}: {headline(refused)}"))
     for candidate in rollout.candidates.values():
-        late = view.now - candidate.since >= view.goal.nodes[candidate.node].live.deadline_s
+        late = (candidate.watched_s or 0) >= view.goal.nodes[candidate.node].live.deadline_s
         if candidate.stage in (Stage.OFFERED, Stage.SWITCHED) and late and not view.deployed.settled:
             found.append((_STALLED_ROUTING, f"{candidate.node}: not every replica uses the new table"))
-    since = seconds(state_of(before.get("conditions"), "NodesReady").get("lastTransitionTime"))
-    late = since is not None and view.now - since >= view.goal.deadline_s and not view.goal.suspend
-    if late and not found and state_of(before.get("conditions"), "NodesReady").get("status") == "False":
+    if view.watch.seconds(waiting_for, 0, view.goal.deadline_s) >= view.goal.deadline_s and not found:
         stuck = [node.why for name, node in nodes.items() if name in view.goal.nodes and not node.ready]
         if stuck and not any(node.no_room for node in nodes.values()):
             found.append(("ProgressDeadlineExceeded", "; ".join(stuck)))

@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import importlib.util
 import json
+import signal
 import sys
 import time
 from pathlib import Path
@@ -22,12 +23,29 @@ if TYPE_CHECKING:
 __all__ = ["register"]
 
 DOWN_TIMEOUT_S = 90.0
+EXIT_TERMINATED = 143
+_UP = """\
+Run a pipeline on this machine, in a Ray of its own, until Ctrl-C or `servepipe down`.
+
+  servepipe up pipeline.py
+  servepipe up pipeline.yaml --watch --port 8080
+
+Revisions and their code are kept in $XDG_STATE_HOME/servepipe (default: ~/.local/state/servepipe): the next start of
+the same pipeline goes on from there."""
+_EXAMPLES = {
+    "status": "servepipe status -o json",
+    "scale": "servepipe scale m1=3 ingress=2",
+    "apply": "servepipe apply pipeline.py",
+    "logs": "servepipe logs m1 -f",
+    "call": "servepipe call '[1, 2, 3]'",
+    "down": "servepipe down -p diamond",
+}
 NEEDED = ("ray", "aiohttp", "psutil", "rich")
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the commands to ``servepipe``; each sets ``run``, a function of the arguments that returns the exit code."""
-    up = subparsers.add_parser("up", help="run a pipeline on this machine, in a Ray of its own")
+    up = subparsers.add_parser("up", help="run a pipeline on this machine, in a Ray of its own", description=_UP)
     up.add_argument("file", metavar="FILE[:APP]", help="pipeline.yaml, or the pipeline.py that builds it")
     up.add_argument("--watch", action="store_true", help="apply the file again when it or a node's module changes")
     up.add_argument("--port", type=_port, metavar="N", help="HTTP port; default: 8000 or the next free one")
@@ -57,24 +75,23 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def _addressed(
     subparsers: argparse._SubParsersAction[argparse.ArgumentParser], name: str, what: str, run: Any
 ) -> argparse.ArgumentParser:
-    parser = subparsers.add_parser(name, help=what)
+    description = f"{what[0].upper()}{what[1:]}.\n\n  {_EXAMPLES[name]}"
+    parser = subparsers.add_parser(name, help=what, description=description)
     parser.add_argument("-p", "--pipeline", metavar="NAME", help="which run; needed where more than one goes on")
     parser.set_defaults(run=run)
     return parser
 
 
 def _port(text: str) -> int:
-    port = int(text)
-    if not 1 <= port <= 65535:
+    if not text.isdecimal() or not 1 <= int(text) <= 65535:
         raise argparse.ArgumentTypeError(f"{text} is not between 1 and 65535")
-    return port
+    return int(text)
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
+    if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
-    return number
+    return int(text)
 
 
 def _size(text: str) -> tuple[str, int]:
@@ -120,7 +137,23 @@ def _up(arguments: argparse.Namespace) -> int:
     source = str(Path(arguments.file).absolute())
 
     async def up() -> int:
-        compiled = await compile_file(arguments.file, recompute=arguments.watch)
+        # Until the run has handlers of its own SIGTERM ends the import like Ctrl-C does, with another code.
+        terminated = asyncio.Event()
+        loop, here = asyncio.get_running_loop(), asyncio.current_task()
+        assert here is not None
+
+        def terminate() -> None:
+            terminated.set()
+            here.cancel()
+
+        loop.add_signal_handler(signal.SIGTERM, terminate)
+        _print(f"Compiling {arguments.file}")  # importing models may take its time
+        try:
+            compiled = await compile_file(arguments.file, recompute=arguments.watch)
+        except asyncio.CancelledError:
+            if not terminated.is_set():
+                raise
+            return EXIT_TERMINATED
         options = Options(
             port=arguments.port,
             replicas_at_most=arguments.replicas_at_most,
@@ -173,7 +206,8 @@ def _apply(arguments: argparse.Namespace) -> int:
     from servepipe_operator.local.sources import compile_file
 
     run = _target(arguments)
-    compiled = asyncio.run(compile_file(arguments.file))
+    # Compiled here, where its errors have file and line; the run takes the copies of the sources, once.
+    compiled = asyncio.run(compile_file(arguments.file, copy=False))
     ControlClient(run).apply(compiled.document, compiled.root)
     _print(f"{arguments.file} applied")
     return 0
@@ -213,7 +247,7 @@ def _body(argument: str) -> bytes:
         except ValueError as error:
             raise ServePipeError(
                 f"The argument is not JSON: {error}", where=argument, fix="Quote it for the shell, like '[1, 2, 3]'."
-            ) from error
+            ) from None
         return argument.encode()
     if argument == "@-":
         return sys.stdin.buffer.read()

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from servepipe import api
-from servepipe.authoring.code import copy_sources, in_library, source_files
+from servepipe.authoring.code import copy_sources, digest_of, in_library, source_files, sources
 from servepipe.authoring.loader import load_app, locate
-from servepipe.errors import CodeMismatchError, ServePipeError
+from servepipe.errors import CodeMismatchError, RunError, ServePipeError
 from servepipe_operator.adapters.processes import die_with_parent
 
 __all__ = ["main"]
@@ -30,6 +30,13 @@ def main() -> None:
         result = _compile(request)
     except ServePipeError as error:
         result = {"error": _parts(error)}
+    except OSError as error:
+        trouble = RunError(
+            f"The pipeline or the copies of its sources: {error.strerror or error}",
+            where=str(error.filename2 or error.filename or ""),
+            fix="Make room or set the permissions right. XDG_STATE_HOME says where the copies go.",
+        )
+        result = {"error": _parts(trouble)}
     answers.write(json.dumps(result))
     answers.flush()
     os._exit(0)  # threads or exit handlers of user code must not hold the answer up
@@ -62,8 +69,12 @@ def _compile(request: dict[str, Any]) -> dict[str, Any]:
         if all(in_library(path) for path in found.values()) or module.partition(".")[0] == OWN_PACKAGE:
             continue
         files.extend(str(path) for path in found.values())
-        store.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        digest, folder = copy_sources(module, root, store)
+        if request["copy"]:
+            store.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            digest, folder = copy_sources(module, root, store)
+            code_paths[digest] = str(folder)
+        else:
+            digest = digest_of(sources(module, root))
         declared = owner.get(field)
         if declared not in (None, digest):
             if not request["recompute"]:
@@ -75,7 +86,6 @@ def _compile(request: dict[str, Any]) -> dict[str, Any]:
                 )
             notices.append(f"{place}: {module} has changed since the file was compiled, running it as it is now")
         owner[field] = digest
-        code_paths[digest] = str(folder)
     return {
         "document": api.write(api.validate(resource)),
         "pipeline": resource["metadata"]["name"],

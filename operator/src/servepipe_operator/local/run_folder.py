@@ -177,12 +177,16 @@ def ports_locked() -> Iterator[list[int]]:
 
 def live_runs() -> list[Run]:
     """Every run of this user that is going on, by name."""
+    found = (folder.read() for folder in _folders() if folder.held())
+    return [run for run in found if run is not None]
+
+
+def _folders() -> list[RunFolder]:
+    """Those of all runs that there ever were, by name."""
     try:
-        folders = sorted(path for path in runs_root().iterdir() if path.is_dir())
+        return [RunFolder(path) for path in sorted(runs_root().iterdir()) if path.is_dir()]
     except OSError:
         return []
-    found = (folder.read() for folder in map(RunFolder, folders) if folder.held())
-    return [run for run in found if run is not None]
 
 
 def find_run(pipeline: str | None) -> Run:
@@ -211,6 +215,8 @@ def find_run(pipeline: str | None) -> Run:
         others = f" Running now: {', '.join(run.pipeline for run in runs)}." if runs else ""
         raise RunError(f"{pipeline!r} does not run on this machine", fix=f"Start it: `servepipe up FILE`.{others}")
     if not runs:
+        if unknown := [folder.path.name for folder in _folders() if folder.held()]:
+            raise RunError(f"{', '.join(unknown)}: just starting or ending", fix="Try again in a moment.")
         raise RunError("Nothing runs on this machine", fix="Start a pipeline: `servepipe up FILE`.")
     if len(runs) > 1:
         raise RunError(

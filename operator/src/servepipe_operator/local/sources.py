@@ -44,21 +44,22 @@ class Compiled:
     notices: tuple[str, ...] = ()
 
 
-async def compile_file(file: str, *, recompute: bool = False) -> Compiled:
+async def compile_file(file: str, *, recompute: bool = False, copy: bool = True) -> Compiled:
     """Compile ``pipeline.py[:APP]``, or read ``pipeline.yaml``.
 
     Args:
         recompute: Replace the digests that a YAML file gives by those of the sources that are there now.
+        copy: Keep copies of the sources; without, there are no ``code_paths``.
 
     Raises:
         ServePipeError: Whatever is wrong with the file, its resource or its modules.
     """
-    return await _compile({"file": file, "recompute": recompute})
+    return await _compile({"file": file, "recompute": recompute, "copy": copy})
 
 
 async def compile_document(document: str, folder: str) -> Compiled:
     """Take a resource as text, its modules from ``folder``. Raises as `compile_file`."""
-    return await _compile({"document": document, "folder": folder, "recompute": False})
+    return await _compile({"document": document, "folder": folder, "recompute": False, "copy": True})
 
 
 async def _compile(request: dict[str, Any]) -> Compiled:

@@ -17,29 +17,32 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
 
-from servepipe import api
 from servepipe.errors import RunError, ServePipeError
 from servepipe_operator.adapters.file_history import FileHistory
 from servepipe_operator.adapters.local_ray import LocalRay
-from servepipe_operator.adapters.processes import adopt_orphans, identify
-from servepipe_operator.adapters.routing import IngressRouting
+from servepipe_operator.adapters.processes import adopt_orphans
 from servepipe_operator.adapters.serve_api import RayServeApi
 from servepipe_operator.adapters.sockets import PortNumbers, choose_ports
 from servepipe_operator.adapters.status_file import StatusFile
 from servepipe_operator.engine.state import Application, Environment, Event, Json, Plan
+from servepipe_operator.local.code_store import kept_code, tidy_code
 from servepipe_operator.local.control import ControlServer
+from servepipe_operator.local.desired import Desired
 from servepipe_operator.local.logs import read_lines, replica_files
-from servepipe_operator.local.resources import cpus_for, custom_resources, declared_replicas, scaled
-from servepipe_operator.local.run_folder import Run, RunFolder, ports_locked, with_ports
+from servepipe_operator.local.notices import open_ports_notice, refuse_intruder
+from servepipe_operator.local.resources import cpus_for, custom_resources
+from servepipe_operator.local.run_folder import RunFolder, ports_locked, with_ports
+from servepipe_operator.local.run_record import RunRecord
+from servepipe_operator.local.snapshot import snapshot_of
 from servepipe_operator.local.sources import Compiled, compile_document
 from servepipe_operator.local.view import View
 from servepipe_operator.local.watch import Watched
-from servepipe_operator.local.world import RememberingServe, ViewEvents
+from servepipe_operator.local.world import FollowingRouting, RememberingServe, ViewEvents, deployed_route
 from servepipe_operator.ports import Ports, UnreachableError
 from servepipe_operator.reconcile import reconcile
 
@@ -78,20 +81,16 @@ class Supervisor:
         self.folder = RunFolder.of(compiled.pipeline)
         self.view = view
         self.status: Json = {}
-        self.run_info: Run | None = None
+        self._record = RunRecord(self.folder, view)
         self._options = options
-        self._compiled = compiled
-        self._file_resource: Json = api.load_yaml(compiled.document)
-        self._sizes: dict[str, int] = {}
-        self._code_paths = dict(compiled.code_paths)
-        self._pipeline = api.read(compiled.document)
-        self._generation = 0
+        self._desired = Desired(compiled, self.folder.resource, replicas_at_most=options.replicas_at_most)
         self._observed_generation = 0
         self._ray: LocalRay | None = None
         self._applications: dict[str, Application] = {}
         self._wake = asyncio.Event()
         self._stopping = asyncio.Event()
         self._said_open = False
+        self._trouble = ""
         self._exit_code = 0
         self._watched = Watched(compiled.files)
 
@@ -103,10 +102,14 @@ class Supervisor:
         Raises:
             ServePipeError: It could not be started. Everything has been cleaned up.
         """
+        try:
+            self.folder.take()
+        except BaseException:
+            self.view.close()  # a screen that is not given back has no cursor
+            raise
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, self._on_signal, number)
-        self.folder.take()
         main = asyncio.create_task(self._run(), name="run")
         stopping = asyncio.create_task(self._stopping.wait(), name="stopping")
         try:
@@ -123,42 +126,51 @@ class Supervisor:
 
     async def _run(self) -> None:
         adopt_orphans()
-        self._desire(self._file_resource)
-        # An upgrade that the last run did not finish starts anew: the time in between is not its fault.
-        self.folder.status.unlink(missing_ok=True)
+        self._desired.start()
         for orphan in await asyncio.to_thread(self.folder.end_orphans):
             self.view.say(f"Ended process {orphan.pid} of an earlier run: {orphan.name}")
+        await self._find_code()
         control = ControlServer(self, token := secrets.token_urlsafe(32))
         try:
-            self.run_info = self._new_run(await control.start(), token)
-            ports = await asyncio.to_thread(self._choose_ports)
+            name = self._desired.compiled.pipeline
+            self._record.begin(name, control=await control.start(), token=token, source=self._options.source)
+            ports = await self._choose_ports()
             await self._start_ray(ports)
             await self._serve(ports)
         finally:
             await control.stop()
 
-    def _new_run(self, control: str, token: str) -> Run:
-        supervisor = identify(os.getpid())
-        if supervisor is None:
-            raise RunError("This machine does not say when its processes started")
-        return Run(self._compiled.pipeline, "Starting", "", control, token, supervisor, self._options.source)
+    async def _find_code(self) -> None:
+        """Know the code of every revision in history; drop what no record names any more."""
+        try:
+            await tidy_code(self.folder.code, self.folder.history, keep=self._desired.compiled.code_paths)
+        except OSError as error:
+            self.view.say(f"Note: old code in {self.folder.code} could not be removed: {error}")
+        self._desired.know_code(kept_code(self.folder.code))
 
-    def _choose_ports(self) -> PortNumbers:
-        with ports_locked() as taken:
-            ports = choose_ports(self._options.port, taken=taken)
-            self._update_run(with_ports(self._require_run(), ports))
-        return ports
+    async def _choose_ports(self) -> PortNumbers:
+        def choose() -> PortNumbers:
+            with ports_locked() as taken:
+                ports = choose_ports(self._options.port, taken=taken)
+                self._record.write(with_ports(self._record.run, ports))
+            return ports
+
+        choosing = asyncio.ensure_future(asyncio.to_thread(choose))
+        try:
+            return await asyncio.shield(choosing)
+        finally:
+            await asyncio.wait({choosing})  # else the thread would write run.json after it was removed
 
     async def _start_ray(self, ports: PortNumbers) -> None:
         from servepipe.runtime.flags import serve_environment
 
-        self.view.say(f"Starting Ray for {self._compiled.pipeline!r} in {self.folder.path}")
+        self.view.say(f"Starting Ray for {self._desired.compiled.pipeline!r} in {self.folder.path}")
         self._ray = LocalRay(
             self.folder.ray,
             ports,
-            cpus=cpus_for(self._file_resource, at_most=self._options.replicas_at_most),
+            cpus=cpus_for(self._desired.resource, at_most=self._options.replicas_at_most),
             gpus=None if self._options.gpus else 0,
-            custom=custom_resources(self._file_resource),
+            custom=custom_resources(self._desired.resource),
             environment=lambda folder: serve_environment(
                 folder=folder,
                 metrics_port=ports.haproxy_metrics,
@@ -166,54 +178,52 @@ class Supervisor:
                 replica_http_ports=ports.replica_ports(ports.replica_http),
                 replica_grpc_ports=ports.replica_ports(ports.replica_grpc),
             ),
-            import_root=Path(self._compiled.root),
+            import_root=Path(self._desired.compiled.root),
         )
         starting = asyncio.create_task(self._ray.start())
         try:
             while not starting.done():
                 await asyncio.wait({starting}, timeout=TICK_S)
-                self._record_processes()
+                self._record.processes_of(self._ray)
             await starting
         finally:
             starting.cancel()
-        self._update_run(
-            replace(
-                self._require_run(),
-                ray_address=self._ray.address,
-                ray_dashboard=self._ray.dashboard,
-                ray_token_file=str(self._ray.token_file),
-            )
+            await asyncio.wait({starting})  # what it may just have started is known then, and can be ended
+        self._record.change(
+            ray_address=self._ray.address, ray_dashboard=self._ray.dashboard, ray_token_file=str(self._ray.token_file)
         )
-        self._record_processes()
+        self._record.processes_of(self._ray)
 
     async def _serve(self, ports: PortNumbers) -> None:
-        ray, run = self._require_ray(), self._require_run()
-        self.view.say(f"Requests: {run.url}   Ray's dashboard: {ray.dashboard}")
-        for notice in self._compiled.notices:
+        ray = self._require_ray()
+        self._record.change(url=self._url(ports))
+        self.view.say(f"Requests: {self._url(ports)}   Ray's dashboard: {ray.dashboard}")
+        for notice in self._desired.compiled.notices:
             self.view.say(f"Note: {notice}")
         async with aiohttp.ClientSession() as session:
             world = Ports(
                 serve=RememberingServe(
                     RayServeApi(session, ray.dashboard, ray.token, ray.capacity), self._applications
                 ),
-                routing=IngressRouting(session, self._url(ports)),
+                routing=FollowingRouting(session, lambda: self._url_now(ports)),
                 history=FileHistory(self.folder.history, self._corrupt_record),
                 status=StatusFile(self.folder.status),
                 events=ViewEvents(self.view),
             )
-            self._update_run(replace(run, state="Running"))
+            self._record.change(state="Running")
             while True:
                 self._wake.clear()
                 plan = await self._reconcile(world, ports)
                 if not self._said_open and self._available():
                     self._said_open = True
-                    self._say_what_is_open(ray)
+                    if notice := open_ports_notice(ray.open_to_others()):
+                        self.view.say(notice)
                 await self._wait(plan)
 
     async def _reconcile(self, world: Ports, ports: PortNumbers) -> Plan | None:
-        generation = self._generation
+        generation = self._desired.generation
         environment = Environment(
-            code_paths=self._code_paths,
+            code_paths=self._desired.code_paths,
             http={"host": "127.0.0.1", "port": ports.http},
             grpc={"port": ports.grpc},
             url=self._url(ports),
@@ -223,10 +233,14 @@ class Supervisor:
             changing_s=CHANGING_S,
         )
         try:
-            plan: Plan = await reconcile(self._pipeline, world, environment, time.time())
+            plan: Plan = await reconcile(self._desired.pipeline, world, environment, time.time())
         except (UnreachableError, OSError) as error:
-            self.view.event(Event("Warning", "Unreachable", str(error)))
+            if str(error) != self._trouble:  # once, not at every look
+                self._trouble = str(error)
+                self.view.event(Event("Warning", "Unreachable", self._trouble))
             return None
+        self._trouble = ""
+        self._record.change(url=self._url_now(ports))
         self.status = plan.status
         self._observed_generation = generation
         self.view.show(self.snapshot())
@@ -244,9 +258,9 @@ class Supervisor:
                 )
             if time.monotonic() - recorded >= RECORD_PROCESSES_S:
                 recorded = time.monotonic()
-                self._record_processes()
+                self._record.processes_of(self._ray)
                 if not self._said_open:
-                    await self._refuse_intruder()
+                    await refuse_intruder(self._require_ray())
             if self._options.reload is not None and self._watched.changed():
                 await self._reload(self._options.reload)
             left = deadline - time.monotonic()
@@ -260,8 +274,7 @@ class Supervisor:
         self.view.close()
         if self._ray is not None:
             self.view.say("Stopping")
-            if self.run_info is not None:
-                self._update_run(replace(self.run_info, state="Stopping"))
+            self._record.stopping()
             await self._ray.stop()
         self.folder.forget()
         self.folder.release()
@@ -282,43 +295,29 @@ class Supervisor:
 
     def snapshot(self) -> Json:
         """See `servepipe_operator.local.control.Controlled`."""
-        run = self._require_run()
-        applications = {
-            name: {
-                "status": application.status,
-                "message": application.message or application.deployment_message,
-                "replicas": [{"id": r.id, "state": r.state, "pid": r.pid} for r in application.replicas],
-            }
-            for name, application in sorted(self._applications.items())
-        }
-        return {
-            "pipeline": run.pipeline,
-            "url": run.url,
-            "source": run.source,
-            "state": run.state,
-            "folder": str(self.folder.path),
-            "dashboard": run.ray_dashboard,
-            "generation": self._generation,
-            "observedGeneration": self._observed_generation,
-            "status": self.status,
-            "applications": applications,
-        }
+        return snapshot_of(
+            self._record.run,
+            folder=str(self.folder.path),
+            status=self.status,
+            applications=self._applications,
+            generation=self._desired.generation,
+            observed_generation=self._observed_generation,
+        )
 
     async def apply(self, document: str, folder: str) -> Json:
         """See `servepipe_operator.local.control.Controlled`."""
-        self._adopt(await compile_document(document, folder))
-        return {"pipeline": self._compiled.pipeline, "generation": self._generation}
+        self._apply(await compile_document(document, folder))
+        return {"pipeline": self._desired.compiled.pipeline, "generation": self._desired.generation}
 
     async def scale(self, node: str, replicas: int) -> Json:
         """See `servepipe_operator.local.control.Controlled`."""
-        sizes = {**self._sizes, node: replicas}
-        self._desire(scaled(self._file_resource, sizes, at_most=self._options.replicas_at_most))
-        self._sizes = sizes
-        return {"node": node, "replicas": replicas, "generation": self._generation}
+        self._desired.scale(node, replicas)
+        self._wake.set()
+        return {"node": node, "replicas": replicas, "generation": self._desired.generation}
 
     async def logs(self, node: str, follow: bool) -> AsyncIterator[str]:
         """See `servepipe_operator.local.control.Controlled`."""
-        nodes = self._file_resource["spec"]["nodes"]
+        nodes = self._desired.resource["spec"]["nodes"]
         if node != "ingress" and node not in nodes:
             raise ServePipeError(
                 f"There is no node {node!r}", fix=f"The nodes are: {', '.join(sorted(nodes))}; and ingress."
@@ -340,41 +339,15 @@ class Supervisor:
 
     # Small steps
 
-    def _adopt(self, compiled: Compiled) -> None:
-        if compiled.pipeline != self._compiled.pipeline:
-            raise RunError(
-                f"The file is the pipeline {compiled.pipeline!r}, what runs here is {self._compiled.pipeline!r}",
-                where="metadata.name",
-                fix=f"Start it beside this one: `servepipe up FILE`, or rename it to {self._compiled.pipeline!r}.",
-            )
-        resource: Json = api.load_yaml(compiled.document)
-        before, now = declared_replicas(self._file_resource), declared_replicas(resource)
-        # What was scaled by hand stays, unless the file itself has changed its mind about that node.
-        sizes = {node: n for node, n in self._sizes.items() if node in now and now[node] == before.get(node)}
-        code_paths = {**self._code_paths, **compiled.code_paths}
-        self._code_paths, previous = code_paths, self._code_paths
-        try:
-            self._desire(scaled(resource, sizes, at_most=self._options.replicas_at_most))
-        except ServePipeError:
-            self._code_paths = previous
-            raise
-        self._file_resource, self._sizes, self._compiled = resource, sizes, compiled
+    def _apply(self, compiled: Compiled) -> None:
+        self._desired.apply(compiled)
         self._watched.replace(compiled.files)
-
-    def _desire(self, resource: Json) -> None:
-        pipeline = api.validate(resource)
-        if problems := api.problems(pipeline):
-            raise api.InvalidResourceError(problems)
-        self.folder.resource.write_text(api.write(pipeline), encoding="utf-8")
-        self._generation += 1
-        metadata = pipeline.metadata.model_copy(update={"generation": self._generation})
-        self._pipeline = pipeline.model_copy(update={"metadata": metadata})
         self._wake.set()
 
     async def _reload(self, reload: Callable[[], Awaitable[Compiled]]) -> None:
         try:
             compiled = await reload()
-            self._adopt(compiled)
+            self._apply(compiled)
         except ServePipeError as error:
             self.view.say(f"Changed, but not applied: {error}")
             return
@@ -382,46 +355,20 @@ class Supervisor:
         for notice in compiled.notices:
             self.view.say(f"Note: {notice}")
 
-    def _say_what_is_open(self, ray: LocalRay) -> None:
-        ports: dict[str, list[str]] = {}
-        for name, port in ray.open_to_others():
-            ports.setdefault(name.partition(":")[0] if "::" not in name else name.split(":")[2], []).append(str(port))
-        if ports:
-            listed = "; ".join(f"{name} {', '.join(numbers)}" for name, numbers in ports.items())
-            self.view.say(f"Note: these listen on every address of this machine, not on loopback only: {listed}")
-
-    async def _refuse_intruder(self) -> None:
-        ray = self._require_ray()
-        if (pid := await asyncio.to_thread(ray.intruder)) is not None:
-            raise RunError(
-                f"Port {ray.ports.http} was free when this run chose it, and is taken now by process {pid}",
-                fix="Start again, with --port if it must be a certain one.",
-            )
-
     def _available(self) -> bool:
         conditions = {c["type"]: c["status"] for c in self.status.get("conditions") or ()}
         return conditions.get("Available") == "True"
 
     def _url(self, ports: PortNumbers) -> str:
-        route = (self._file_resource["spec"].get("ingress") or {}).get("route", "/")
-        return f"http://127.0.0.1:{ports.http}{route}"
+        """Where the pipeline is to answer."""
+        return f"http://127.0.0.1:{ports.http}{self._desired.route}"
+
+    def _url_now(self, ports: PortNumbers) -> str:
+        """Where it answers."""
+        return f"http://127.0.0.1:{ports.http}{deployed_route(self._applications, self._desired.route)}"
 
     def _corrupt_record(self, path: Path, reason: str) -> None:
         self.view.event(Event("Warning", "CorruptRecord", f"{path} is ignored: {reason}"))
-
-    def _record_processes(self) -> None:
-        ray, run = self._ray, self._require_run()
-        if ray is not None and (processes := tuple(ray.processes())) != run.processes:
-            self._update_run(replace(run, processes=processes, link=str(ray.link or "")))
-
-    def _update_run(self, run: Run) -> None:
-        self.run_info = run
-        self.folder.write(run)
-
-    def _require_run(self) -> Run:
-        if self.run_info is None:
-            raise RunError("The run has not started yet")
-        return self.run_info
 
     def _require_ray(self) -> LocalRay:
         if self._ray is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Mapping
@@ -9,13 +10,25 @@ from typing import Any, Protocol, TextIO
 
 from servepipe_operator.engine.state import Event, Json
 
-__all__ = ["NodeRow", "PlainView", "QuietView", "RichView", "View", "condition_lines", "node_rows", "view_for"]
+__all__ = [
+    "NodeRow",
+    "PlainView",
+    "QuietView",
+    "RichView",
+    "View",
+    "condition_lines",
+    "node_rows",
+    "trouble_lines",
+    "view_for",
+]
 
 NodeRow = tuple[str, str, str, str, str]
 HEADINGS: NodeRow = ("NODE", "REVISION", "READY", "WEIGHT", "STATE")
 
 
 class View(Protocol):
+    """No method raises `OSError`: a reader that has gone (``| head``, a closed terminal) ends nothing that serves."""
+
     def say(self, text: str) -> None: ...
     def event(self, event: Event) -> None: ...
     def show(self, snapshot: Json) -> None: ...
@@ -47,15 +60,33 @@ def _ready(node: Mapping[str, Any]) -> str:
 
 
 def condition_lines(status: Mapping[str, Any]) -> list[str]:
-    """The conditions, one line each, with the reason and message of those that are not as wished."""
+    """The conditions, one entry each, with the reason and message of those that are not as wished."""
     lines = []
     for condition in status.get("conditions") or ():
-        good = condition["status"] == ("False" if condition["type"] in ("Reconciling", "Stalled") else "True")
         line = f"{condition['type']}={condition['status']}"
-        if not good:
+        if not _as_wished(condition):
             line += f" {condition.get('reason', '')}: {condition.get('message', '')}"
         lines.append(line.rstrip(": "))
     return lines
+
+
+def trouble_lines(status: Mapping[str, Any]) -> list[str]:
+    """The conditions that are not as wished, one line each; those that only repeat what another says are left out.
+
+    Of a message of many lines the first: what is drawn again and again must fit. The rest is told by `status`.
+    """
+    lines: dict[str, str] = {}
+    for condition in status.get("conditions") or ():
+        if not _as_wished(condition):
+            message = str(condition.get("message", "")).partition("\n")[0]
+            why = f"{condition.get('reason', '')}: {message}".rstrip(": ")
+            lines.setdefault(why, f"{condition['type']}={condition['status']} {why}")
+    return list(lines.values())
+
+
+def _as_wished(condition: Mapping[str, Any]) -> bool:
+    wished = "False" if condition["type"] in ("Reconciling", "Stalled") else "True"
+    return bool(condition["status"] == wished)
 
 
 class QuietView:
@@ -76,7 +107,8 @@ class PlainView:
         self._conditions: list[str] = []
 
     def say(self, text: str) -> None:
-        print(text, file=self._stream, flush=True)
+        with contextlib.suppress(OSError):
+            print(text, file=self._stream, flush=True)
 
     def event(self, event: Event) -> None:
         node = f" {event.node}:" if event.node else ""
@@ -111,13 +143,15 @@ class RichView:
         self._live.start()
 
     def say(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False)
+        with contextlib.suppress(OSError):
+            self._console.print(text, markup=False, highlight=False)
 
     def event(self, event: Event) -> None:
         style = "yellow" if event.type == "Warning" else "dim"
         node = f" {event.node}:" if event.node else ""
         text = f"{time.strftime('%H:%M:%S')} {event.reason}{node} {event.message}"
-        self._console.print(text, style=style, markup=False, highlight=False)
+        with contextlib.suppress(OSError):
+            self._console.print(text, style=style, markup=False, highlight=False)
 
     def show(self, snapshot: Json) -> None:
         from rich.console import Group
@@ -126,13 +160,22 @@ class RichView:
 
         table = Table(*HEADINGS, box=None, pad_edge=False, title_justify="left")
         for row in node_rows(snapshot["status"]):
-            table.add_row(*(Text(cell) for cell in row))
+            table.add_row(*(Text(cell) for cell in row), style="red" if " failed: " in row[-1] else None)
         head = Text(f"{snapshot['pipeline']}  {snapshot['url']}", style="bold")
-        conditions = [Text(line, style="dim") for line in condition_lines(snapshot["status"])]
-        self._live.update(Group(head, table, *conditions), refresh=True)
+        lines = [Text(line, style=_trouble_style(line)) for line in trouble_lines(snapshot["status"])]
+        if not lines and "Ready=True" in condition_lines(snapshot["status"]):
+            lines = [Text("Ready", style="green")]
+        with contextlib.suppress(OSError):
+            self._live.update(Group("", head, table, *lines), refresh=True)
 
     def close(self) -> None:
-        self._live.stop()
+        with contextlib.suppress(OSError):
+            self._live.stop()
+
+
+def _trouble_style(line: str) -> str:
+    """What has failed for good stands out from what is only on its way."""
+    return "red" if line.startswith("Stalled=") else "yellow"
 
 
 def view_for(stream: TextIO) -> View:

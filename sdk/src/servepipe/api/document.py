@@ -49,7 +49,8 @@ def load_yaml(source: str | Path) -> Any:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise ResourceError(f"cannot be read: {error.strerror or error}", where=str(path)) from None
+        what = f"cannot be read: {error.strerror or error}"
+        raise ResourceError(what, where=str(path), fix="Name a file that exists and that you may read.") from None
     except (UnicodeDecodeError, ValueError) as error:
         reason = "not UTF-8 text" if isinstance(error, UnicodeDecodeError) else str(error)
         raise ResourceError(f"cannot be read: {reason}", where=str(path)[:200]) from None

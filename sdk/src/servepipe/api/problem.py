@@ -79,7 +79,7 @@ def _problem(details: ErrorDetails, model: type[BaseModel], path: str) -> Proble
         return Problem(_path(loc[:-1], path), f"unknown field {shown(loc[-1])}", did_you_mean(str(loc[-1]), known))
     if kind in _EXPECTED:
         fraction = kind == "string_type" and isinstance(value, float)
-        fix = 'Write it as a string: "500m" for a half.' if fraction else ""
+        fix = 'Write it as a string: "500m" for a half.' if fraction else _HOW_TO_WRITE.get(_EXPECTED[kind], "")
         return Problem(where, f"expected {_EXPECTED[kind]}, not {shown(value)}", fix)
     if kind == "literal_error":
         allowed = _literals(model, loc)
@@ -100,6 +100,13 @@ _EXPECTED = {
     "list_type": "a list",
     "model_type": "an object",
     "model_attributes_type": "an object",
+}
+
+_HOW_TO_WRITE = {
+    "an integer": "Write a whole number without quotes, such as 2.",
+    "true or false": "Write it without quotes.",
+    "a list": 'Begin each entry with "- ".',
+    "an object": 'Write its fields as "name: value".',
 }
 
 

@@ -162,9 +162,9 @@ def copy_sources(module: str, root: Path, store: Path) -> tuple[str, Path]:
 
 
 def remove_copies(store: Path) -> None:
-    """Remove a folder in which `copy_sources` made its read-only folders; nothing happens when there is none."""
-    for folder in store.rglob("*/"):
-        if not folder.is_symlink():
+    """Remove ``store``, or one copy in it, though they are read-only; nothing happens when there is none."""
+    for folder in (store, *store.rglob("*/")):
+        if folder.is_dir() and not folder.is_symlink():
             folder.chmod(0o755)
     if store.exists():
         shutil.rmtree(store)

@@ -135,8 +135,14 @@ def _import_failed(name: str, error: BaseException) -> ImportPathError:
     return ImportPathError(
         f"importing {name!r} raised {type(error).__name__}" + (f": {message}" if message else ""),
         where=where,
-        fix="Correct the file, or install what it needs.",
+        fix=_how_to_import(error),
     )
+
+
+def _how_to_import(error: BaseException) -> str:
+    if isinstance(error, AttributeError) and error.name == "bind":
+        return "Only what @remote wraps has .bind: put @remote above the class or function."
+    return "Correct the file, or install what it needs."
 
 
 def _file_of(module: str) -> str:

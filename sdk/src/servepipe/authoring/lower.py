@@ -272,6 +272,9 @@ def _describe_node(node: Node) -> tuple[str, str, str]:
         return f"a node of {target}", str(node._place), f'Give it a name: {short}.options(name="...").bind(...).'
     code = getattr(node._target, "__code__", None)
     where = str(Place(code.co_filename, code.co_firstlineno)) if code else ""
+    if short == "<lambda>":  # another name would only lead to the next error: nobody else can import it
+        fix = "Write it as a function with a name of its own, at the top level of its module."
+        return f"the function {target}", where, fix
     return f"the function {target}", where, f'Give it a name: {short}.options(name="...").bind(...).'
 
 

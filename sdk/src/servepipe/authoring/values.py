@@ -78,6 +78,26 @@ class Value(Authored):
 
     __hash__ = object.__hash__
 
+    def _refuse_order(self, _other: object) -> NoReturn:
+        raise GraphError(
+            f"{self._label()} cannot be compared: its value is not known while the graph is written",
+            where=str(here()),
+            fix="Branch with servepipe.switch(...), or compare inside a node.",
+        )
+
+    __lt__ = __le__ = __gt__ = __ge__ = _refuse_order
+
+    def _refuse_arithmetic(self, *_others: object) -> NoReturn:
+        raise GraphError(
+            f"{self._label()} cannot be computed with: its value is not known while the graph is written",
+            where=str(here()),
+            fix="Do it in a node: write a function with @remote and call it by .bind(...).",
+        )
+
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __matmul__ = __rmatmul__ = _refuse_arithmetic
+    __truediv__ = __rtruediv__ = __floordiv__ = __rfloordiv__ = __mod__ = __rmod__ = _refuse_arithmetic
+    __pow__ = __rpow__ = __neg__ = __pos__ = __abs__ = _refuse_arithmetic
+
     def __iter__(self) -> NoReturn:
         # Without this Python would call __getitem__ with 0, 1, 2... for ever.
         raise GraphError(

@@ -288,11 +288,20 @@ def _bad_values(step: Step, path: str) -> Iterator[Problem]:
 
 
 def _unknown_nodes(graph: Graph, nodes: Mapping[str, NodeArguments]) -> Iterator[Problem]:
+    unused = set(nodes) - {step.node for step in graph.steps if isinstance(step, Call)}
+    unused -= {part.node for node in nodes.values() for part in _held(node)}
     for index, step in enumerate(graph.steps):
         if isinstance(step, Call) and step.node not in nodes:
             path = f"{_step_path(index)}.node"
             fix = _suggestion(step.node, nodes)
+            if any(fix == f'Did you mean "{name}"?' for name in unused):
+                fix += " Nothing uses that node: either name may be the misspelt one, write both alike."
             yield Problem(Kind.UNKNOWN_NODE, path, f"there is no node {step.node!r}", fix, (step.node,))
+
+
+def _held(node: NodeArguments) -> Iterator[NodeRef]:
+    for top in (*node.args, *(value for _, value in node.kwargs)):
+        yield from (part for _, part in located(top, "") if isinstance(part, NodeRef))
 
 
 def _handle_problems(nodes: Mapping[str, NodeArguments]) -> Iterator[Problem]:

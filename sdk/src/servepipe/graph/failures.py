@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeVar
 
 from servepipe.errors import NodeError, RequestError
 
-__all__ = ["FailedStep", "Raised", "as_exception", "caught", "failed_step", "mark", "message_of", "opened"]
+__all__ = ["FailedStep", "Raised", "as_exception", "asked_for", "caught", "failed_step", "mark", "message_of", "opened"]
 
 T = TypeVar("T")
 
@@ -62,6 +62,17 @@ def as_exception(error: BaseException) -> Exception:
     told = NodeError(type(error).__name__, message_of(error) or _WHY.get(type(error), ""), text)
     told.__cause__ = error
     return told
+
+
+def asked_for(error: BaseException) -> bool:
+    """Whether ``error`` is an order to the task that it surfaces in: somebody cancelled it, or throws it away.
+
+    Everything else that user code raises is a failure of that code, `as_exception` says which.
+    """
+    if isinstance(error, asyncio.CancelledError):
+        task = asyncio.current_task()
+        return task is not None and task.cancelling() > 0
+    return isinstance(error, GeneratorExit)
 
 
 def message_of(error: BaseException) -> str:

@@ -16,10 +16,10 @@ from types import AsyncGeneratorType, GeneratorType
 from typing import Any
 
 from servepipe.errors import SignatureError
-from servepipe.graph.failures import Raised, as_exception, opened
+from servepipe.graph.failures import Raised, as_exception, asked_for, opened
 from servepipe.graph.fields import did_you_mean
 
-__all__ = ["NodeInstance"]
+__all__ = ["NodeInstance", "in_thread", "is_async"]
 
 
 class NodeInstance:
@@ -126,7 +126,7 @@ class NodeInstance:
             raise SignatureError(
                 f"node {self._node} has no method {method or '__call__'!r}", fix=did_you_mean(method or "", public)
             )
-        return function, _is_async(function)
+        return function, is_async(function)
 
     async def _hook(self, name: str, *args: Any) -> bool:
         # Looked up as Python looks up special methods: a __getattr__ that answers to every name makes no hook.
@@ -143,13 +143,18 @@ class NodeInstance:
         slots: asyncio.Semaphore | None = None,
     ) -> Any:
         """Call ``function`` where it belongs. The slot is given back when the code ends, not when its caller leaves."""
-        if self._on_loop or _is_async(function):
-            result = function(*args, **kwargs)
-            return await result if inspect.isawaitable(result) else result
+        if self._on_loop or is_async(function):
+            try:
+                result = function(*args, **kwargs)
+                return await result if inspect.isawaitable(result) else result
+            except BaseException as error:
+                if isinstance(error, Exception) or asked_for(error):
+                    raise
+                raise as_exception(error) from error
         loop = asyncio.get_running_loop()
         context = contextvars.copy_context()
         try:
-            thread = self._threads.submit(context.run, _in_thread, function, args, kwargs)
+            thread = self._threads.submit(context.run, in_thread, function, args, kwargs)
         except RuntimeError:
             if slots is None:  # close() at the end of the process, when there are no more threads to be had
                 return function(*args, **kwargs)
@@ -166,12 +171,14 @@ class NodeInstance:
 _GENERATORS = (GeneratorType, AsyncGeneratorType)
 
 
-def _is_async(function: Callable[..., Any]) -> bool:
+def is_async(function: Callable[..., Any]) -> bool:
+    """Whether calling ``function`` gives a coroutine."""
     # An object with an async __call__, an AsyncMock among them, is async too.
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
 
 
-def _in_thread(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+def in_thread(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """Call ``function`` in a thread for an event loop that applies `opened` to the result."""
     try:
         return function(*args, **kwargs)
     except StopIteration as error:

@@ -12,6 +12,8 @@ import math
 import sys
 from typing import Any
 
+from servepipe.graph.failures import message_of
+
 __all__ = ["AnswerNotSupportedError", "encode_answer", "encode_json"]
 
 JSON = "application/json"
@@ -42,9 +44,15 @@ def encode_json(value: Any) -> bytes:
     """``value`` as UTF-8 JSON without white space. Raises `AnswerNotSupportedError`."""
     try:
         text = json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"), default=_plain)
-    except (TypeError, ValueError, RecursionError) as error:
+    except Exception as error:  # also what the answer's own properties and methods raise
         # json says that something is wrong, not where; only the failing case pays for finding out.
-        raise _problem(value, (), set()) or AnswerNotSupportedError(f"cannot be written as JSON: {error}") from None
+        try:
+            problem = _problem(value, (), set())
+        except Exception:
+            problem = None
+        if problem is None:
+            problem = AnswerNotSupportedError(f"cannot be written as JSON: {type(error).__name__}: {message_of(error)}")
+        raise problem from None
     try:
         return text.encode()
     except UnicodeEncodeError:  # a lone surrogate, which JSON can carry only as an escape
@@ -90,7 +98,10 @@ def _problem(value: Any, path: tuple[int | str, ...], inside: set[int]) -> Answe
     try:
         plain = _plain(value)
     except TypeError as error:
-        return AnswerNotSupportedError(str(error), path)
+        return AnswerNotSupportedError(message_of(error), path)
+    except Exception as error:
+        problem = f"is a {_type_name(value)} that cannot be read: {type(error).__name__}: {message_of(error)}"
+        return AnswerNotSupportedError(problem, path)
     return _problem(plain, path, inside)
 
 

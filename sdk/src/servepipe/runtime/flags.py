@@ -66,6 +66,8 @@ def serve_environment(
     if haproxy:
         # HTTP goes through HAProxy straight to the ingress replicas: seven to ten times the requests per second.
         flags["RAY_SERVE_ENABLE_HA_PROXY"] = "1"
+        # See docs/adr/0007: a caller that leaves is noticed. Serve copies the value to the end of HAProxy's defaults.
+        flags["RAY_SERVE_HAPROXY_BALANCE_ALGORITHM"] = "leastconn\n    no option splice-request"
         if folder is not None:
             flags |= {
                 "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{folder}/haproxy.cfg",

@@ -13,6 +13,7 @@ reading and writing JSON.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import inspect
 import json
 import logging
@@ -20,16 +21,19 @@ import sys
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 from servepipe.errors import BadRequestError, RequestError, StepTimeoutError
+from servepipe.graph.failures import as_exception, asked_for, opened
 from servepipe.graph.inputs import describe_arguments
+from servepipe.graph.instance import in_thread, is_async
 from servepipe.runtime.answers import AnswerNotSupportedError, encode_answer, encode_json
 from servepipe.runtime.interface import Interface
 from servepipe.runtime.problems import HookError, problem_of
 
-__all__ = ["Endpoint", "Hook", "HttpApp", "Run", "arguments", "request_id_of"]
+__all__ = ["Endpoint", "Hook", "HttpApp", "Run", "arguments", "request_id_of", "too_large"]
 
 Message: TypeAlias = dict[str, Any]
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -42,6 +46,10 @@ MAX_REQUEST_ID_LENGTH = 128
 GRACE_S = 0.1
 
 log = logging.getLogger("servepipe.ingress")
+
+# Not the event loop's own threads, which are few: slow hooks must not hold up what else the ingress does in threads,
+# such as finding out whether it is ready.
+_HOOK_THREADS = ThreadPoolExecutor(32, thread_name_prefix="servepipe-hook")
 
 
 class Run(Protocol):
@@ -60,12 +68,23 @@ class Hook:
     function: Callable[[Any], Any]
 
     async def __call__(self, value: Any) -> Any:
-        """Sync functions run in a thread, so that they cannot hold up other requests."""
+        """Sync functions run in a thread, so that they cannot hold up other requests.
+
+        Raises what the function raises, as an exception that ends the request and nothing else.
+        """
         function = self.function
-        if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
-            return await function(value)
-        result = await asyncio.to_thread(function, value)
-        return await result if inspect.isawaitable(result) else result
+        try:
+            if is_async(function):
+                return await function(value)
+            context = contextvars.copy_context()
+            thread = _HOOK_THREADS.submit(context.run, in_thread, function, (value,), {})
+            result = opened(await asyncio.wrap_future(thread))
+            return await result if inspect.isawaitable(result) else result
+        except BaseException as error:
+            if isinstance(error, Exception) or asked_for(error):
+                raise
+            # SystemExit would end the event loop, a CancelledError that nobody asked for the request without answer.
+            raise as_exception(error) from error
 
 
 class HttpApp:
@@ -134,7 +153,7 @@ class HttpApp:
             # The graph keeps the deadline by itself, and knows which step is late; it gets the chance to say so.
             async with asyncio.timeout(None if self._timeout_s is None else self._timeout_s + GRACE_S) as limit:
                 body = await _read_body(scope, receive, self._max_body_bytes)
-                args, kwargs = await self._inputs(scope, body)
+                args, kwargs = await self._inputs(scope, body, receive)
                 output = await self._run_graph(args, kwargs, request_id, deadline)
                 return output if self._postprocessor is None else await self._postprocess(output)
         except Exception as error:
@@ -145,13 +164,13 @@ class HttpApp:
                 f"the request took longer than {self._timeout_s:g} s", fix="See spec.ingress.requestTimeoutSeconds."
             ) from error
 
-    async def _inputs(self, scope: Scope, body: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    async def _inputs(self, scope: Scope, body: bytes, receive: Receive) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if self._preprocessor is None:
             return arguments(body, self._interface)
         from starlette.requests import Request
 
         try:
-            return (await self._preprocessor(Request(scope, _replay(body))),), {}
+            return (await self._preprocessor(Request(scope, _replay(body, receive))),), {}
         except RequestError:
             raise
         except Exception as error:
@@ -189,7 +208,19 @@ class HttpApp:
         elif _is_response(answer):
             if self._sends_request_id:
                 answer.headers.setdefault(REQUEST_ID, request_id)
-            await answer(scope, receive, send)
+            started = False
+
+            async def sending(message: Message) -> None:
+                nonlocal started
+                started = True
+                await send(message)
+
+            try:
+                await answer(scope, receive, sending)
+            except Exception as error:  # a file that is not there, say
+                if started:
+                    raise
+                await self._send_error(error, scope, request_id, send)
             return
         try:
             body, content_type = encode_answer(answer)
@@ -255,8 +286,9 @@ def request_id_of(headers: Sequence[tuple[bytes, bytes]]) -> str:
 
 async def _read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
     for name, value in scope["headers"]:
-        if name == b"content-length" and value.isdigit() and int(value) > limit:
-            raise _too_large(limit)
+        # Python reads no integer of thousands of digits, and none of twenty fits any memory.
+        if name == b"content-length" and value.isdigit() and (len(value) > 20 or int(value) > limit):
+            raise too_large(limit)
     chunks: list[bytes] = []
     size = 0
     while True:
@@ -266,25 +298,27 @@ async def _read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
         chunk = message.get("body", b"")
         size += len(chunk)
         if size > limit:
-            raise _too_large(limit)
+            raise too_large(limit)
         chunks.append(chunk)
         if not message.get("more_body", False):
             return b"".join(chunks)
 
 
-def _too_large(limit: int) -> BadRequestError:
+def too_large(limit: int) -> BadRequestError:
+    """The 413 for a body of more than ``limit`` bytes."""
     return BadRequestError(
         f"the body is larger than {limit} bytes", status=413, code="BodyTooLarge", fix="See spec.ingress.maxBodyBytes."
     )
 
 
-def _replay(body: bytes) -> Receive:
-    messages = [{"type": "http.request", "body": body, "more_body": False}]
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """A ``receive`` that gives the body once more, and after that what the server says: whether the caller is there."""
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
-    async def receive() -> Message:
-        return messages.pop() if messages else {"type": "http.disconnect"}
+    async def again() -> Message:
+        return messages.pop() if messages else await receive()
 
-    return receive
+    return again
 
 
 def _check_method(method: str, allowed: tuple[str, ...]) -> None:

@@ -27,12 +27,12 @@ from servepipe.graph.program import Program
 from servepipe.graph.wire import parse_graph
 from servepipe.runtime.answers import encode_answer, encode_json
 from servepipe.runtime.grpc_service import STATUS_CODES
-from servepipe.runtime.http import Hook, HttpApp, Receive, Send, arguments, request_id_of
+from servepipe.runtime.http import Hook, HttpApp, Receive, Send, arguments, request_id_of, too_large
 from servepipe.runtime.inline import InlineNodes
 from servepipe.runtime.interface import Interface
 from servepipe.runtime.observer import Observer
 from servepipe.runtime.problems import first_line, problem_of
-from servepipe.runtime.routing import InFlight, Routes, application_name
+from servepipe.runtime.routing import InFlight, Places, Routes, application_name
 from servepipe.runtime.serve_caller import ServeCaller
 from servepipe.runtime.transport import pack, unpack
 
@@ -51,6 +51,7 @@ class Ingress:
         self._pipeline: str = args["pipeline"]
         self._application: str = serve.get_replica_context().app_name
         self._state: _State | None = None
+        self._coming: _State | None = None
         self._in_flight = InFlight()
         self._error = ""
         self._serve_caller = ServeCaller(self._pin, self._is_off)
@@ -90,11 +91,12 @@ class Ingress:
             self._error = first_line(error)
             return
         self._error = ""
-        for application, (node, spec) in state.inline.items():
+        self._coming = state
+        for application, (node, spec) in state.places.inline.items():
             await self._inline.ensure(application, node, spec)
-        for application in state.dedicated:
+        for application in state.places.dedicated:
             self._serve_caller.handle(application)  # now, so that its router knows the replicas when weight comes
-        self._state = state
+        self._state, self._coming = state, None
         task = asyncio.create_task(self._retire())
         self._retiring.add(task)
         task.add_done_callback(self._retiring.discard)
@@ -115,6 +117,8 @@ class Ingress:
         request_id = request_id_of([(b"x-request-id", str(metadata.get("request_id", "")).encode())])
         try:
             state = self._current()
+            if len(request.value) > state.max_body_bytes:
+                raise too_large(state.max_body_bytes)
             args, kwargs = arguments(request.value, interface)
             body, content_type = encode_answer(await self._run_state(state, args, kwargs, request_id=request_id))
         except Exception as error:
@@ -159,7 +163,7 @@ class Ingress:
         return None if self._state is None else self._state.routes.draw().revisions.get(node)
 
     def _is_off(self, node: str) -> bool:
-        return self._state is not None and node in self._state.off
+        return self._state is not None and node in self._state.places.off
 
     # Requests
 
@@ -185,17 +189,26 @@ class Ingress:
             return await run(state.program, args, kwargs, self, context)
 
     async def _retire(self) -> None:
-        """Close Inline revisions and drop handles that the table no longer has, once no request may use them."""
+        """Close Inline revisions and drop handles that the table no longer has, once no request may use them.
+
+        What a table that is being prepared needs stays: this may still be waiting when the next one comes.
+        """
         while True:
-            assert self._state is not None
             busy = self._in_flight.by_application()
-            unused = [name for name in self._inline if name not in self._state.inline]
+            unused = [name for name in self._inline if not self._needed(name)]
             for application in [name for name in unused if name not in busy]:
-                await self._inline.close(application)
+                # Closing one runs the user's code, and a table may come meanwhile that needs the next.
+                if not self._needed(application):
+                    await self._inline.close(application)
             if not any(name in busy for name in unused):
-                await self._serve_caller.keep_only(self._state.dedicated | busy.keys())
+                tables = [state for state in (self._state, self._coming) if state is not None]
+                used = {name for state in tables for name in state.places.dedicated}
+                await self._serve_caller.keep_only(used | busy.keys())
                 return
             await asyncio.sleep(1.0)
+
+    def _needed(self, inline: str) -> bool:
+        return any(state is not None and inline in state.places.inline for state in (self._state, self._coming))
 
     # Endpoints
 
@@ -203,8 +216,12 @@ class Ingress:
         state = self._state
         if state is None:
             return 503, {"ready": False, "notReady": [], "message": "the ingress has no graph yet"}
-        waiting = [node for node, name in state.inline_nodes.items() if name in self._inline.errors]
-        waiting += await self._observer.not_ready(state.dedicated_nodes)
+        waiting = [node for node, name in state.places.inline_nodes.items() if name in self._inline.errors]
+        try:
+            waiting += await self._observer.not_ready(state.places.dedicated_nodes)
+        except Exception as error:
+            message = f"Serve's controller does not say which nodes run: {first_line(error)}"
+            return 503, {"ready": False, "notReady": sorted(waiting), "message": message}
         return (503 if waiting else 200), {"ready": not waiting, "notReady": sorted(waiting)}
 
     async def _graph(self) -> tuple[int, Any]:
@@ -225,27 +242,9 @@ class _State:
         self.program = Program(graph)
         self.interface = Interface.of(graph)
         self.routes = Routes({name: node["routes"] for name, node in nodes.items()})
-        self.off = frozenset(name for name, node in nodes.items() if node.get("off"))
+        self.places = Places(nodes)
         self.timeout_s: float | None = config.get("requestTimeoutSeconds")
-        self.inline: dict[str, tuple[str, Mapping[str, Any]]] = {}
-        self.dedicated: set[str] = set()
-        self.inline_nodes: dict[str, str] = {}
-        self.dedicated_nodes: dict[str, list[tuple[str, int]]] = {}
-        for name, node in nodes.items():
-            if not node["routes"]:
-                self.dedicated_nodes[name] = []  # it has no revision that could answer
-            for route in node["routes"]:
-                application = application_name(name, route["revision"])
-                if "inline" in route:
-                    self.inline[application] = (name, route["inline"])
-                    if route["weight"] >= 50:
-                        self.inline_nodes[name] = application
-                else:
-                    self.dedicated.add(application)
-                    self.dedicated_nodes.setdefault(name, []).append((route["revision"], int(route["weight"])))
-        # What runs here has no replica to look for, and what is off has none by choice.
-        for name in [*self.inline_nodes, *self.off]:
-            self.dedicated_nodes.pop(name, None)
+        self.max_body_bytes: int = config.get("maxBodyBytes") or 104_857_600
         self.description = {
             "pipeline": config.get("pipeline", ""),
             "graphRevision": config.get("graphRevision", ""),
@@ -254,8 +253,8 @@ class _State:
             "nodes": {
                 name: {
                     "routes": [{"revision": route["revision"], "weight": route["weight"]} for route in node["routes"]],
-                    "placement": "Inline" if name in self.inline_nodes else "Dedicated",
-                    "off": name in self.off,
+                    "placement": "Inline" if name in self.places.inline_nodes else "Dedicated",
+                    "off": name in self.places.off,
                 }
                 for name, node in nodes.items()
             },
@@ -272,7 +271,7 @@ class _State:
             preprocessor=ingress._preprocessor,
             postprocessor=ingress._postprocessor,
             endpoints={"/-/ready": ingress._ready, "/-/graph": ingress._graph, "/-/routing": ingress._routing},
-            max_body_bytes=config.get("maxBodyBytes") or 104_857_600,
+            max_body_bytes=self.max_body_bytes,
             timeout_s=self.timeout_s,
             sends_request_id=False,  # Serve's servers do
         )

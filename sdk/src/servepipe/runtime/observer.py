@@ -26,6 +26,7 @@ __all__ = ["Observer"]
 
 READY_CACHE_S = 1.0
 ANSWER_WITHIN_S = 2.0
+LOOK_WITHIN_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,8 @@ class Observer:
 
         Args:
             nodes: For each node that runs on replicas of its own its revisions with their weights, together 100.
+
+        Raises whatever Serve's controller says instead of an answer, ``TimeoutError`` where it says nothing.
         """
         seen = await self._replicas()
         return [
@@ -82,8 +85,10 @@ class Observer:
         for name, task in tasks.items():
             if not task.done():
                 continue
-            del self._asking[name]
-            at, found = (0.0, []) if task.exception() else task.result()
+            if self._asking.get(name) is task:  # somebody else who waited for it may have been faster
+                del self._asking[name]
+            # Cancelled: the application has gone meanwhile.
+            at, found = (0.0, []) if task.cancelled() or task.exception() else task.result()
             if time.monotonic() - at > ANSWER_WITHIN_S:
                 continue  # from long before this question
             for answer in found:
@@ -110,7 +115,8 @@ class Observer:
         if fresh or time.monotonic() - self._seen_at >= READY_CACHE_S:
             if self._looking is None or self._looking.done():
                 self._looking = asyncio.create_task(asyncio.to_thread(_look))
-            self._seen = await asyncio.shield(self._looking)
+            async with asyncio.timeout(LOOK_WITHIN_S):
+                self._seen = await asyncio.shield(self._looking)
             self._seen_at = time.monotonic()
         return self._seen
 

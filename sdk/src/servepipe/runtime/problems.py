@@ -69,11 +69,13 @@ def problem_of(error: BaseException, interface: Interface, *, postprocessed: boo
         case HookError():
             return Problem(500, error.code, str(error), log_exception=error.__cause__)
         case RequestError():
-            code = error.code or CODES.get(error.status, "RequestFailed")
+            # User code raises them too, and a status that says success, or none at all, would be worse than none.
+            status = error.status if isinstance(error.status, int) and 400 <= error.status <= 599 else 500
+            code = error.code or CODES.get(status, "RequestFailed")
             message = f"{error.what}. {error.fix}" if error.fix else error.what
-            retry = ((b"retry-after", b"1"),) if error.status == 503 else ()
+            retry = ((b"retry-after", b"1"),) if status == 503 else ()
             step, node, _ = failed_step(error)
-            return Problem(error.status, code, message, step, node or error.node, retry)
+            return Problem(status, code, message, step, node or error.node, retry)
         case _:
             step, node, _ = failed_step(error)
             where = f"step {step}" if step else "the graph"

@@ -15,7 +15,10 @@ from typing import Any
 
 from servepipe.errors import NotReadyError
 
-__all__ = ["InFlight", "Pins", "Routes", "application_name", "not_ready"]
+__all__ = ["InFlight", "Pins", "Places", "Routes", "application_name", "not_ready"]
+
+#: From this percentage on a revision answers for its node.
+_MOST = 50
 
 
 def application_name(node: str, revision: str) -> str:
@@ -56,6 +59,41 @@ class Routes:
             chosen = {node: revision for (node, _, _), revision in zip(self._split, drawn, strict=True)}
             pins = self._drawn[drawn] = Pins(self._fixed | chosen)
         return pins
+
+
+class Places:
+    """Where the revisions of a table run, and what readiness has to ask of them.
+
+    Args:
+        nodes: As in the ingress's ``user_config``: ``{"m1": {"routes": [{"revision", "weight", "inline"?}], "off"?}}``.
+
+    Attributes:
+        inline: By application what runs in this process: its node, and what it is built from.
+        dedicated: The applications with replicas of their own.
+        off: Nodes that are at zero by choice.
+        inline_nodes: By node the application that answers here for most of its requests.
+        dedicated_nodes: By node the revisions with their weights that replicas have to answer for. One whose weight
+            lies nowhere is among them: nothing could answer, so it is not ready.
+    """
+
+    def __init__(self, nodes: Mapping[str, Mapping[str, Any]]) -> None:
+        self.inline: dict[str, tuple[str, Mapping[str, Any]]] = {}
+        self.dedicated: set[str] = set()
+        self.off = frozenset(name for name, node in nodes.items() if node.get("off"))
+        self.inline_nodes: dict[str, str] = {}
+        self.dedicated_nodes: dict[str, list[tuple[str, int]]] = {name: [] for name in nodes}
+        for name, node in nodes.items():
+            for route in node["routes"]:
+                application, weight = application_name(name, route["revision"]), int(route["weight"])
+                if "inline" in route:
+                    self.inline[application] = (name, route["inline"])
+                    if weight >= _MOST:
+                        self.inline_nodes[name] = application
+                else:
+                    self.dedicated.add(application)
+                    self.dedicated_nodes[name].append((route["revision"], weight))
+        for name in {*self.inline_nodes, *self.off}:
+            del self.dedicated_nodes[name]
 
 
 class InFlight:

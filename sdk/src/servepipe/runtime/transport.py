@@ -86,7 +86,8 @@ def unpack(failure: NodeFailure) -> Exception:
         except BaseException:  # another version of the class, a module that is missing here, anything
             error = None
         if isinstance(error, Exception):
-            error.__cause__ = RemoteTracebackError(failure.remote_traceback)
+            # Not by plain assignment: an exception may be a frozen dataclass.
+            BaseException.__setattr__(error, "__cause__", RemoteTracebackError(failure.remote_traceback))
             return error
     told = NodeError(failure.type_name, failure.message, failure.remote_traceback)
     told.__cause__ = RemoteTracebackError(failure.remote_traceback)

@@ -6,6 +6,7 @@ from servepipe.api.v1alpha1.graph import (
     BranchSpec,
     CaseSpec,
     GraphInput,
+    GraphResponse,
     GraphSpec,
     MapSpec,
     SplitSpec,
@@ -44,6 +45,7 @@ from servepipe.api.v1alpha1.status import (
     GraphStatus,
     NodeStatus,
     Status,
+    WatchedDeadline,
 )
 
 __all__ = [
@@ -65,6 +67,7 @@ __all__ = [
     "EnvVar",
     "FailedRevision",
     "GraphInput",
+    "GraphResponse",
     "GraphSpec",
     "GraphStatus",
     "Grpc",
@@ -88,5 +91,6 @@ __all__ = [
     "Upgrade",
     "UpgradeStep",
     "Volume",
+    "WatchedDeadline",
     "Workers",
 ]

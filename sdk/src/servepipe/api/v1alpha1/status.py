@@ -8,7 +8,16 @@ from pydantic import Field
 
 from servepipe.api.v1alpha1.base import Int32, Model, keyed_by
 
-__all__ = ["CandidateStatus", "ClusterStatus", "Condition", "FailedRevision", "GraphStatus", "NodeStatus", "Status"]
+__all__ = [
+    "CandidateStatus",
+    "ClusterStatus",
+    "Condition",
+    "FailedRevision",
+    "GraphStatus",
+    "NodeStatus",
+    "Status",
+    "WatchedDeadline",
+]
 
 _Revision = Annotated[str, Field(max_length=63)]
 _Time = Annotated[str, Field(max_length=64, json_schema_extra={"format": "date-time"})]
@@ -99,6 +108,17 @@ class GraphStatus(Model):
     """Its hash."""
 
 
+class WatchedDeadline(Model):
+    """How much of a deadline is used up; only time in which it was watched counts."""
+
+    attempt: Int32 = 0
+    """Which attempt it is, from 0."""
+    watched_seconds: Int32 = 0
+    """Seconds that count, until `at`."""
+    at: _Time
+    """When it was written."""
+
+
 class ClusterStatus(Model):
     """A Ray cluster of this pipeline."""
 
@@ -139,5 +159,7 @@ class Status(Model):
         | None
     ) = None
     """Ray clusters of this pipeline."""
+    deadlines: Annotated[dict[str, WatchedDeadline], Field(max_length=256)] | None = None
+    """What is waited for with a deadline: revisions by name of their application, nodes, cluster."""
     nodes: Annotated[dict[str, NodeStatus], Field(max_length=256)] | None = None
     """Each node as it is now."""

@@ -1,0 +1,236 @@
+"""etcd, API server and controller-manager as processes on free loopback ports, in one folder with their logs.
+
+There is no node and no scheduler: Pods stay Pending. Everything that the API server itself decides is real: schemas and
+CEL rules, RBAC, server-side apply, quotas, garbage collection, namespaces that end.
+"""
+
+import contextlib
+import json
+import subprocess
+import time
+from pathlib import Path
+
+import httpx
+import yaml
+
+from bed.build import Binaries
+from bed.certificates import Authority
+from bed.client import Api, Object, RefusedError, write_kubeconfig
+from bed.processes import Process, free_ports, wait_for
+
+AUDIT_POLICY = {
+    "apiVersion": "audit.k8s.io/v1",
+    "kind": "Policy",
+    "omitStages": ["RequestReceived"],
+    "rules": [{"level": "Metadata"}],
+}
+
+
+class ControlPlane:
+    """A cluster without nodes. `api` is its administrator, who may do everything."""
+
+    def __init__(self, folder: Path, binaries: Binaries) -> None:
+        self.folder, self.binaries = folder, binaries
+        etcd_port, peer_port, api_port, manager_port = free_ports(4)
+        self.url = f"https://127.0.0.1:{api_port}"
+        self.audit_log = folder / "audit.log"
+        authority = Authority(folder)
+        self.authority = authority.certificate
+        serving = authority.issue("apiserver", "kube-apiserver")
+        admin = authority.issue("admin", "admin", groups=("system:masters",))
+        signing = authority.signing_pair("serviceaccounts")
+        user = {"client-certificate": str(admin[0]), "client-key": str(admin[1])}
+        self.kubeconfig = write_kubeconfig(folder / "admin.kubeconfig", self.url, self.authority, user)
+        self.api = Api(self.url, self.authority, certificate=admin)
+        (folder / "audit-policy.yaml").write_text(json.dumps(AUDIT_POLICY))
+        self.etcd = self._process(
+            "etcd",
+            f"--data-dir={folder / 'etcd'}",
+            f"--listen-client-urls=http://127.0.0.1:{etcd_port}",
+            f"--advertise-client-urls=http://127.0.0.1:{etcd_port}",
+            f"--listen-peer-urls=http://127.0.0.1:{peer_port}",
+            f"--initial-advertise-peer-urls=http://127.0.0.1:{peer_port}",
+            f"--initial-cluster=default=http://127.0.0.1:{peer_port}",
+            "--unsafe-no-fsync",  # the data is thrown away
+        )
+        self.api_server = self._process(
+            "kube-apiserver",
+            f"--etcd-servers=http://127.0.0.1:{etcd_port}",
+            f"--secure-port={api_port}",
+            "--bind-address=127.0.0.1",
+            "--advertise-address=127.0.0.1",
+            "--endpoint-reconciler-type=none",  # else it insists on an address that is not loopback
+            f"--cert-dir={folder}",
+            f"--tls-cert-file={serving[0]}",
+            f"--tls-private-key-file={serving[1]}",
+            f"--client-ca-file={self.authority}",
+            f"--service-account-key-file={signing[0]}",
+            f"--service-account-signing-key-file={signing[1]}",
+            "--service-account-issuer=https://kubernetes.default.svc",
+            "--service-cluster-ip-range=10.96.0.0/16",
+            "--authorization-mode=RBAC",
+            "--allow-privileged=true",
+            f"--audit-policy-file={folder / 'audit-policy.yaml'}",
+            f"--audit-log-path={self.audit_log}",
+            "--audit-log-mode=blocking",  # a request that was answered is in the log
+        )
+        self.controller_manager = self._process(
+            "kube-controller-manager",
+            f"--kubeconfig={self.kubeconfig}",
+            f"--service-account-private-key-file={signing[1]}",
+            f"--root-ca-file={self.authority}",
+            "--use-service-account-credentials=true",
+            "--leader-elect=false",
+            "--bind-address=127.0.0.1",
+            f"--secure-port={manager_port}",
+            f"--cert-dir={folder}",
+        )
+
+    def _process(self, name: str, *flags: str) -> Process:
+        return Process(name, [self.binaries[name], *flags], self.folder / f"{name}.log")
+
+    # -- life
+
+    def start(self) -> float:
+        """Starts everything; returns the seconds until Pods can be created in namespace default."""
+        started = time.monotonic()
+        self.etcd.start()
+        self.api_server.start()
+        self.wait_until_ready()
+        self.controller_manager.start()
+        self.wait_for_service_account("default")
+        return time.monotonic() - started
+
+    def stop(self) -> None:
+        """Ends everything at once: nothing here is worth an orderly end."""
+        for process in (self.controller_manager, self.api_server, self.etcd):
+            process.kill()
+        self.api.close()
+
+    def restart_api_server(self) -> None:
+        """The API server dies and comes back on the same port with the same data."""
+        self.api_server.kill()
+        self.api_server.start()
+        self.wait_until_ready()
+
+    def wait_until_ready(self, timeout: float = 120.0) -> None:
+        def ready() -> bool:
+            for process in (self.etcd, self.api_server):
+                if not process.running():
+                    raise RuntimeError(process.tail())
+            try:
+                return self.api.text("/readyz") == "ok"
+            except (RefusedError, httpx.TransportError) as error:
+                raise AssertionError(str(error)) from error
+
+        wait_for(f"{self.url}/readyz", ready, timeout, lambda: self.etcd.tail() + "\n" + self.api_server.tail())
+
+    # -- what tests need
+
+    def kubectl(
+        self,
+        *arguments: str,
+        stdin: str | None = None,
+        check: bool = True,
+        kubeconfig: Path | None = None,
+        env: dict[str, str] | None = None,
+        timeout: float = 60.0,
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs kubectl as the administrator, or with another kubeconfig.
+
+        `check` makes a failure an AssertionError with its output.
+        """
+        home = {"HOME": str(self.folder), "PATH": "/usr/bin:/bin"}
+        command = [self.binaries["kubectl"], f"--kubeconfig={kubeconfig or self.kubeconfig}", *arguments]
+        done = subprocess.run(
+            command, input=stdin, capture_output=True, text=True, timeout=timeout, env={**home, **(env or {})}
+        )
+        if check:
+            assert done.returncode == 0, (
+                f"kubectl {' '.join(arguments)} ended with {done.returncode}\n{done.stdout}{done.stderr}"
+            )
+        return done
+
+    def create_namespace(self, name: str, labels: dict[str, str] | None = None) -> str:
+        """Makes a namespace in which Pods can be created at once; returns its name."""
+        metadata = {"name": name, "labels": labels or {}}
+        self.api.create("/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
+        self.wait_for_service_account(name)
+        return name
+
+    def wait_for_service_account(self, namespace: str) -> None:
+        """Without `default`, which the controller-manager makes, the API server refuses every Pod."""
+        path = f"/api/v1/namespaces/{namespace}/serviceaccounts/default"
+        wait_for(
+            f"service account default in {namespace}", lambda: self.api.find(path), 60, self.controller_manager.tail
+        )
+
+    def install_crd(self, crd: Object) -> None:
+        """Creates the CRD, or puts it in the place of the one that is there, and waits until its resource is served."""
+        self.install_crds([crd])
+
+    def install_crds(self, crds: list[Object]) -> None:
+        """As `install_crd`, for many that come up at the same time."""
+        path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+        for crd in crds:
+            name = crd["metadata"]["name"]
+            old = self.api.find(f"{path}/{name}")
+            if old is None:
+                self.api.create(path, crd)
+            else:
+                metadata = {**crd["metadata"], "resourceVersion": old["metadata"]["resourceVersion"]}
+                self.api.replace(f"{path}/{name}", {**crd, "metadata": metadata})
+        for crd in crds:
+            spec = crd["spec"]
+            self._wait_until_served(f"/apis/{spec['group']}/{spec['versions'][0]['name']}/{spec['names']['plural']}")
+
+    def _wait_until_served(self, path: str) -> None:
+        def served() -> bool:
+            try:
+                return self.api.find(path) is not None
+            except RefusedError as refused:
+                if refused.code == 429:  # "storage is (re)initializing", for a moment
+                    return False
+                raise
+
+        wait_for(f"{path} to be served", served, 60, self.api_server.tail)
+
+    def service_account(self, namespace: str, name: str, rules: list[Object], *, cluster_wide: bool = False) -> Path:
+        """A kubeconfig for a new service account that may do what `rules` (those of a Role) say.
+
+        In its namespace, or everywhere if `cluster_wide`.
+        """
+        self.api.create(f"/api/v1/namespaces/{namespace}/serviceaccounts", {"metadata": {"name": name}})
+        kind, folder = ("ClusterRole", "") if cluster_wide else ("Role", f"/namespaces/{namespace}")
+        role = f"{namespace}-{name}"
+        rbac = f"/apis/rbac.authorization.k8s.io/v1{folder}/{kind.lower()}"
+        self.api.create(f"{rbac}s", {"metadata": {"name": role}, "rules": rules})
+        binding = {
+            "metadata": {"name": role},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": role},
+            "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": namespace}],
+        }
+        self.api.create(f"{rbac}bindings", binding)
+        request = {
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenRequest",
+            "spec": {"expirationSeconds": 7200},
+        }
+        answer = self.api.create(f"/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token", request)
+        path = self.folder / f"{role}.kubeconfig"
+        return write_kubeconfig(path, self.url, self.authority, {"token": answer["status"]["token"]}, namespace)
+
+    def audit(self, user: str | None = None) -> list[Object]:
+        """The audit log's events, of one user if named (`system:serviceaccount:<namespace>:<name>`)."""
+        events = []
+        for line in self.audit_log.read_text().splitlines():
+            with contextlib.suppress(ValueError):  # the last line may still be written
+                event = json.loads(line)
+                if user is None or event["user"]["username"] == user:
+                    events.append(event)
+        return events
+
+
+def load_crd(path: Path) -> Object:
+    crd: Object = yaml.load(path.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    return crd

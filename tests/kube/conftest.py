@@ -1,0 +1,71 @@
+"""One control plane for the whole test session, with the CRDs; every test has a namespace of its own."""
+
+import itertools
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from bed.build import binaries
+from bed.control_plane import ControlPlane, load_crd
+
+CRDS = Path(__file__).parents[2] / "crds"
+SUMMARY = pytest.StashKey[list[str]]()
+NUMBERS = itertools.count(1)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[SUMMARY] = []
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    for line in config.stash.get(SUMMARY, []):
+        terminalreporter.write_line(f"kube: {line}")
+
+
+@pytest.fixture(scope="session")
+def summary(request: pytest.FixtureRequest) -> list[str]:
+    """Lines that the end of the output shows."""
+    return request.config.stash[SUMMARY]
+
+
+@pytest.fixture(scope="session")
+def control_plane(
+    request: pytest.FixtureRequest, summary: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ControlPlane]:
+    """A running API server with the CRDs of ServePipeline and RayCluster."""
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+
+    def say(line: str) -> None:
+        with capture.global_and_fixture_disabled():
+            print(f"\n{line}", flush=True)
+
+    found = binaries(say=say)
+    plane = ControlPlane(tmp_path_factory.mktemp("control-plane"), found)
+    try:
+        seconds = plane.start()
+        summary += [
+            found.origin,
+            f"API server, etcd and controller-manager up in {seconds:.1f} s; logs in {plane.folder}",
+        ]
+        named = os.environ.get("KUBERAY_CRD")
+        summary.append(
+            f"RayCluster as in KUBERAY_CRD={named}"
+            if named
+            else "RayCluster's CRD is one of our own without checks; name KubeRay's in KUBERAY_CRD"
+        )
+        raycluster = Path(named) if named else Path(__file__).parent / "bed" / "raycluster-crd.yaml"
+        plane.install_crds([load_crd(path) for path in (*sorted(CRDS.glob("*.yaml")), raycluster)])
+        yield plane
+    finally:
+        plane.stop()
+
+
+@pytest.fixture
+def namespace(control_plane: ControlPlane, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A new namespace for this test in which Pods can be created; its end is begun, not waited for."""
+    words = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).strip("-")[:40].strip("-")
+    name = control_plane.create_namespace(f"t{next(NUMBERS)}-{words}")
+    yield name
+    control_plane.api.delete(f"/api/v1/namespaces/{name}")
