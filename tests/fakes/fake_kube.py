@@ -148,10 +148,16 @@ class FakeKube:
         old = self.objects.get(key)
         if old is None and sub:
             return self._missing(key)
-        if old and body["metadata"].get("uid", old["metadata"]["uid"]) != old["metadata"]["uid"]:
-            return status(409, "Conflict", "uid mismatch", name=key[1])
+        meta = body["metadata"]
+        kept = old["metadata"] if old else {}
+        if old and meta.get("resourceVersion", kept["resourceVersion"]) != kept["resourceVersion"]:
+            return status(409, "Conflict", "the object has been modified", name=key[1])
+        if old and not sub and meta.get("uid", kept["uid"]) != kept["uid"]:
+            return status(422, "Invalid", "metadata.uid: field is immutable", name=key[1])
         manager = (*key, request.query["fieldManager"] + "/" + sub)
-        said = {"status": body.get("status", {})} if sub else {k: v for k, v in body.items() if k != "status"}
+        said = {k: v for k, v in body.items() if (k == "status") == bool(sub)}
+        if "metadata" in said:
+            said["metadata"] = {k: v for k, v in meta.items() if k != "resourceVersion"}
         merged = merge(copy.deepcopy(old or {}), self.applied.get(manager, {}), said)
         self.applied[manager] = copy.deepcopy(said)
         return web.json_response(self._store(key, merged), status=200 if old else 201)

@@ -37,6 +37,20 @@ async def test_fields_that_are_no_longer_said_vanish_and_other_writers_condition
         assert await writer.read() == got
 
 
+async def test_a_status_is_written_although_the_object_changed_meanwhile() -> None:
+    fake = FakeKube()
+    async with serving(fake) as kube:
+        writer = KubeStatus(kube, PIPES, await pipeline(kube))
+        await writer.read()
+        await kube.apply(PIPES, {"metadata": {"namespace": "ns", "name": "p"}, "spec": {"changed": 1}})
+        await writer.write({"a": 1})
+        await writer.write({"a": 2})
+        assert (await kube.get(PIPES, "ns", "p"))["status"] == {"a": 2}
+        fake.faults.append(lambda method, path: status(409, "Conflict", "no") if method == "PATCH" else None)
+        with pytest.raises(Conflict):
+            await writer.write({"a": 3})
+
+
 async def test_the_status_of_a_successor_is_not_touched() -> None:
     async with serving(FakeKube()) as kube:
         owner = await pipeline(kube)
