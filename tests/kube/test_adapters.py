@@ -10,6 +10,7 @@ from typing import Any
 import aiohttp
 import pytest
 from bed.control_plane import ControlPlane
+from crd_cases import FULL
 
 from servepipe_operator.adapters import kube_errors
 from servepipe_operator.adapters.kube import Kube, Resource
@@ -191,6 +192,59 @@ async def test_a_status_field_that_is_no_longer_said_vanishes(kube: Kube, namesp
     again = KubeStatus(kube, CLUSTERS, Owner("ray.io/v1", "RayCluster", namespace, "gone", "another"))
     with pytest.raises(kube_errors.NotFound):
         await again.write({"state": "ready"})
+
+
+async def test_conditions_are_a_map_and_an_equal_status_changes_nothing(
+    kube: Kube, control_plane: ControlPlane, namespace: str
+) -> None:
+    live = await kube.create(PIPES, named(namespace, "p", PIPES, spec=FULL["spec"]))
+    status = KubeStatus(kube, PIPES, Owner(PIPES.api_version, PIPES.kind, namespace, "p", live["metadata"]["uid"]))
+    await status.write({"conditions": [condition("Ready", "False"), condition("Stalled", "True")]})
+    path = PIPES.path(namespace, "p", "status")
+    said = {
+        "apiVersion": PIPES.api_version,
+        "kind": PIPES.kind,
+        "status": {"conditions": [condition("Foreign", "True")]},
+    }
+    control_plane.api.apply(path, said, "another")
+    await status.write({"conditions": [condition("Ready", "True")]})
+    before = await kube.get(PIPES, namespace, "p")
+    assert {c["type"]: c["status"] for c in before["status"]["conditions"]} == {"Ready": "True", "Foreign": "True"}
+    await status.write({"conditions": [condition("Ready", "True")]})
+    after = await kube.get(PIPES, namespace, "p")
+    assert after["metadata"]["resourceVersion"] == before["metadata"]["resourceVersion"]
+
+
+def condition(kind: str, status: str) -> dict[str, Any]:
+    at = "2026-01-01T00:00:00Z"
+    return {"type": kind, "status": status, "reason": "R", "message": "m", "lastTransitionTime": at}
+
+
+async def test_the_rights_of_a_role_are_enough_and_a_missing_one_is_told(
+    kube: Kube, control_plane: ControlPlane, namespace: str
+) -> None:
+    someone = await owner(kube, namespace)  # has to exist: the garbage collector takes what an unknown uid owns
+    rules = [
+        {"apiGroups": ["apps"], "resources": ["controllerrevisions"], "verbs": ["get", "list", "create", "delete"]},
+        {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create"]},
+        {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "create", "update"]},
+    ]
+    access = await login(str(control_plane.service_account(namespace, "operator", rules)))
+    async with aiohttp.ClientSession() as session:
+        limited = Kube(session, access)
+        history = RevisionHistory(limited, someone)
+        await history.write(Record("node", "a", {}))
+        assert await history.list() == (Record("node", "a", {}),)
+        await history.delete(Record("node", "a", {}))
+        lost: list[Exception] = []
+        events = KubeEvents(limited, someone, ToldEvents(), "operator-0", lambda event, error: lost.append(error))
+        await events.emit(Event("Normal", "R", "m"))
+        elector = Elector(limited, namespace, "servepipe", "one")
+        await elector.acquire(lambda why: lost.append(AssertionError(why)))
+        await elector.release()
+        assert lost == []
+        with pytest.raises(kube_errors.Forbidden, match="configmaps"):
+            await limited.list(MAPS, namespace)
 
 
 POD = {"spec": {"containers": [{"name": "ray", "image": "i"}]}}
