@@ -20,7 +20,15 @@ import aiohttp
 
 from servepipe_operator.adapters.guarded import GuardedBody
 from servepipe_operator.adapters.kube_access import Access
-from servepipe_operator.adapters.kube_errors import Conflict, Gone, Invalid, TooManyRequests, Unavailable, error_from
+from servepipe_operator.adapters.kube_errors import (
+    Conflict,
+    Gone,
+    Invalid,
+    NotFound,
+    TooManyRequests,
+    Unavailable,
+    error_from,
+)
 from servepipe_operator.adapters.limits import RateLimit
 from servepipe_operator.engine.state import Json
 
@@ -183,10 +191,8 @@ class Kube:
         what = Resource(api_version, "APIResourceList", "apiresources", namespaced=False)
         try:
             body = await self._call("get", what, path)
-        except Exception as error:
-            if getattr(error, "code", 0) == 404:
-                return frozenset()
-            raise
+        except NotFound:
+            return frozenset()
         return frozenset(str(entry["name"]) for entry in body.get("resources") or ())
 
     @property
