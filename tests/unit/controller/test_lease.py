@@ -60,6 +60,7 @@ async def test_the_second_waits_and_takes_over_only_after_the_whole_duration() -
         while not running.done():
             await asleep(clock)
             assert not (first.holds() and second.holds())
+            assert clock.now < 3 * TIMES.duration_s, "the second never takes over"
             await clock.advance(2)
             if clock.now < TIMES.duration_s:
                 assert not second.holds()
