@@ -68,6 +68,7 @@ _FULL: Object = {
             "observedGeneration": 1,
         }],
         "clusters": [{"name": "c", "role": "Active", "message": "m"}],
+        "deadlines": {"a--r": {"attempt": 0, "watchedSeconds": 1, "at": NOW}},
         "nodes": {"a": {
             "revision": "r", "placement": "Inline", "replicas": 1, "readyReplicas": 1, "state": "s", "message": "m",
             "candidate": {
