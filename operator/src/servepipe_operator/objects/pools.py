@@ -60,7 +60,8 @@ class Wanted:
     Args:
         application: Unique; two revisions of the ingress count as two.
         slot: The one that its actors ask for already, or None.
-        low, high: Fewest and most pods that it needs.
+        low, high: Fewest and most pods that it needs. The ingress needs twice its replicas at most: Serve replaces
+            its replicas with full surge, also within one slot.
     """
 
     application: str
