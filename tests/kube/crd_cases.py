@@ -55,10 +55,12 @@ _FULL: Object = {
         "ingress": {
             "autoscaling": SCALING, "resources": RESOURCES, "route": "/a", "service": {"type": "ClusterIP", "port": 1},
             "requestTimeoutSeconds": 1, "maxBodyBytes": 1, "maxOngoingRequests": 1, "grpc": {"port": 1},
+            "from": [{"podSelector": {}}],
         },
+        "monitoring": {"from": [{"podSelector": {}}]},
         "cluster": {
             "workers": {"minReplicas": 0, "maxReplicas": 10000, "resources": RESOURCES},
-            "head": {"image": "image", "resources": RESOURCES},
+            "head": {"image": "image", "resources": RESOURCES}, "gcsFaultTolerance": {},
         },
     },
     "status": {
@@ -68,6 +70,7 @@ _FULL: Object = {
             "observedGeneration": 1,
         }],
         "clusters": [{"name": "c", "role": "Active", "message": "m"}],
+        "deadlines": {"a--r": {"attempt": 0, "watchedSeconds": 1, "at": NOW}},
         "nodes": {"a": {
             "revision": "r", "placement": "Inline", "replicas": 1, "readyReplicas": 1, "state": "s", "message": "m",
             "candidate": {

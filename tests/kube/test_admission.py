@@ -63,6 +63,7 @@ def plain(field: str) -> str:
 def moved(crd: dict[str, Any], group: str) -> dict[str, Any]:
     crd = copy.deepcopy(crd)
     crd["spec"]["group"], crd["metadata"]["name"] = group, f"servepipelines.{group}"
+    del crd["spec"]["names"]["shortNames"]  # `kubectl get svp` goes on meaning the real ones
     return crd
 
 

@@ -131,6 +131,23 @@ def test_a_missing_gpu_is_named_and_the_old_revision_goes_on(diamond: Any, tools
     assert tools.replicas(after) == tools.replicas(before)
 
 
+def test_another_route_is_followed(diamond: Any, tools: Any, project: Path) -> None:
+    before = diamond.wait_settled("a settled diamond")
+    text = (project / "changed.yaml").read_text(encoding="utf-8")
+    moved = project / "moved.yaml"
+    moved.write_text(text.replace("spec:\n", "spec:\n  ingress: {route: /api}\n", 1), encoding="utf-8")
+    diamond.run("apply", str(moved))
+    diamond.wait("the new route", lambda s: s["url"].endswith("/api"))
+    after = diamond.wait_settled("a diamond that answers at its new route")
+    assert json.loads(diamond.run("call", "[1, 2, 3]").stdout) == 17
+    assert "/api)" in diamond.run("status").stdout
+    assert tools.revisions(after) == tools.revisions(before)
+    diamond.run("apply", str(project / "changed.yaml"))
+    diamond.wait("the old route", lambda s: s["url"].endswith("/"))
+    diamond.wait_settled("a diamond that answers at its old route")
+    assert diamond.call([1, 2, 3]) == 17
+
+
 def test_what_cannot_be_applied_changes_nothing(diamond: Any, tools: Any, project: Path) -> None:
     before = diamond.wait_settled("a settled diamond")
     text = (project / "diamond.yaml").read_text(encoding="utf-8")

@@ -22,7 +22,11 @@ Write = Callable[[str, str], Path]
 
 
 @pytest.mark.parametrize(
-    "command", ["compile", "validate", "diff", "graph", "init", "export serve", "export rayservice"]
+    "command",
+    [
+        *["compile", "validate", "diff", "graph", "init", "export serve", "export rayservice"],
+        *["up", "status", "scale", "apply", "logs", "call", "down"],
+    ],
 )
 def test_every_help_has_an_example(run: Run, command: str) -> None:
     ran = run(*command.split(), "--help")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from servepipe_operator.controller.queue import Backoff, WorkQueue, run_workers
@@ -156,3 +157,71 @@ async def test_keys_run_side_by_side_and_an_add_in_the_middle_runs_again() -> No
     async with asyncio.timeout(10):  # until all workers ended
         await run_workers(queue, work, 2, Backoff(), lambda key, error, _: pytest.fail(f"{key}: {error}"))
     assert runs == ["slow", "other", "slow"]
+
+
+async def test_what_is_fatal_ends_all_workers() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    queue.add("a")
+
+    async def work(key: str) -> float | None:
+        raise PermissionError("lost")
+
+    with pytest.raises(ExceptionGroup) as raised:
+        async with asyncio.timeout(10):  # until the other worker, which has nothing to do, was ended too
+            await run_workers(queue, work, 2, Backoff(), lambda *_: pytest.fail("not fatal"), (PermissionError,))
+    assert isinstance(raised.value.exceptions[0], PermissionError)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 3)), min_size=1, max_size=20),
+    st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=1, max_size=10),
+    st.integers(1, 4),
+)
+def test_with_real_workers_every_last_add_is_followed_by_a_run(
+    adds: list[tuple[str, int]], works: list[tuple[int, bool]], workers: int
+) -> None:
+    """``adds``: key, and turns of the loop until the next; ``works``: turns that a run takes, and whether it fails."""
+
+    async def check() -> None:
+        queue: WorkQueue[str] = WorkQueue()
+        steps = itertools.count()
+        added: dict[str, int] = {}
+        good: dict[str, int] = {}  # when the latest run that succeeded began
+        running: set[str] = set()
+        plans = itertools.chain(works, itertools.repeat((0, False)))
+
+        async def work(key: str) -> float | None:
+            assert key not in running, "two workers on one key"
+            running.add(key)
+            began = next(steps)
+            turns, fails = next(plans)
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            running.remove(key)
+            if fails:
+                raise ValueError("as planned")
+            good[key] = began
+            if not pending and all(good.get(name, -1) > at for name, at in added.items()):
+                queue.close()
+            return None
+
+        unplanned: list[Exception] = []
+
+        def failed(key: str, error: Exception, wait_s: float) -> None:
+            if not isinstance(error, ValueError):
+                unplanned.append(error)
+
+        task = asyncio.create_task(run_workers(queue, work, workers, Backoff(1e-6, 1e-6), failed))
+        pending = list(adds)
+        while pending:
+            key, turns = pending.pop(0)
+            added[key] = next(steps)
+            queue.add(key)
+            for _ in range(turns):
+                await asyncio.sleep(0)
+        async with asyncio.timeout(20):  # until each key ran after its last add
+            await task
+        assert unplanned == []
+
+    asyncio.run(check())

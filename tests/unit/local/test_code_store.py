@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from servepipe.authoring.code import copy_sources
+from servepipe_operator.adapters.file_history import FileHistory
 from servepipe_operator.engine.state import Record
-from servepipe_operator.local.code_store import digests_in, kept_code, prune_code
+from servepipe_operator.local.code_store import digests_in, kept_code, prune_code, tidy_code
 
 
 def copy(tmp_path: Path, text: str) -> tuple[str, Path]:
@@ -42,3 +43,14 @@ def test_what_nobody_names_goes_with_its_read_only_folders_and_nothing_else(tmp_
     assert kept_code(tmp_path / "code") == {new: str(folder)}
     assert (tmp_path / "project" / "weights.bin").read_bytes() == b"kept"
     assert prune_code(tmp_path / "nowhere", ()) == []
+
+
+async def test_history_decides_and_a_record_that_cannot_be_read_keeps_everything(tmp_path: Path) -> None:
+    named, compiled, neither = (copy(tmp_path, f"A = {number}\n")[0] for number in range(3))
+    history = tmp_path / "history"
+    await FileHistory(history).write(Record("node", "m1", {"code": named}, 1))
+    (history / "node-00000002-m1.json").write_text("{", encoding="utf-8")
+    assert await tidy_code(tmp_path / "code", history, keep=[compiled]) == []
+    (history / "node-00000002-m1.json").unlink()
+    assert await tidy_code(tmp_path / "code", history, keep=[compiled]) == [neither]
+    assert sorted(kept_code(tmp_path / "code")) == sorted([named, compiled])

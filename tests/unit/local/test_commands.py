@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from servepipe.cli.trouble import report
 from servepipe.errors import RunError, ServePipeError
 from servepipe_operator.adapters.processes import Process
 from servepipe_operator.local import supervisor
@@ -184,6 +185,19 @@ def test_call_with_what_is_not_json(play: Play) -> None:
         servepipe("call", "[1, 2")
     with pytest.raises(ServePipeError, match="cannot be read"):
         servepipe("call", "@/nowhere/at/all.json")
+
+
+def test_an_error_of_a_command_has_no_traceback_of_the_library_that_it_called(
+    play: Play, capsys: pytest.CaptureFixture[str]
+) -> None:
+    play("diamond")
+    for words in (["call", "{"], ["call", "1"]):
+        with pytest.raises(ServePipeError) as caught:
+            servepipe(*words)
+        capsys.readouterr()
+        assert report(caught.value) == 2
+        err = capsys.readouterr().err
+        assert err.startswith("error: "), err
 
 
 def test_call_where_nothing_answers(play: Play) -> None:

@@ -76,3 +76,9 @@ def test_a_disk_that_takes_nothing_changes_nothing(tmp_path: Path) -> None:
         desired.scale("m1", 2)
     assert caught.value.where == str(tmp_path / "resource.yaml")
     assert state(desired)[:2] == (1, 1)
+
+
+def test_the_route(desired: Desired) -> None:
+    assert desired.route == "/"
+    desired.apply(changed("  nodes:", "  ingress: {route: /api}\n  nodes:"))
+    assert desired.route == "/api"

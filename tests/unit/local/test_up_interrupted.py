@@ -46,6 +46,8 @@ def test_a_signal_while_the_file_is_imported(tmp_path: Path, number: signal.Sign
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # Whatever runs the tests in the background may ignore it, and that is inherited.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as up:
         importing = wait_for_import(tmp_path, up)
         up.send_signal(number)

@@ -109,6 +109,27 @@ def test_a_terminal_says_when_all_is_well_and_not_before(
     assert ("\nReady" in capsys.readouterr().out) is said
 
 
+def test_what_has_failed_stands_out_from_what_is_on_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rich.console import Console
+
+    stream = io.StringIO()
+    monkeypatch.setenv("TERM", "xterm")
+    console = Console(file=stream, force_terminal=True, color_system="standard", no_color=False, width=100)
+    monkeypatch.setattr("rich.console.Console", lambda: console)
+    view = RichView()
+    stalled = {"type": "Stalled", "status": "True", "reason": "StartFailed", "message": "m2"}
+    status = STATUS | {"conditions": [*STATUS["conditions"], stalled]}
+    view.show({"pipeline": "diamond", "url": "http://127.0.0.1:8000/", "status": status})
+    view.close()
+    red, yellow = "\x1b[31m", "\x1b[33m"
+    for style, text in (
+        (red, "Stalled=True"),
+        (yellow, "Ready=False"),
+        (red, "cccc failed: StartFailed"),
+    ):
+        assert f"{style}{text}" in stream.getvalue()
+
+
 def test_a_reader_that_has_gone_is_no_trouble() -> None:
     class Closed(io.StringIO):
         def write(self, text: str) -> int:

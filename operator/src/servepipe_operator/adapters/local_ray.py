@@ -81,7 +81,8 @@ class LocalRay:
         Raises:
             RunError: Ray did not start; the message has the end of its log.
         """
-        await asyncio.to_thread(self._prepare)
+        await asyncio.to_thread(shutil.rmtree, self.folder, ignore_errors=True)
+        self._prepare()  # not in a thread, which would go on after `stop`
         with self.log.open("ab") as log:
             # -P: a file called ray.py where the user stands must not become the module ray.
             self._keeper = await asyncio.create_subprocess_exec(
@@ -113,7 +114,6 @@ class LocalRay:
         self.session = self.folder / Path(answer["session"]).name
 
     def _prepare(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(mode=0o700, parents=True)
         (self.folder / "haproxy").mkdir()
         self.token_file.touch(mode=0o600)

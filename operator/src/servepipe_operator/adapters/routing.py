@@ -60,4 +60,4 @@ class IngressRouting:
                 text = await response.text()
                 return response.status, json.loads(text) if response.content_type == "application/json" else text
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise UnreachableError(f"{self._url}{path}: {error or type(error).__name__}") from error
+            raise UnreachableError(f"{self._url}{path}: {str(error) or type(error).__name__}") from error

@@ -12,6 +12,7 @@ from typing import Any
 
 import aiohttp
 
+from servepipe_operator.adapters.guarded import GuardedBody
 from servepipe_operator.engine.state import Application, Capacity, Json, Replica
 from servepipe_operator.ports import ServeRejectedError, UnreachableError
 
@@ -22,6 +23,9 @@ PATH = "/api/serve/applications/"
 PUT_TIMEOUT_S = 90.0
 GET_TIMEOUT_S = 15.0
 ERROR_CHARS = 4000
+
+
+def _always() -> None: ...
 
 
 async def _unknown_capacity() -> Capacity | None:
@@ -36,6 +40,7 @@ class RayServeApi:
         url: The dashboard, like ``http://127.0.0.1:8265``.
         token: Ray's token, or "" where Ray runs without.
         capacity: How to ask for Ray's resources, which the REST API does not tell.
+        allowed: Asked before a PUT leaves; raises where this process must not write (any more).
     """
 
     def __init__(
@@ -44,37 +49,42 @@ class RayServeApi:
         url: str,
         token: str = "",
         capacity: Callable[[], Awaitable[Capacity | None]] = _unknown_capacity,
+        allowed: Callable[[], None] = _always,
     ) -> None:
         self._session = session
         self._url = url.rstrip("/") + PATH
         self._headers = {"X-Ray-Authorization": f"Bearer {token}"} if token else {}
         self._capacity = capacity
+        self._allowed = allowed
 
     async def applications(self) -> dict[str, Application] | None:
         """See `servepipe_operator.ports.ServeApi.applications`."""
         return parse_applications(await self._request("GET", GET_TIMEOUT_S))
 
     async def put(self, config: Json) -> None:
-        """See `servepipe_operator.ports.ServeApi.put`."""
-        await self._request("PUT", PUT_TIMEOUT_S, config)
+        """See `servepipe_operator.ports.ServeApi.put`; raises what ``allowed`` raises too."""
+        self._allowed()
+        await self._request("PUT", PUT_TIMEOUT_S, GuardedBody(json.dumps(config).encode(), self._allowed))
 
     async def capacity(self) -> Capacity | None:
         """See `servepipe_operator.ports.ServeApi.capacity`."""
         return await self._capacity()
 
-    async def _request(self, method: str, timeout_s: float, body: Json | None = None) -> Any:
+    async def _request(self, method: str, timeout_s: float, body: GuardedBody | None = None) -> Any:
         try:
             async with self._session.request(
                 method,
                 self._url,
-                json=body,
+                data=body,
                 headers=self._headers,
                 timeout=aiohttp.ClientTimeout(total=timeout_s),
             ) as response:
                 text = await response.text()
                 status = response.status
         except (aiohttp.ClientError, OSError, UnicodeDecodeError) as error:
-            raise UnreachableError(f"{method} {self._url}: {error or type(error).__name__}") from error
+            if body is not None:
+                body.raise_refusal()
+            raise UnreachableError(f"{method} {self._url}: {str(error) or type(error).__name__}") from error
         if method == "PUT" and status == 400:
             raise ServeRejectedError(_shorten(text))
         if status != 200:

@@ -157,6 +157,7 @@ async def run_workers(
     workers: int,
     backoff: Backoff[Key],
     on_error: Callable[[Key, Exception, float], None],
+    fatal: tuple[type[Exception], ...] = (),
 ) -> None:
     """Work on keys until the queue is closed.
 
@@ -165,6 +166,7 @@ async def run_workers(
         workers: How many keys at once.
         backoff: When to try again after ``work`` raised.
         on_error: Told the key, what was raised, and the seconds until the next attempt.
+        fatal: What ends all workers at once instead, as an `ExceptionGroup`; a lost Lease.
     """
 
     async def worker() -> None:
@@ -172,6 +174,8 @@ async def run_workers(
             try:
                 again_s = await work(key)
                 backoff.forget(key)
+            except fatal:
+                raise
             except Exception as error:
                 again_s = backoff.next_s(key)
                 on_error(key, error, again_s)

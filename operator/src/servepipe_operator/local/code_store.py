@@ -6,14 +6,16 @@ edited since.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from servepipe.authoring.code import remove_copies
+from servepipe_operator.adapters.file_history import FileHistory
 from servepipe_operator.engine.state import Json, Record
 
-__all__ = ["digests_in", "kept_code", "prune_code"]
+__all__ = ["digests_in", "kept_code", "prune_code", "tidy_code"]
 
 PREFIX = "sha256:"
 NAME = re.compile(r"[0-9a-f]{64}")
@@ -56,3 +58,16 @@ def prune_code(store: Path, needed: Iterable[str]) -> list[str]:
     for digest in superfluous:
         remove_copies(store / digest.removeprefix(PREFIX))
     return superfluous
+
+
+async def tidy_code(store: Path, history: Path, *, keep: Iterable[str]) -> list[str]:
+    """`prune_code` by what the records in the folder ``history`` name, and ``keep``; returns what it removed.
+
+    Nothing is removed while a record cannot be read: the record may be mended by hand, its code may not. Raises
+    `OSError`.
+    """
+    corrupt: list[Path] = []
+    records = await FileHistory(history, lambda path, _: corrupt.append(path)).list()
+    if corrupt:
+        return []
+    return await asyncio.to_thread(prune_code, store, digests_in(records) | set(keep))

@@ -24,12 +24,28 @@ __all__ = ["register"]
 
 DOWN_TIMEOUT_S = 90.0
 EXIT_TERMINATED = 143
+_UP = """\
+Run a pipeline on this machine, in a Ray of its own, until Ctrl-C or `servepipe down`.
+
+  servepipe up pipeline.py
+  servepipe up pipeline.yaml --watch --port 8080
+
+Revisions and their code are kept in $XDG_STATE_HOME/servepipe (default: ~/.local/state/servepipe): the next start of
+the same pipeline goes on from there."""
+_EXAMPLES = {
+    "status": "servepipe status -o json",
+    "scale": "servepipe scale m1=3 ingress=2",
+    "apply": "servepipe apply pipeline.py",
+    "logs": "servepipe logs m1 -f",
+    "call": "servepipe call '[1, 2, 3]'",
+    "down": "servepipe down -p diamond",
+}
 NEEDED = ("ray", "aiohttp", "psutil", "rich")
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the commands to ``servepipe``; each sets ``run``, a function of the arguments that returns the exit code."""
-    up = subparsers.add_parser("up", help="run a pipeline on this machine, in a Ray of its own")
+    up = subparsers.add_parser("up", help="run a pipeline on this machine, in a Ray of its own", description=_UP)
     up.add_argument("file", metavar="FILE[:APP]", help="pipeline.yaml, or the pipeline.py that builds it")
     up.add_argument("--watch", action="store_true", help="apply the file again when it or a node's module changes")
     up.add_argument("--port", type=_port, metavar="N", help="HTTP port; default: 8000 or the next free one")
@@ -59,7 +75,8 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def _addressed(
     subparsers: argparse._SubParsersAction[argparse.ArgumentParser], name: str, what: str, run: Any
 ) -> argparse.ArgumentParser:
-    parser = subparsers.add_parser(name, help=what)
+    description = f"{what[0].upper()}{what[1:]}.\n\n  {_EXAMPLES[name]}"
+    parser = subparsers.add_parser(name, help=what, description=description)
     parser.add_argument("-p", "--pipeline", metavar="NAME", help="which run; needed where more than one goes on")
     parser.set_defaults(run=run)
     return parser
@@ -130,6 +147,7 @@ def _up(arguments: argparse.Namespace) -> int:
             here.cancel()
 
         loop.add_signal_handler(signal.SIGTERM, terminate)
+        _print(f"Compiling {arguments.file}")  # importing models may take its time
         try:
             compiled = await compile_file(arguments.file, recompute=arguments.watch)
         except asyncio.CancelledError:

@@ -38,6 +38,11 @@ class Desired:
         self._at_most = replicas_at_most
         self._sizes: dict[str, int] = {}
 
+    @property
+    def route(self) -> str:
+        """The path at which the pipeline is to answer."""
+        return str((self.resource["spec"].get("ingress") or {}).get("route", "/"))
+
     def start(self) -> None:
         """Ask for what the file says. Raises `ServePipeError`."""
         self._take(self.resource)

@@ -17,7 +17,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
@@ -25,23 +25,24 @@ import aiohttp
 from servepipe.errors import RunError, ServePipeError
 from servepipe_operator.adapters.file_history import FileHistory
 from servepipe_operator.adapters.local_ray import LocalRay
-from servepipe_operator.adapters.processes import adopt_orphans, identify
-from servepipe_operator.adapters.routing import IngressRouting
+from servepipe_operator.adapters.processes import adopt_orphans
 from servepipe_operator.adapters.serve_api import RayServeApi
 from servepipe_operator.adapters.sockets import PortNumbers, choose_ports
 from servepipe_operator.adapters.status_file import StatusFile
 from servepipe_operator.engine.state import Application, Environment, Event, Json, Plan
-from servepipe_operator.local.code_store import digests_in, kept_code, prune_code
+from servepipe_operator.local.code_store import kept_code, tidy_code
 from servepipe_operator.local.control import ControlServer
 from servepipe_operator.local.desired import Desired
 from servepipe_operator.local.logs import read_lines, replica_files
 from servepipe_operator.local.notices import open_ports_notice, refuse_intruder
 from servepipe_operator.local.resources import cpus_for, custom_resources
-from servepipe_operator.local.run_folder import Run, RunFolder, ports_locked, with_ports
+from servepipe_operator.local.run_folder import RunFolder, ports_locked, with_ports
+from servepipe_operator.local.run_record import RunRecord
+from servepipe_operator.local.snapshot import snapshot_of
 from servepipe_operator.local.sources import Compiled, compile_document
 from servepipe_operator.local.view import View
 from servepipe_operator.local.watch import Watched
-from servepipe_operator.local.world import RememberingServe, ViewEvents
+from servepipe_operator.local.world import FollowingRouting, RememberingServe, ViewEvents, deployed_route
 from servepipe_operator.ports import Ports, UnreachableError
 from servepipe_operator.reconcile import reconcile
 
@@ -80,7 +81,7 @@ class Supervisor:
         self.folder = RunFolder.of(compiled.pipeline)
         self.view = view
         self.status: Json = {}
-        self.run_info: Run | None = None
+        self._record = RunRecord(self.folder, view)
         self._options = options
         self._desired = Desired(compiled, self.folder.resource, replicas_at_most=options.replicas_at_most)
         self._observed_generation = 0
@@ -101,10 +102,14 @@ class Supervisor:
         Raises:
             ServePipeError: It could not be started. Everything has been cleaned up.
         """
+        try:
+            self.folder.take()
+        except BaseException:
+            self.view.close()  # a screen that is not given back has no cursor
+            raise
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, self._on_signal, number)
-        self.folder.take()
         main = asyncio.create_task(self._run(), name="run")
         stopping = asyncio.create_task(self._stopping.wait(), name="stopping")
         try:
@@ -127,8 +132,9 @@ class Supervisor:
         await self._find_code()
         control = ControlServer(self, token := secrets.token_urlsafe(32))
         try:
-            self.run_info = self._new_run(await control.start(), token)
-            ports = await asyncio.to_thread(self._choose_ports)
+            name = self._desired.compiled.pipeline
+            self._record.begin(name, control=await control.start(), token=token, source=self._options.source)
+            ports = await self._choose_ports()
             await self._start_ray(ports)
             await self._serve(ports)
         finally:
@@ -136,27 +142,24 @@ class Supervisor:
 
     async def _find_code(self) -> None:
         """Know the code of every revision in history; drop what no record names any more."""
-        corrupt: list[Path] = []
-        records = await FileHistory(self.folder.history, lambda path, _: corrupt.append(path)).list()
-        if not corrupt:  # what a record says that cannot be read may be mended by hand, what is removed may not
-            try:
-                needed = digests_in(records) | self._desired.compiled.code_paths.keys()
-                await asyncio.to_thread(prune_code, self.folder.code, needed)
-            except OSError as error:
-                self.view.say(f"Note: old code in {self.folder.code} could not be removed: {error}")
+        try:
+            await tidy_code(self.folder.code, self.folder.history, keep=self._desired.compiled.code_paths)
+        except OSError as error:
+            self.view.say(f"Note: old code in {self.folder.code} could not be removed: {error}")
         self._desired.know_code(kept_code(self.folder.code))
 
-    def _new_run(self, control: str, token: str) -> Run:
-        supervisor = identify(os.getpid())
-        if supervisor is None:
-            raise RunError("This machine does not say when its processes started")
-        return Run(self._desired.compiled.pipeline, "Starting", "", control, token, supervisor, self._options.source)
+    async def _choose_ports(self) -> PortNumbers:
+        def choose() -> PortNumbers:
+            with ports_locked() as taken:
+                ports = choose_ports(self._options.port, taken=taken)
+                self._record.write(with_ports(self._record.run, ports))
+            return ports
 
-    def _choose_ports(self) -> PortNumbers:
-        with ports_locked() as taken:
-            ports = choose_ports(self._options.port, taken=taken)
-            self._update_run(with_ports(self._require_run(), ports))
-        return ports
+        choosing = asyncio.ensure_future(asyncio.to_thread(choose))
+        try:
+            return await asyncio.shield(choosing)
+        finally:
+            await asyncio.wait({choosing})  # else the thread would write run.json after it was removed
 
     async def _start_ray(self, ports: PortNumbers) -> None:
         from servepipe.runtime.flags import serve_environment
@@ -181,23 +184,20 @@ class Supervisor:
         try:
             while not starting.done():
                 await asyncio.wait({starting}, timeout=TICK_S)
-                self._record_processes()
+                self._record.processes_of(self._ray)
             await starting
         finally:
             starting.cancel()
-        self._update_run(
-            replace(
-                self._require_run(),
-                ray_address=self._ray.address,
-                ray_dashboard=self._ray.dashboard,
-                ray_token_file=str(self._ray.token_file),
-            )
+            await asyncio.wait({starting})  # what it may just have started is known then, and can be ended
+        self._record.change(
+            ray_address=self._ray.address, ray_dashboard=self._ray.dashboard, ray_token_file=str(self._ray.token_file)
         )
-        self._record_processes()
+        self._record.processes_of(self._ray)
 
     async def _serve(self, ports: PortNumbers) -> None:
-        ray, run = self._require_ray(), self._require_run()
-        self.view.say(f"Requests: {run.url}   Ray's dashboard: {ray.dashboard}")
+        ray = self._require_ray()
+        self._record.change(url=self._url(ports))
+        self.view.say(f"Requests: {self._url(ports)}   Ray's dashboard: {ray.dashboard}")
         for notice in self._desired.compiled.notices:
             self.view.say(f"Note: {notice}")
         async with aiohttp.ClientSession() as session:
@@ -205,12 +205,12 @@ class Supervisor:
                 serve=RememberingServe(
                     RayServeApi(session, ray.dashboard, ray.token, ray.capacity), self._applications
                 ),
-                routing=IngressRouting(session, self._url(ports)),
+                routing=FollowingRouting(session, lambda: self._url_now(ports)),
                 history=FileHistory(self.folder.history, self._corrupt_record),
                 status=StatusFile(self.folder.status),
                 events=ViewEvents(self.view),
             )
-            self._update_run(replace(run, state="Running"))
+            self._record.change(state="Running")
             while True:
                 self._wake.clear()
                 plan = await self._reconcile(world, ports)
@@ -240,6 +240,7 @@ class Supervisor:
                 self.view.event(Event("Warning", "Unreachable", self._trouble))
             return None
         self._trouble = ""
+        self._record.change(url=self._url_now(ports))
         self.status = plan.status
         self._observed_generation = generation
         self.view.show(self.snapshot())
@@ -257,7 +258,7 @@ class Supervisor:
                 )
             if time.monotonic() - recorded >= RECORD_PROCESSES_S:
                 recorded = time.monotonic()
-                self._record_processes()
+                self._record.processes_of(self._ray)
                 if not self._said_open:
                     await refuse_intruder(self._require_ray())
             if self._options.reload is not None and self._watched.changed():
@@ -273,9 +274,7 @@ class Supervisor:
         self.view.close()
         if self._ray is not None:
             self.view.say("Stopping")
-            if self.run_info is not None:
-                with contextlib.suppress(OSError):  # a full disk must not keep Ray from being ended
-                    self._update_run(replace(self.run_info, state="Stopping"))
+            self._record.stopping()
             await self._ray.stop()
         self.folder.forget()
         self.folder.release()
@@ -296,27 +295,14 @@ class Supervisor:
 
     def snapshot(self) -> Json:
         """See `servepipe_operator.local.control.Controlled`."""
-        run = self._require_run()
-        applications = {
-            name: {
-                "status": application.status,
-                "message": application.message or application.deployment_message,
-                "replicas": [{"id": r.id, "state": r.state, "pid": r.pid} for r in application.replicas],
-            }
-            for name, application in sorted(self._applications.items())
-        }
-        return {
-            "pipeline": run.pipeline,
-            "url": run.url,
-            "source": run.source,
-            "state": run.state,
-            "folder": str(self.folder.path),
-            "dashboard": run.ray_dashboard,
-            "generation": self._desired.generation,
-            "observedGeneration": self._observed_generation,
-            "status": self.status,
-            "applications": applications,
-        }
+        return snapshot_of(
+            self._record.run,
+            folder=str(self.folder.path),
+            status=self.status,
+            applications=self._applications,
+            generation=self._desired.generation,
+            observed_generation=self._observed_generation,
+        )
 
     async def apply(self, document: str, folder: str) -> Json:
         """See `servepipe_operator.local.control.Controlled`."""
@@ -374,30 +360,15 @@ class Supervisor:
         return conditions.get("Available") == "True"
 
     def _url(self, ports: PortNumbers) -> str:
-        route = (self._desired.resource["spec"].get("ingress") or {}).get("route", "/")
-        return f"http://127.0.0.1:{ports.http}{route}"
+        """Where the pipeline is to answer."""
+        return f"http://127.0.0.1:{ports.http}{self._desired.route}"
+
+    def _url_now(self, ports: PortNumbers) -> str:
+        """Where it answers."""
+        return f"http://127.0.0.1:{ports.http}{deployed_route(self._applications, self._desired.route)}"
 
     def _corrupt_record(self, path: Path, reason: str) -> None:
         self.view.event(Event("Warning", "CorruptRecord", f"{path} is ignored: {reason}"))
-
-    def _record_processes(self) -> None:
-        ray, run = self._ray, self._require_run()
-        if ray is None or (processes := tuple(ray.processes())) == run.processes:
-            return
-        try:
-            self._update_run(replace(run, processes=processes, link=str(ray.link or "")))
-        except OSError as error:
-            # A full disk is no reason to end what serves. Ray's holder ends everything even if the list is old.
-            self.view.say(f"Note: {self.folder.run_file} cannot be written: {error.strerror}")
-
-    def _update_run(self, run: Run) -> None:
-        self.run_info = run
-        self.folder.write(run)
-
-    def _require_run(self) -> Run:
-        if self.run_info is None:
-            raise RunError("The run has not started yet")
-        return self.run_info
 
     def _require_ray(self) -> LocalRay:
         if self._ray is None:

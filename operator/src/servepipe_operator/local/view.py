@@ -160,9 +160,9 @@ class RichView:
 
         table = Table(*HEADINGS, box=None, pad_edge=False, title_justify="left")
         for row in node_rows(snapshot["status"]):
-            table.add_row(*(Text(cell) for cell in row))
+            table.add_row(*(Text(cell) for cell in row), style="red" if " failed: " in row[-1] else None)
         head = Text(f"{snapshot['pipeline']}  {snapshot['url']}", style="bold")
-        lines = [Text(line, style="yellow") for line in trouble_lines(snapshot["status"])]
+        lines = [Text(line, style=_trouble_style(line)) for line in trouble_lines(snapshot["status"])]
         if not lines and "Ready=True" in condition_lines(snapshot["status"]):
             lines = [Text("Ready", style="green")]
         with contextlib.suppress(OSError):
@@ -171,6 +171,11 @@ class RichView:
     def close(self) -> None:
         with contextlib.suppress(OSError):
             self._live.stop()
+
+
+def _trouble_style(line: str) -> str:
+    """What has failed for good stands out from what is only on its way."""
+    return "red" if line.startswith("Stalled=") else "yellow"
 
 
 def view_for(stream: TextIO) -> View:

@@ -87,6 +87,12 @@ def _print_users_traceback(error: ServePipeError) -> None:
         return
     shown = traceback.TracebackException(type(cause), cause, theirs)
     shown.stack = traceback.StackSummary.from_list([frame for frame in shown.stack if not _is_ours(frame.filename)])
+    if (
+        shown.stack
+        and not isinstance(cause, SyntaxError)
+        and all(_is_standard(frame.filename) for frame in shown.stack)
+    ):
+        return  # we called the standard library ourselves: nothing in it is theirs
     print("".join(shown.format(chain=False)), end="", file=sys.stderr)
 
 
@@ -97,11 +103,17 @@ def _skip_ours(trace: TracebackType | None) -> TracebackType | None:
 
 
 def _is_ours(filename: str) -> bool:
-    """Frames of servepipe and of the import system."""
+    """Frames of servepipe, of its plug-in commands and of the import system."""
     own = Path(servepipe.__file__).parent
     importlib = Path(os.__file__).parent / "importlib"
     path = Path(filename)
-    return filename.startswith("<frozen") or own in path.parents or importlib in path.parents
+    ours = own in path.parents or any(parent.name == "servepipe_operator" for parent in path.parents)
+    return filename.startswith("<frozen") or ours or importlib in path.parents
+
+
+def _is_standard(filename: str) -> bool:
+    path = Path(filename)
+    return Path(os.__file__).parent in path.parents and not {"site-packages", "dist-packages"} & set(path.parts)
 
 
 def extra_missing_error(error: ModuleNotFoundError, extra: str | None = None) -> MissingExtraError:

@@ -36,7 +36,7 @@ from servepipe.api.v1alpha1.pipeline import (
     ServePipeline,
     Spec,
 )
-from servepipe.api.v1alpha1.serving import Cluster, Grpc, Head, Ingress, Service, Workers
+from servepipe.api.v1alpha1.serving import Cluster, Grpc, Head, Ingress, Monitoring, Service, Workers
 from servepipe.api.v1alpha1.status import (
     CandidateStatus,
     ClusterStatus,
@@ -76,6 +76,7 @@ __all__ = [
     "Ingress",
     "MapSpec",
     "Model",
+    "Monitoring",
     "NodeSpec",
     "NodeStatus",
     "ObjectMeta",

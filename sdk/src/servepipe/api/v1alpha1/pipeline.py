@@ -23,7 +23,7 @@ from servepipe.api.v1alpha1.base import (
 )
 from servepipe.api.v1alpha1.graph import GraphSpec
 from servepipe.api.v1alpha1.nodes import NodeSpec
-from servepipe.api.v1alpha1.serving import Cluster, Ingress
+from servepipe.api.v1alpha1.serving import Cluster, Ingress, Monitoring
 
 __all__ = [
     "API_VERSION",
@@ -114,6 +114,8 @@ class Spec(Model):
     """How callers reach the graph."""
     cluster: Cluster | None = None
     """The Ray cluster that the operator makes."""
+    monitoring: Monitoring | None = None
+    """Who collects metrics."""
 
 
 class ObjectMeta(Model):

@@ -9,7 +9,7 @@ from pydantic import Field
 from servepipe.api.v1alpha1.base import FreeForm, ImageName, Int32, Model, PositiveInt32, Route, rule, validated
 from servepipe.api.v1alpha1.nodes import Autoscaling, Resources
 
-__all__ = ["Cluster", "Grpc", "Head", "Ingress", "Service", "Workers"]
+__all__ = ["Cluster", "Grpc", "Head", "Ingress", "Monitoring", "Service", "Workers"]
 
 
 class Service(Model):
@@ -53,6 +53,9 @@ class Ingress(Model):
     """Requests in flight per replica. Default 1000."""
     grpc: Grpc | None = None
     """Present: the graph answers gRPC too."""
+    from_: Annotated[list[FreeForm], Field(max_length=64)] | None = Field(default=None, alias="from")
+    """Who may call the graph, as the peers of a NetworkPolicy: podSelector, namespaceSelector or ipBlock.
+    Default: every pod of the same namespace."""
     template: FreeForm | None = None
     """A raw pod template, merged into the pods of the ingress."""
 
@@ -95,3 +98,12 @@ class Cluster(Model):
     """The machines of the default pool."""
     head: Head | None = None
     """Ray's head."""
+    gcs_fault_tolerance: FreeForm | None = None
+    """Lets Ray's state outlive the head: passed on as the RayCluster's gcsFaultToleranceOptions."""
+
+
+class Monitoring(Model):
+    """Who collects metrics."""
+
+    from_: Annotated[list[FreeForm], Field(max_length=64)] | None = Field(default=None, alias="from")
+    """Who may read the metrics of the Ray pods, as the peers of a NetworkPolicy. Default: the operator only."""

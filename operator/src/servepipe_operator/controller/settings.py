@@ -1,0 +1,183 @@
+"""What can be set from outside: environment variables, each with a flag of the same name that wins.
+
+``SERVEPIPE_WATCH_NAMESPACES`` is ``--watch-namespaces``, and so on. Whatever is wrong is told all at once, each with
+the variable's name and the value it had.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from servepipe_operator.adapters.dashboard import DASHBOARD_WAYS, DashboardWay
+from servepipe_operator.controller.lease import LeaseTimes
+
+__all__ = ["Settings", "SettingsError", "from_environment"]
+
+T = TypeVar("T")
+PREFIX = "SERVEPIPE_"
+DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+
+
+class SettingsError(Exception):
+    """One or more settings are wrong; one line for each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How this operator runs.
+
+    Args:
+        namespace: Its own, where the Lease is.
+        instance: Its pod's name, for the Lease and Events.
+        installation: Its name; pipelines that name another are left alone.
+        watch_namespaces: Which to look at; empty means all.
+        dashboard: How Ray's dashboard is reached.
+        cluster_domain: Of the cluster's DNS.
+        workers: Pipelines reconciled at once.
+        steady_s: Between looks when nothing changes.
+        changing_s: Between looks in the middle of a change.
+        resync_s: After which all pipelines are listed and looked at anew.
+        api_per_s: Requests per second to the API server; bursts may have twice as many.
+        api_timeout_s: For one request.
+        http_port: Of /healthz, /readyz and /metrics.
+        lease: Leader election.
+    """
+
+    namespace: str
+    instance: str
+    installation: str = "servepipe"
+    watch_namespaces: tuple[str, ...] = ()
+    dashboard: DashboardWay = "service"
+    cluster_domain: str = "cluster.local"
+    workers: int = 8
+    steady_s: float = 10.0
+    changing_s: float = 2.0
+    resync_s: float = 300.0
+    api_per_s: float = 50.0
+    api_timeout_s: float = 8.0
+    http_port: int = 8080
+    lease: LeaseTimes = field(default_factory=LeaseTimes)
+
+
+def _text(value: str) -> str:
+    if not DNS_LABEL.fullmatch(value):
+        raise ValueError("has to be a DNS label: a-z, 0-9 and -, at most 63 characters")
+    return value
+
+
+def _names(value: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(_text(name.strip()) for name in value.split(",") if name.strip()))
+
+
+def _domain(value: str) -> str:
+    return ".".join(_text(part) for part in value.strip(".").split("."))
+
+
+def _way(value: str) -> DashboardWay:
+    for way in DASHBOARD_WAYS:
+        if way == value:
+            return way
+    raise ValueError(f"has to be one of {', '.join(DASHBOARD_WAYS)}")
+
+
+def _whole(least: int, most: int) -> Callable[[str], int]:
+    def read(value: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,9}", value) or not least <= int(value) <= most:
+            raise ValueError(f"has to be a whole number from {least} to {most}")
+        return int(value)
+
+    return read
+
+
+def _seconds(value: str) -> float:
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise ValueError("has to be a number above 0")
+    return number
+
+
+# Name, reader, help. The names are those of the dataclasses.
+SETTINGS: tuple[tuple[str, Callable[[str], Any], str], ...] = (
+    ("namespace", _text, "the operator's own namespace, where its Lease is"),
+    ("instance", _domain, "the operator's pod"),
+    ("installation", _text, "pipelines that name another installation are left alone"),
+    ("watch_namespaces", _names, "separated by commas; empty: all"),
+    ("dashboard", _way, f"how Ray's dashboard is reached: {', '.join(DASHBOARD_WAYS)}"),
+    ("cluster_domain", _domain, "of the cluster's DNS"),
+    ("workers", _whole(1, 1000), "pipelines reconciled at once"),
+    ("steady_s", _seconds, "seconds between looks when nothing changes"),
+    ("changing_s", _seconds, "seconds between looks in the middle of a change"),
+    ("resync_s", _seconds, "seconds after which everything is looked at anew"),
+    ("api_per_s", _seconds, "requests per second to the API server"),
+    ("api_timeout_s", _seconds, "seconds for one request to the API server"),
+    ("http_port", _whole(0, 65535), "of /healthz, /readyz and /metrics"),
+)
+LEASE_SETTINGS: tuple[tuple[str, Callable[[str], Any], str], ...] = (
+    ("duration_s", _whole(1, 3600), "seconds after which a Lease that is not renewed may be taken over"),
+    ("margin_s", _seconds, "seconds by which the right to write ends earlier"),
+    ("renew_s", _seconds, "seconds between renewals"),
+    ("retry_s", _seconds, "seconds between looks of a candidate"),
+)
+REQUIRED = ("namespace", "instance")
+
+
+def from_environment(environment: Mapping[str, str], arguments: Sequence[str] = ()) -> Settings:
+    """The settings; a variable that is empty counts as not set.
+
+    Raises:
+        SettingsError: With one line for each that is wrong or missing.
+        SystemExit: An unknown flag, or ``--help`` (argparse).
+    """
+    parser = argparse.ArgumentParser(prog="servepipe-operator", allow_abbrev=False)
+    for name, _, text in SETTINGS:
+        parser.add_argument(_flag(name), help=text, dest=name)
+    for name, _, text in LEASE_SETTINGS:
+        parser.add_argument(_flag(f"lease_{name}"), help=text, dest=f"lease_{name}")
+    flags = vars(parser.parse_args(arguments))
+    problems: list[str] = []
+
+    def read(wanted: tuple[tuple[str, Callable[[str], Any], str], ...], prefix: str) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        for name, reader, _ in wanted:
+            variable = PREFIX + (prefix + name).upper()
+            raw = flags[prefix + name] if flags[prefix + name] is not None else environment.get(variable, "")
+            if not raw:
+                if name in REQUIRED:
+                    problems.append(f"{variable} (or {_flag(name)}) is missing: {dict(_HELP)[name]}")
+                continue
+            try:
+                values[name] = reader(raw)
+            except ValueError as error:
+                problems.append(f"{variable} (or {_flag(prefix + name)}) is {raw!r}: it {error}")
+        return values
+
+    values = read(SETTINGS, "")
+    lease = read(LEASE_SETTINGS, "lease_")
+    if not problems:
+        try:
+            settings = Settings(**values, lease=LeaseTimes(**lease))
+        except ValueError as error:
+            problems.append(f"{PREFIX}LEASE_*: {error}")
+        else:
+            if settings.api_timeout_s < settings.lease.margin_s:
+                return settings
+            problems.append(
+                f"{PREFIX}API_TIMEOUT_S is {settings.api_timeout_s}: it has to be less than {PREFIX}LEASE_MARGIN_S, "
+                f"{settings.lease.margin_s}, so that no write outlives the Lease"
+            )
+    raise SettingsError("\n".join(problems))
+
+
+_HELP = tuple((name, text) for name, _, text in SETTINGS)
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")

@@ -1,0 +1,110 @@
+"""Names, labels and owners of the Kubernetes objects of a pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from servepipe.api.v1alpha1 import API_VERSION, KIND
+from servepipe_operator.engine.revisions import digest
+from servepipe_operator.engine.state import Json
+
+__all__ = [
+    "INSTALLATION_LABEL",
+    "MANAGER",
+    "PIPELINE_LABEL",
+    "POOL_LABEL",
+    "ROLE_LABEL",
+    "Owner",
+    "cluster_name",
+    "ingress_policy_name",
+    "labels",
+    "metadata",
+    "ownership",
+    "pdb_name",
+    "token_secret_name",
+]
+
+MANAGER = "servepipe"
+PIPELINE_LABEL = "servepipe.dev/pipeline"
+INSTALLATION_LABEL = "servepipe.dev/installation"
+#: On pods: ``head``, ``worker`` or ``ingress``. KubeRay's own labels are its: it counts and deletes pods by them.
+ROLE_LABEL = "servepipe.dev/role"
+POOL_LABEL = "servepipe.dev/pool"
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """The pipeline that objects belong to, and the installation of the operator that runs it."""
+
+    name: str
+    namespace: str
+    uid: str
+    installation: str
+
+
+def cluster_name(pipeline: str, uid: str, revision: str) -> str:
+    """The RayCluster's name, at most 50 characters for a pipeline's 44.
+
+    KubeRay finds heads and Secrets by this name alone: a pipeline that is deleted and made again at once, or that
+    needs a second cluster, must not find those of the first.
+    """
+    return f"{pipeline}-{digest([uid, revision], 5)}"
+
+
+def token_secret_name(pipeline: str) -> str:
+    return f"{pipeline}-token"
+
+
+def ingress_policy_name(cluster: str) -> str:
+    return f"{cluster}-ingress"
+
+
+def pdb_name(pipeline: str, role: Literal["ingress", "head"] = "ingress") -> str:
+    return f"{pipeline}-{role}"
+
+
+def labels(owner: Owner) -> dict[str, str]:
+    """The labels of every object of a pipeline, pods included."""
+    return {
+        "app.kubernetes.io/managed-by": MANAGER,
+        PIPELINE_LABEL: owner.name,
+        INSTALLATION_LABEL: owner.installation,
+    }
+
+
+def metadata(owner: Owner, name: str) -> Json:
+    """The metadata of a child: deleting the pipeline deletes it."""
+    return {
+        "name": name,
+        "namespace": owner.namespace,
+        "labels": labels(owner),
+        "ownerReferences": [
+            {
+                "apiVersion": API_VERSION,
+                "kind": KIND,
+                "name": owner.name,
+                "uid": owner.uid,
+                "controller": True,
+                "blockOwnerDeletion": True,
+            }
+        ],
+    }
+
+
+def ownership(live: Mapping[str, Any], owner: Owner) -> Literal["ours", "former", "foreign"]:
+    """Whose a live object with a child's name is.
+
+    Returns:
+        ``former``: a deleted pipeline's of the same name; wait until it is collected (``PreviousDeletionPending``).
+        ``foreign``: anybody else's; it is never adopted, changed or deleted.
+    """
+    references = live.get("metadata", {}).get("ownerReferences") or []
+    controller: Mapping[str, Any] = next((one for one in references if one.get("controller")), {})
+    group = str(controller.get("apiVersion", "")).partition("/")[0]
+    if group != API_VERSION.partition("/")[0] or controller.get("kind") != KIND:
+        return "foreign"
+    if controller.get("uid") == owner.uid:
+        return "ours"
+    return "former" if controller.get("name") == owner.name else "foreign"

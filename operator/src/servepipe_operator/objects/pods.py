@@ -1,0 +1,145 @@
+"""Pod templates of the head and of the worker groups. They pass the ``restricted`` level of Pod Security."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from servepipe.runtime.flags import serve_environment
+from servepipe_operator.engine.state import Json
+from servepipe_operator.objects.merge import merge_template
+from servepipe_operator.objects.names import POOL_LABEL, ROLE_LABEL, Owner, labels
+from servepipe_operator.objects.pools import INGRESS_POOL, PodWish
+from servepipe_operator.objects.wishes import HEAD_RESOURCES, pod_resources
+
+__all__ = [
+    "CONTAINER_SECURITY",
+    "CONTENTS_ANNOTATION",
+    "DASHBOARD_PORT",
+    "HEAD_PORTS",
+    "METRICS_PORT",
+    "SERVE_PORT",
+    "cluster_environment",
+    "head_template",
+    "worker_template",
+]
+
+DASHBOARD_PORT = 8265
+METRICS_PORT = 8080
+SERVE_PORT = 8000
+#: All of them: KubeRay fills in its defaults only where the head lists none.
+HEAD_PORTS = {"gcs-server": 6379, "client": 10001, "dashboard": DASHBOARD_PORT, "metrics": METRICS_PORT}
+HEAD_PORTS["serve"] = SERVE_PORT
+
+#: Of a worker template: `PodWish.digest` of what it was made from.
+CONTENTS_ANNOTATION = "servepipe.dev/contents"
+
+#: The user `ray` of Ray's images. A number, since the kubelet cannot check a name against runAsNonRoot.
+_USER = 1000
+_SECCOMP = {"type": "RuntimeDefault"}
+#: KubeRay's init container `wait-gcs-ready` takes it from the worker's container, the autoscaler from its options.
+CONTAINER_SECURITY: Json = {
+    "runAsNonRoot": True,
+    "runAsUser": _USER,
+    "allowPrivilegeEscalation": False,
+    "capabilities": {"drop": ["ALL"]},
+    "seccompProfile": _SECCOMP,
+}
+_POD_SECURITY: Json = {"runAsNonRoot": True, "runAsUser": _USER, "seccompProfile": _SECCOMP}
+
+_GPU = "nvidia.com/gpu"
+
+
+def cluster_environment() -> dict[str, str]:
+    """What Ray and Serve must find in the environment of every pod, equal on all of them."""
+    return {
+        **serve_environment(),
+        # KubeRay sets these for a RayService only: Serve's controller must not wait long for a head that is lost.
+        "RAY_SERVE_KV_TIMEOUT_S": "5",
+        "RAY_gcs_server_request_timeout_seconds": "5",
+        "RAY_timeout_ms_task_wait_for_death_info": "0",
+    }
+
+
+def head_template(
+    owner: Owner, head: Mapping[str, Any], image: str, environment: Mapping[str, str], pull_secrets: list[Json]
+) -> Json:
+    """The head's pod: no user code, so no service account of the user's; KubeRay gives it the autoscaler's.
+
+    Args:
+        head: ``spec.cluster.head``.
+    """
+    ports = [{"name": name, "containerPort": port} for name, port in HEAD_PORTS.items()]
+    container = _container("ray-head", image, environment, {**HEAD_RESOURCES, **head.get("resources", {})}, _GPU)
+    spec: Json = {"securityContext": _POD_SECURITY, "containers": [{**container, "ports": ports}]}
+    if pull_secrets:
+        spec["imagePullSecrets"] = pull_secrets
+    base = {"metadata": {"labels": {**labels(owner), ROLE_LABEL: "head"}}, "spec": spec}
+    return merge_template(base, head.get("template") or {})
+
+
+def worker_template(owner: Owner, wish: PodWish, default_image: str, environment: Mapping[str, str]) -> Json:
+    """The pod of a worker group that holds ``wish``.
+
+    Args:
+        default_image: Where neither the node nor the pipeline names one.
+        environment: Of the head that lives; a node's ``env`` cannot change it, a raw template can.
+    """
+    content = wish.content
+    gpu = content.get("gpuResourceName", _GPU)
+    container = _container("ray-worker", content.get("image", default_image), environment, pod_resources(content), gpu)
+    ports = {"metrics": METRICS_PORT, "serve": SERVE_PORT}
+    container["ports"] = [{"name": name, "containerPort": port} for name, port in ports.items()]
+    if wish.pool == INGRESS_POOL:
+        # The caller's Service sends requests to pods that are ready: where Serve's proxy answers.
+        container["readinessProbe"] = {
+            "httpGet": {"path": "/-/healthz", "port": SERVE_PORT},
+            "periodSeconds": 2,
+            "timeoutSeconds": 2,
+            "failureThreshold": 2,
+        }
+    spec: Json = {
+        "automountServiceAccountToken": False,
+        "securityContext": _POD_SECURITY,
+        "containers": [container],
+    }
+    spec |= {
+        key: content[key]
+        for key in ("imagePullSecrets", "serviceAccountName", "nodeSelector", "tolerations")
+        if key in content
+    }
+    role = "ingress" if wish.pool == INGRESS_POOL else "worker"
+    base: Json = {"metadata": {"labels": {**labels(owner), ROLE_LABEL: role, POOL_LABEL: wish.pool}}, "spec": spec}
+    base = merge_template(base, _extras(container["name"], content, environment))
+    merged = merge_template(base, content.get("template", {}))
+    # Ours, whatever the template says: they tell what the slot holds, and for whom.
+    ours = {"labels": {POOL_LABEL: wish.pool, ROLE_LABEL: role}, "annotations": {CONTENTS_ANNOTATION: wish.digest}}
+    return merge_template(merged, {"metadata": ours})
+
+
+def _extras(container: str, content: Mapping[str, Any], environment: Mapping[str, str]) -> Json:
+    """A node's ``env`` and ``volumes`` as a template."""
+    # Serve's flags must be equal on all pods of the cluster.
+    env = [one for one in content.get("env", []) if one["name"] not in environment]
+    volumes = content.get("volumes", [])
+    mounts = [
+        {"name": one["name"], "mountPath": one["mountPath"], "readOnly": one.get("readOnly", False)} for one in volumes
+    ]
+    return {
+        "spec": {
+            "containers": [{"name": container, "env": env, "volumeMounts": mounts}],
+            "volumes": [{"name": one["name"], **one["source"]} for one in volumes],
+        }
+    }
+
+
+def _container(name: str, image: str, environment: Mapping[str, str], size: Mapping[str, str], gpu: str) -> Json:
+    resources = {gpu if key == "gpu" else key: value for key, value in size.items() if key != "custom"}
+    return {
+        "name": name,
+        "image": image,
+        "env": [{"name": key, "value": value} for key, value in sorted(environment.items())],
+        # Ray counts limits; equal requests mean that a replica has what it was promised.
+        "resources": {"limits": resources, "requests": dict(resources)},
+        "securityContext": CONTAINER_SECURITY,
+    }

@@ -1,0 +1,51 @@
+"""The caller's Service and the Secret with Ray's token."""
+
+from __future__ import annotations
+
+import base64
+
+from servepipe.api.v1alpha1 import Ingress, Service
+from servepipe_operator.engine.state import Json
+from servepipe_operator.objects.names import PIPELINE_LABEL, ROLE_LABEL, Owner, metadata, token_secret_name
+from servepipe_operator.objects.pods import SERVE_PORT
+
+__all__ = ["TOKEN_KEY", "service", "token_secret"]
+
+#: Where KubeRay looks for it.
+TOKEN_KEY = "auth_token"
+
+
+def service(owner: Owner, ingress: Ingress, cluster: str) -> Json:
+    """What callers use: named like the pipeline, in front of the ingress pods of one RayCluster.
+
+    The head and the workers have Serve's proxy too, and KubeRay's own labels would let them answer.
+    """
+    wished = ingress.service or Service()
+    ports: list[Json] = [{"name": "http", "port": wished.port, "targetPort": SERVE_PORT, "protocol": "TCP"}]
+    if ingress.grpc:
+        ports.append({"name": "grpc", "port": ingress.grpc.port, "targetPort": ingress.grpc.port, "protocol": "TCP"})
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": metadata(owner, owner.name),
+        "spec": {
+            "type": wished.type,
+            "selector": {PIPELINE_LABEL: owner.name, ROLE_LABEL: "ingress", "ray.io/cluster": cluster},
+            "ports": ports,
+        },
+    }
+
+
+def token_secret(owner: Owner, token: str) -> Json:
+    """The Secret that ``authOptions.secretName`` names.
+
+    Args:
+        token: Random text, made once by the caller and never changed.
+    """
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": metadata(owner, token_secret_name(owner.name)),
+        "type": "Opaque",
+        "data": {TOKEN_KEY: base64.b64encode(token.encode()).decode()},
+    }

@@ -1,0 +1,284 @@
+"""The RayCluster's body, its pods, and the patch of a live one."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import jsonschema
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_specs import make_spec
+
+from servepipe.api.v1alpha1 import Spec
+from servepipe.runtime.flags import serve_environment
+from servepipe_operator.engine.state import Json
+from servepipe_operator.objects.names import Owner
+from servepipe_operator.objects.patch import patch
+from servepipe_operator.objects.pods import CONTENTS_ANNOTATION
+from servepipe_operator.objects.pools import PodWish, Wanted, assign
+from servepipe_operator.objects.raycluster import environment_of, raycluster, slots_of
+from servepipe_operator.objects.wishes import ingress_wish, node_wish
+
+OWNER = Owner("diamond", "shop", "uid-1", "main")
+FULL_NODE: Json = {
+    "image": "acme/own:1",
+    "env": [
+        {"name": "KEY", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}},
+        {"name": "RAY_SERVE_ENABLE_HA_PROXY", "value": "0"},
+    ],
+    "volumes": [
+        {"name": "w", "mountPath": "/w", "readOnly": True, "source": {"persistentVolumeClaim": {"claimName": "p"}}}
+    ],
+    "nodeSelector": {"zone": "a"},
+    "tolerations": [{"key": "gpu", "operator": "Exists"}],
+    "gpuResourceName": "amd.com/gpu",
+    "resources": {"cpu": "2", "gpu": "1", "custom": {"licence": "1k"}},
+    "template": {
+        "metadata": {"labels": {"team": "x", "servepipe.dev/role": "ingress"}},
+        "spec": {"containers": [{"name": "side", "image": "side:1"}, {"name": "ray-worker", "workingDir": "/app"}]},
+    },
+}
+
+
+def wanted_of(spec: Spec) -> list[Wanted]:
+    node = {"image": "acme/diamond:1", **FULL_NODE}
+    return [
+        Wanted("ingress", ingress_wish({"image": "acme/diamond:1"}, spec), high=2),
+        Wanted("m2--a", node_wish("m2", {"image": spec.image}, spec), low=1, high=10),
+        Wanted("m1--b", node_wish("m1", node, spec), high=3),
+    ]
+
+
+def body(spec: Spec | None = None, wanted: list[Wanted] | None = None) -> Json:
+    spec = spec or make_spec()
+    slots = assign(wanted_of(spec) if wanted is None else wanted, []).slots
+    return raycluster(OWNER, "diamond-12345", spec, "2.60.0", "runtime:2.60.0", "diamond-token", slots)
+
+
+def live(made: Json) -> Json:
+    made = copy.deepcopy(made)
+    made["metadata"]["resourceVersion"] = "7"
+    for group in made["spec"]["workerGroupSpecs"]:
+        group |= {"numOfHosts": 1, "scaleStrategy": {"workersToDelete": ["pod"]}}
+    return made
+
+
+def templates(made: Json) -> dict[str, Json]:
+    groups = made["spec"]["workerGroupSpecs"]
+    return {"head": made["spec"]["headGroupSpec"]["template"], **{one["groupName"]: one["template"] for one in groups}}
+
+
+FULL_SPEC: Json = {
+    "imagePullSecrets": [{"name": "pull"}],
+    "serviceAccountName": "reader",
+    "suspend": True,
+    "cluster": {
+        "gcsFaultTolerance": {"redisAddress": "redis:6379"},
+        "head": {"image": "head:1", "template": {"spec": {"priorityClassName": "high"}}},
+        "workers": {"resources": {"gpu": 1}, "template": {"spec": {"priorityClassName": "low"}}},
+    },
+    "ingress": {"template": {"metadata": {"annotations": {"a": "b"}}}},
+}
+
+
+@pytest.mark.parametrize("fields", [{}, FULL_SPEC])
+def test_kuberays_schema_takes_it(fields: Json, kuberay_schema: dict[str, Any]) -> None:
+    jsonschema.Draft202012Validator(kuberay_schema).validate(body(make_spec(**fields)))
+
+
+def test_the_cluster_itself() -> None:
+    spec = body(make_spec(**FULL_SPEC))["spec"]
+    assert spec["enableInTreeAutoscaling"] is True
+    assert spec["autoscalerOptions"]["version"] == "v2"
+    assert spec["authOptions"] == {"mode": "token", "secretName": "diamond-token"}
+    assert spec["gcsFaultToleranceOptions"] == {"redisAddress": "redis:6379"}
+    assert (spec["rayVersion"], spec["suspend"]) == ("2.60.0", True)
+    head = spec["headGroupSpec"]
+    assert head["rayStartParams"]["num-cpus"] == "0"
+    container = head["template"]["spec"]["containers"][0]
+    assert container["image"] == "head:1"
+    assert {port["name"] for port in container["ports"]} == {"dashboard", "metrics", "gcs-server", "client", "serve"}
+    assert head["template"]["spec"]["imagePullSecrets"] == [{"name": "pull"}]
+    # KubeRay gives it the autoscaler's.
+    assert "serviceAccountName" not in head["template"]["spec"]
+    assert "gcsFaultToleranceOptions" not in body()["spec"]
+
+
+def test_the_head_never_has_the_pipelines_image() -> None:
+    assert templates(body())["head"]["spec"]["containers"][0]["image"] == "runtime:2.60.0"
+
+
+def test_every_pod_passes_the_restricted_level() -> None:
+    made = body()
+    contexts = [template["spec"]["containers"][0]["securityContext"] for template in templates(made).values()]
+    for context in [*contexts, made["spec"]["autoscalerOptions"]["securityContext"]]:
+        assert context["runAsNonRoot"] is True
+        assert context["runAsUser"] > 0
+        assert context["allowPrivilegeEscalation"] is False
+        assert context["capabilities"] == {"drop": ["ALL"]}
+        assert context["seccompProfile"] == {"type": "RuntimeDefault"}
+    for template in templates(made).values():
+        assert template["spec"]["securityContext"]["runAsNonRoot"] is True
+
+
+def test_serves_flags_are_equal_on_all_pods() -> None:
+    found = []
+    for template in templates(body()).values():
+        env = template["spec"]["containers"][0]["env"]
+        found.append({one["name"]: one["value"] for one in env if one["name"].startswith("RAY_")})
+    assert all(one == found[0] for one in found)
+    assert found[0].items() >= serve_environment().items()
+
+
+def test_a_pod_for_one_replica() -> None:
+    group = next(one for one in body(make_spec(**FULL_SPEC))["spec"]["workerGroupSpecs"] if one["groupName"] == "m1-a")
+    assert group["resources"] == {"svp-m1-a": "1", "GPU": "1", "licence": "1000"}
+    pod = group["template"]["spec"]
+    ray, side = pod["containers"]
+    assert (ray["name"], ray["image"], ray["workingDir"], side["name"]) == ("ray-worker", "acme/own:1", "/app", "side")
+    assert ray["resources"]["limits"]["amd.com/gpu"] == "1"
+    assert ray["resources"]["limits"] == ray["resources"]["requests"]
+    assert {"name": "KEY", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}} in ray["env"]
+    assert ray["volumeMounts"] == [{"name": "w", "mountPath": "/w", "readOnly": True}]
+    assert pod["volumes"] == [{"name": "w", "persistentVolumeClaim": {"claimName": "p"}}]
+    assert (pod["nodeSelector"], pod["tolerations"]) == ({"zone": "a"}, [{"key": "gpu", "operator": "Exists"}])
+    assert (pod["automountServiceAccountToken"], pod["serviceAccountName"]) == (False, "reader")
+    found = group["template"]["metadata"]["labels"]
+    assert (found["team"], found["servepipe.dev/role"], found["servepipe.dev/pool"]) == ("x", "worker", "m1")
+
+
+def test_only_pods_of_the_ingress_are_ready_by_serves_proxy() -> None:
+    probes = {name: one["spec"]["containers"][0].get("readinessProbe") for name, one in templates(body()).items()}
+    assert probes.pop("ingress-a")["httpGet"] == {"path": "/-/healthz", "port": 8000}
+    assert not any(probes.values())
+
+
+def test_slots_are_read_back() -> None:
+    made = body()
+    slots = slots_of(made, {"m1-a": 2})
+    assert [(slot.name, slot.pool, slot.pods) for slot in slots] == [
+        ("ingress-a", "ingress", 0),
+        ("default-a", "default", 0),
+        ("m1-a", "m1", 2),
+    ]
+    again = assign([Wanted(one.application, one.wish) for one in wanted_of(make_spec())], slots)
+    assert all(slot.wish is None for slot in again.slots)
+    bare = {"groupName": "default-b", "template": {}}
+    assert [(slot.pool, slot.contents) for slot in slots_of({"spec": {"workerGroupSpecs": [bare]}}, {})] == [
+        ("default", "")
+    ]
+    assert slots_of({"spec": {}}, {}) == []
+
+
+# --- Patches ----------------------------------------------------------------------------------------------------------
+
+
+def applied(document: Json, operations: list[Json]) -> Json:
+    """JSON patch, as far as ours use it."""
+    document = copy.deepcopy(document)
+    for one in operations:
+        *parents, last = [part.replace("~1", "/").replace("~0", "~") for part in one["path"].split("/")[1:]]
+        target: Any = document
+        for part in parents:
+            target = target[int(part)] if isinstance(target, list) else target[part]
+        if one["op"] == "test":
+            assert target[last] == one["value"]
+        elif last == "-":
+            target.append(one["value"])
+        else:
+            target[last] = one["value"]
+    return document
+
+
+def patched(found: Json, wanted: list[Wanted], pods: dict[str, int], suspend: bool = False) -> list[Json]:
+    slots = assign(wanted, slots_of(found, pods)).slots
+    return patch(found, OWNER, slots, "runtime:2.60.0", suspend, pods)
+
+
+def test_nothing_where_nothing_differs() -> None:
+    assert patched(live(body()), wanted_of(make_spec()), {}) == []
+
+
+def test_what_a_patch_tests_first() -> None:
+    operations = patched(live(body()), wanted_of(make_spec()), {}, suspend=True)
+    assert [(one["op"], one["path"]) for one in operations] == [
+        ("test", "/metadata/resourceVersion"),
+        *[("test", f"/spec/workerGroupSpecs/{index}/groupName") for index in range(3)],
+        ("add", "/spec/suspend"),
+    ]
+
+
+def test_labels_are_put_back() -> None:
+    found = live(body())
+    found["metadata"]["labels"].pop("servepipe.dev/pipeline")
+    operations = patched(found, wanted_of(make_spec()), {})
+    assert operations[-1]["path"] == "/metadata/labels/servepipe.dev~1pipeline"
+    del found["metadata"]["labels"]
+    assert "servepipe.dev/pipeline" in patched(found, wanted_of(make_spec()), {})[-1]["value"]
+
+
+def test_the_first_groups() -> None:
+    found = live(body(wanted=[]))
+    del found["spec"]["workerGroupSpecs"]
+    after = applied(found, patched(found, wanted_of(make_spec()), {}))
+    assert [group["groupName"] for group in after["spec"]["workerGroupSpecs"]] == ["ingress-a", "default-a", "m1-a"]
+
+
+def test_a_slot_that_got_pods_meanwhile_is_left_alone() -> None:
+    found = live(body())
+    found["spec"]["workerGroupSpecs"][1]["replicas"] = 0
+    wanted = [Wanted("m2--b", PodWish("default", {"image": "new"}))]
+    slots = assign(wanted, slots_of(found, {})).slots
+    operations = patch(found, OWNER, slots, "runtime:2.60.0", False, {"default-a": 1})
+    assert not [one for one in operations if one["path"].endswith("template")]
+
+
+def test_a_group_that_no_slot_names_is_left_alone() -> None:
+    found = live(body())
+    assert patch(found, OWNER, [], "runtime:2.60.0", False, {}) == []
+
+
+def test_new_groups_have_the_environment_of_the_head_that_lives() -> None:
+    found = live(body())
+    env = found["spec"]["headGroupSpec"]["template"]["spec"]["containers"][0]["env"]
+    env[:] = [{"name": "RAY_SERVE_OLD", "value": "1"}, {"name": "HOME", "value": "/h"}, {"name": "X", "valueFrom": {}}]
+    assert environment_of(found) == {"RAY_SERVE_OLD": "1"}
+    after = applied(found, patched(found, [*wanted_of(make_spec()), Wanted("m3--a", PodWish("m3", {}))], {}))
+    group = after["spec"]["workerGroupSpecs"][-1]
+    container = group["template"]["spec"]["containers"][0]
+    assert container["env"] == [{"name": "RAY_SERVE_OLD", "value": "1"}]
+    assert container["image"] == "runtime:2.60.0"
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_a_patch_makes_the_next_one_empty_and_leaves_the_autoscalers_fields(data: st.DataObject) -> None:
+    found = live(body())
+    pods: dict[str, int] = {}
+    for group in found["spec"]["workerGroupSpecs"]:
+        group["replicas"] = data.draw(st.integers(0, 2))
+        pods[group["groupName"]] = data.draw(st.integers(0, 2))
+    pools = st.sampled_from(["default", "m1", "m2"])
+    wanted = [
+        Wanted(f"app-{index}", PodWish(pool, {"image": image}), low=low, high=low + 1)
+        for index, (pool, image, low) in enumerate(
+            data.draw(st.lists(st.tuples(pools, st.sampled_from("xyz"), st.integers(0, 3)), max_size=5))
+        )
+    ]
+    slots = assign(wanted, slots_of(found, pods)).slots
+    suspend = data.draw(st.booleans())
+    after = applied(found, patch(found, OWNER, slots, "runtime:2.60.0", suspend, pods))
+    assert patch(after, OWNER, slots, "runtime:2.60.0", suspend, pods) == []
+    for before, now in zip(found["spec"]["workerGroupSpecs"], after["spec"]["workerGroupSpecs"], strict=False):
+        for key in ("groupName", "replicas", "scaleStrategy", "numOfHosts"):
+            assert now[key] == before[key]
+        if before["replicas"] or pods[before["groupName"]]:
+            assert now["template"] == before["template"]
+    held = {
+        group["groupName"]: group["template"]["metadata"]["annotations"][CONTENTS_ANNOTATION]
+        for group in after["spec"]["workerGroupSpecs"]
+    }
+    assert held == {slot.name: slot.contents for slot in slots}
+    assert after["spec"]["headGroupSpec"] == found["spec"]["headGroupSpec"]
