@@ -70,8 +70,10 @@ def fails(call: Any, *arguments: Any, error: type[ServePipeError] = ResourceErro
         (None, {"$null": True}),
         (True, True),
         (0, 0),
-        (-(2**63), -(2**63)),
-        (2**63 - 1, 2**63 - 1),
+        (2**53, 2**53),
+        (-(2**53), -(2**53)),
+        (2**53 + 1, {"$int": "9007199254740993"}),
+        (-(2**53) - 1, {"$int": "-9007199254740993"}),
         (2**63, {"$int": "9223372036854775808"}),
         (2**64, {"$int": "18446744073709551616"}),
         (1.5, 1.5),
@@ -90,6 +92,10 @@ def fails(call: Any, *arguments: Any, error: type[ServePipeError] = ResourceErro
         ({"$a": 1, "b": (1,)}, {"$value": {"$a": 1, "b": {"$tuple": [1]}}}),
         ({"$value": {"$null": True}}, {"$value": {"$value": {"$value": {"$null": True}}}}),
         ({"a$": 1, "": 2}, {"a$": 1, "": 2}),
+        ("a\x7fb", {"$string": r"a\u007fb"}),
+        ("\x85\\\ufeff\ufffe\uffff", {"$string": r"\u0085\\\ufeff\ufffe\uffff"}),
+        (r"\u0085", r"\u0085"),
+        (["\x1f\xa0\u2028"], ["\x1f\xa0\u2028"]),
     ],
 )
 def test_values_have_this_form_and_come_back(value: Any, json: Any) -> None:
@@ -136,6 +142,7 @@ Point = namedtuple("Point", "x y")
         ({1: 2}, "the key 1 is of type int", "string keys"),
         ({Text("a"): 2}, "is of type Text", "string keys"),
         ({"\udfff": 2}, "lone surrogate", "replace"),
+        ({"a\x85": 2}, "has a control character", "other keys"),
         pytest.param(10**5000, "an integer of about 49", "", id="5000 digits"),
         (nested(MAX_DEPTH + 1), "nested deeper than 64", "Flatten"),
     ],
@@ -145,6 +152,11 @@ def test_what_has_no_form_is_refused_with_what_where_and_fix(value: Any, what: s
     assert what in error.what
     assert error.where.startswith('m1 args[0]["k"][1]')
     assert fix in error.fix
+
+
+def test_keys_beside_references_are_checked_alike() -> None:
+    error = fails(dump_expr, DictOf((("a\x85", StepRef("s")),)), "m1 args[0]", error=ValueNotSupportedError)
+    assert "has a control character" in error.what
 
 
 def test_a_container_that_holds_itself_is_refused() -> None:
@@ -226,6 +238,10 @@ def test_expressions_nested_too_deeply_are_refused_both_ways() -> None:
         ({"$float": "1_0"}, "p.$float", "'1_0' is not a finite number"),
         ({"$float": "1e999"}, "p.$float", "not a finite number"),
         ({"$int": "1.0"}, "p.$int", "'1.0' is not an integer"),
+        ({"$string": 1}, "p.$string", "expected a string"),
+        ({"$string": r"a\n"}, "p.$string", "has a backslash that begins no escape"),
+        ({"$string": r"\u00AF"}, "p.$string", "has a backslash that begins no escape"),
+        ({"$string": r"\ud800"}, "p.$string", "has a backslash that begins no escape"),
         ({"$int": "9" * 5000}, "p.$int", "is not an integer"),
         ({"$null": False}, "p.$null", "expected true, not false"),
         ([{"a": {"$x y": 1}}], "p[0].a", '"$x y"'),

@@ -27,7 +27,7 @@ from servepipe.graph.ir import (
     StepRef,
     TupleOf,
 )
-from servepipe.graph.values import INT64, MAX_DEPTH, at_index, at_key, encode_nested, too_deep
+from servepipe.graph.values import INT64, MAX_DEPTH, at_index, at_key, check_key, encode_nested, too_deep, unescaped
 
 __all__ = ["decode_value", "dump_expr", "dump_list", "parse_expr", "parse_fields", "parse_list"]
 
@@ -61,7 +61,7 @@ def _dump(expr: Expr, where: str, depth: int) -> Any:
     if depth == 0:
         raise too_deep(where)
     if isinstance(expr, DictOf):
-        return _escape({key: _dump(item, at_key(where, key), depth - 1) for key, item in expr.items})
+        return _escape({check_key(key, where): _dump(item, at_key(where, key), depth - 1) for key, item in expr.items})
     items = dump_list(expr.items, where, depth - 1)
     return {"$tuple": items} if isinstance(expr, TupleOf) else items
 
@@ -239,6 +239,18 @@ def _parse_int(json: Any, path: str, depth: int) -> Expr:
     return Const(int(text))
 
 
+def _parse_string(json: Any, path: str, depth: int) -> Expr:
+    text = expect(json, str, path)
+    value = unescaped(text)
+    if value is None:
+        raise ResourceError(
+            f"{shown(text)} has a backslash that begins no escape",
+            where=path,
+            fix=r"Write a character as \u007f with four small hexadecimal digits, a backslash as two.",
+        )
+    return Const(value)
+
+
 def _parse_null(json: Any, path: str, depth: int) -> Expr:
     if json is not True:
         raise ResourceError(f"expected true, not {shown(json)}", where=path, fix="Write {$null: true}.")
@@ -254,5 +266,6 @@ _FORMS: dict[str, Callable[[Any, str, int], Expr]] = {
     "$value": _parse_value,
     "$float": _parse_float,
     "$int": _parse_int,
+    "$string": _parse_string,
     "$null": _parse_null,
 }

@@ -1,7 +1,8 @@
 """Values and durations as they stand in the resource: JSON that survives kubectl, an API server and every YAML reader.
 
-Plain JSON does not: Go writes ``1.0`` as ``1`` and loses the digits of integers beyond 64 bits, `kubectl apply` drops
-nulls inside objects, and tuples have no JSON. So these few are written as objects with one key that starts with ``$``;
+Plain JSON does not: Go writes ``1.0`` as ``1``, `kubectl apply` makes floats of integers when it updates them and drops
+nulls inside objects, server-side apply reads JSON as YAML and refuses control characters, and tuples have no JSON. So
+these few are written as objects with one key that starts with ``$``;
 an object that happens to have such a key is escaped. `servepipe.graph.wire` is the public face of this module; the
 table of forms is in docs/architecture.md.
 """
@@ -19,19 +20,27 @@ __all__ = [
     "MAX_DEPTH",
     "at_index",
     "at_key",
+    "check_key",
     "encode_nested",
     "encode_value",
     "format_duration",
     "parse_duration",
     "too_deep",
+    "unescaped",
 ]
 
 #: Lists and objects that may stand inside each other. More is a mistake or an attack; the bound keeps every recursive
 #: reader (ours, PyYAML's, Go's) from its own limit.
 MAX_DEPTH = 64
 
-#: The integers that JSON keeps in Go.
+#: The integers that JSON keeps in Go; those beyond are refused wherever they are read.
 INT64 = range(-(2**63), 2**63)
+# The integers that are written bare: `kubectl apply` sends an update through 64-bit floats, which hold no more exactly.
+_PLAIN_INT = range(-(2**53), 2**53 + 1)
+# Go writes these bare in JSON, and YAML does not allow them.
+_NOT_YAML = re.compile("[\x7f-\x9f\ufeff\ufffe\uffff]")
+_ESCAPED_TEXT = re.compile(r"(?:[^\\]|\\\\|\\u[0-9a-f]{4})*\Z")
+_ESCAPE = re.compile(r"\\(?:\\|u([0-9a-f]{4}))")
 # Go prints floats inside these bounds without an exponent; what has an exponent is a string to YAML 1.1 readers.
 _PLAIN_FLOAT = (1e-6, 1e21)
 
@@ -81,9 +90,9 @@ def encode_nested(value: Any, where: str, depth: int) -> Any:
     if kind is bool:
         return value
     if kind is str:
-        return _check_text(value, where)
+        return _encode_text(_check_text(value, where))
     if kind is int:
-        return value if value in INT64 else {"$int": _digits(value, where)}
+        return value if value in _PLAIN_INT else {"$int": _digits(value, where)}
     if kind is float:
         return _encode_float(value, where)
     if kind not in (list, tuple, dict):
@@ -93,19 +102,31 @@ def encode_nested(value: Any, where: str, depth: int) -> Any:
     if kind is dict:
         encoded = {}
         for key, item in value.items():
-            if type(key) is not str:
-                raise ValueNotSupportedError(
-                    f"the key {key!r} is of type {type(key).__name__}; JSON objects have string keys",
-                    where=where,
-                    fix="Use string keys, or pass a list of pairs.",
-                )
-            encoded[_check_text(key, where)] = encode_nested(item, f"{where}[{_quoted(key)}]", depth - 1)
+            name = check_key(key, where)
+            encoded[name] = encode_nested(item, f"{where}[{_quoted(name)}]", depth - 1)
         return {"$value": encoded} if any(key.startswith("$") for key in encoded) else encoded
     items = [
         None if item is None else encode_nested(item, at_index(where, index), depth - 1)
         for index, item in enumerate(value)
     ]
     return items if kind is list else {"$tuple": items}
+
+
+def check_key(key: Any, where: str) -> str:
+    """``key`` itself if an object may have it, else `ValueNotSupportedError`: keys have no other form."""
+    if type(key) is not str:
+        raise ValueNotSupportedError(
+            f"the key {key!r} is of type {type(key).__name__}; JSON objects have string keys",
+            where=where,
+            fix="Use string keys, or pass a list of pairs.",
+        )
+    if _NOT_YAML.search(key):
+        raise ValueNotSupportedError(
+            f"the key {key!r} has a control character, which an API server does not take in keys",
+            where=where,
+            fix="Use other keys, or pass a list of pairs.",
+        )
+    return _check_text(key, where)
 
 
 def too_deep(where: str) -> ValueNotSupportedError:
@@ -137,6 +158,21 @@ def _digits(value: int, where: str) -> str:
         raise ValueNotSupportedError(
             f"an integer of about {value.bit_length() * 3 // 10} digits is too long to write down", where=where
         ) from None
+
+
+def _encode_text(value: str) -> Any:
+    if not _NOT_YAML.search(value):
+        return value
+    escaped = value.replace("\\", "\\\\")
+    return {"$string": _NOT_YAML.sub(lambda found: f"\\u{ord(found[0]):04x}", escaped)}
+
+
+def unescaped(text: str) -> str | None:
+    """The string that ``{$string: text}`` means, or None where ``text`` has another escape than the two there are."""
+    if not _ESCAPED_TEXT.match(text):
+        return None
+    value = _ESCAPE.sub(lambda found: chr(int(found[1], 16)) if found[1] else "\\", text)
+    return None if any("\ud800" <= character <= "\udfff" for character in value) else value
 
 
 def _check_text(value: str, where: str) -> str:

@@ -114,10 +114,10 @@ def dump_step(step: Step, where: str = "") -> Json:
 
 
 def _check_when(when: Any, where: str) -> Any:
-    # {$int: ...} would not be a scalar, so a `when` beyond 64 bits has no form.
+    # {$int: ...} and {$string: ...} would not be scalars, so what needs one of them has no form as a `when`.
     if type(when) not in (str, int, bool) or encode_value(when, where) != when:
         raise ValueNotSupportedError(
-            f"a case compares with a string, a 64-bit integer or a boolean, not {shown(when)}", where=where
+            f"a case compares with a string, an integer of at most 53 bits or a boolean, not {shown(when)}", where=where
         )
     return when
 
