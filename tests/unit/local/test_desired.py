@@ -6,23 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from small_pipeline import SMALL
 
 from servepipe.errors import RunError, ServePipeError
 from servepipe_operator.local.desired import Desired
 from servepipe_operator.local.sources import Compiled
 
-DOCUMENT = """\
-apiVersion: servepipe.dev/v1alpha1
-kind: ServePipeline
-metadata: {name: small}
-spec:
-  graph:
-    steps:
-    - {name: m1-output, node: m1, method: forward, args: [{$input: []}]}
-    output: {$step: m1-output}
-  nodes:
-    m1: {import: "models:Model", args: [1], replicas: 1}
-"""
+DOCUMENT = SMALL.replace("args: [1]", "args: [1], replicas: 1")
 COMPILED = Compiled(DOCUMENT, "small", "/project", {"sha256:a": "/code/a"}, ())
 
 

@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from small_pipeline import SMALL
 
 from servepipe.errors import CodeMismatchError, ImportPathError, ResourceError, RunError, ServePipeError
 from servepipe_operator.local.sources import compile_document, compile_file
@@ -13,18 +14,6 @@ from servepipe_operator.local.sources import compile_document, compile_file
 MODELS = (
     "import helper\n\nclass Model:\n    def __init__(self, val): self.val = val\n    def forward(self, x): return x\n"
 )
-RESOURCE = """\
-apiVersion: servepipe.dev/v1alpha1
-kind: ServePipeline
-metadata: {name: small}
-spec:
-  graph:
-    steps:
-    - {name: m1-output, node: m1, method: forward, args: [{$input: []}]}
-    output: {$step: m1-output}
-  nodes:
-    m1: {import: "models:Model", args: [1]}
-"""
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +28,7 @@ def project(tmp_path: Path) -> Path:
     folder.mkdir()
     (folder / "models.py").write_text(MODELS, encoding="utf-8")
     (folder / "helper.py").write_text("WORD = 1\n", encoding="utf-8")
-    (folder / "pipeline.yaml").write_text(RESOURCE, encoding="utf-8")
+    (folder / "pipeline.yaml").write_text(SMALL, encoding="utf-8")
     return folder
 
 
@@ -93,7 +82,7 @@ async def test_a_digest_that_does_not_fit_is_refused_or_recomputed(project: Path
 )
 async def test_what_is_wrong_is_said(project: Path, change, kind: type[Exception], message: str) -> None:  # type: ignore[no-untyped-def]
     file = project / "pipeline.yaml"
-    file.write_text(change(RESOURCE), encoding="utf-8")
+    file.write_text(change(SMALL), encoding="utf-8")
     with pytest.raises(kind, match=message):
         await compile_file(str(file))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_pipeline import SMALL
 
 from servepipe.errors import RunError
 from servepipe_operator.local import supervisor
@@ -17,19 +18,7 @@ from servepipe_operator.local.sources import Compiled
 from servepipe_operator.local.supervisor import Options, Supervisor
 from servepipe_operator.local.view import QuietView
 
-DOCUMENT = """\
-apiVersion: servepipe.dev/v1alpha1
-kind: ServePipeline
-metadata: {name: small}
-spec:
-  graph:
-    steps:
-    - {name: m1-output, node: m1, method: forward, args: [{$input: []}]}
-    output: {$step: m1-output}
-  nodes:
-    m1: {import: "models:Model", args: [1]}
-"""
-COMPILED = Compiled(DOCUMENT, "small", "/project", {}, ())
+COMPILED = Compiled(SMALL, "small", "/project", {}, ())
 
 
 class Watching(QuietView):

@@ -7,26 +7,19 @@ edited since.
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from servepipe.authoring.code import remove_copies
+from servepipe.authoring.code import PREFIX, copies, remove_copies
 from servepipe_operator.adapters.file_history import FileHistory
 from servepipe_operator.engine.state import Json, Record
 
 __all__ = ["digests_in", "kept_code", "prune_code", "tidy_code"]
 
-PREFIX = "sha256:"
-NAME = re.compile(r"[0-9a-f]{64}")
-
 
 def kept_code(store: Path) -> dict[str, str]:
     """Every complete copy in ``store``: its folder by digest. Empty where there is no such folder."""
-    if not store.is_dir():
-        return {}
-    copies = (path for path in store.iterdir() if NAME.fullmatch(path.name) and path.is_dir())
-    return {f"{PREFIX}{path.name}": str(path) for path in sorted(copies)}
+    return {digest: str(path) for digest, path in copies(store).items()}
 
 
 def digests_in(records: Iterable[Record]) -> frozenset[str]:
@@ -54,9 +47,10 @@ def prune_code(store: Path, needed: Iterable[str]) -> list[str]:
 
     Only while nothing compiles for this run: a new copy is not named by any record yet. Raises `OSError`.
     """
-    superfluous = sorted(kept_code(store).keys() - set(needed))
+    kept = copies(store)
+    superfluous = sorted(kept.keys() - set(needed))
     for digest in superfluous:
-        remove_copies(store / digest.removeprefix(PREFIX))
+        remove_copies(kept[digest])
     return superfluous
 
 

@@ -15,6 +15,7 @@ import ast
 import hashlib
 import importlib.machinery
 import os
+import re
 import shutil
 import sys
 import sysconfig
@@ -26,7 +27,9 @@ from pathlib import Path
 from servepipe.errors import CodeMismatchError, ImportPathError
 
 __all__ = [
+    "PREFIX",
     "code_digest",
+    "copies",
     "copy_sources",
     "digest_of",
     "in_library",
@@ -36,7 +39,9 @@ __all__ = [
     "verify",
 ]
 
-_PREFIX = "sha256:"
+#: What every digest begins with.
+PREFIX = "sha256:"
+_COPY = re.compile(r"[0-9a-f]{64}")
 _LIBRARY_FOLDERS = ("site-packages", "dist-packages")
 _OWN_PACKAGES = ("servepipe", "servepipe_operator")
 
@@ -100,7 +105,7 @@ def digest_of(sources: dict[str, bytes]) -> str:
     for relative, content in sources.items():
         total.update(f"{relative}\0{len(content)}\0".encode())
         total.update(content)
-    return f"{_PREFIX}{total.hexdigest()}"
+    return f"{PREFIX}{total.hexdigest()}"
 
 
 def verify(expected: str, module: str, root: Path | None = None, *, node: str = "") -> None:
@@ -115,7 +120,7 @@ def verify(expected: str, module: str, root: Path | None = None, *, node: str = 
         ImportPathError: There is no such module here.
     """
     # In a copy, what has come to the project since then must not count.
-    alone = root is not None and root.name == expected.removeprefix(_PREFIX)
+    alone = root is not None and root.name == expected.removeprefix(PREFIX)
     files = source_files(module, root, alone=alone)
     actual = digest_of(_read(files))
     if actual != expected:
@@ -141,7 +146,7 @@ def copy_sources(module: str, root: Path, store: Path) -> tuple[str, Path]:
     files = source_files(module, root)
     contents = _read(files)
     digest = digest_of(contents)
-    folder = store / digest.removeprefix(_PREFIX)
+    folder = store / digest.removeprefix(PREFIX)
     if not folder.is_dir():
         store.mkdir(parents=True, exist_ok=True)
         building = Path(tempfile.mkdtemp(prefix=".building-", dir=store))
@@ -159,6 +164,12 @@ def copy_sources(module: str, root: Path, store: Path) -> tuple[str, Path]:
                 raise
     _link_data(folder, files)
     return digest, folder
+
+
+def copies(store: Path) -> dict[str, Path]:
+    """Every complete copy that `copy_sources` made in ``store``, by digest; {} where there is no such folder."""
+    folders = sorted(store.iterdir()) if store.is_dir() else ()
+    return {f"{PREFIX}{path.name}": path for path in folders if _COPY.fullmatch(path.name) and path.is_dir()}
 
 
 def remove_copies(store: Path) -> None:

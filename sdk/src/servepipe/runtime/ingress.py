@@ -201,14 +201,17 @@ class Ingress:
                 if not self._needed(application):
                     await self._inline.close(application)
             if not any(name in busy for name in unused):
-                tables = [state for state in (self._state, self._coming) if state is not None]
-                used = {name for state in tables for name in state.places.dedicated}
+                used = {name for state in self._tables() for name in state.places.dedicated}
                 await self._serve_caller.keep_only(used | busy.keys())
                 return
             await asyncio.sleep(1.0)
 
     def _needed(self, inline: str) -> bool:
-        return any(state is not None and inline in state.places.inline for state in (self._state, self._coming))
+        return any(inline in state.places.inline for state in self._tables())
+
+    def _tables(self) -> list[_State]:
+        """The table in force and the one that is being prepared, where there are."""
+        return [state for state in (self._state, self._coming) if state is not None]
 
     # Endpoints
 
