@@ -191,7 +191,7 @@ async def test_a_caller_that_leaves_cancels_what_its_nodes_have_called(runner_of
             self.leaf = leaf
 
         def sync(self) -> None:
-            self.leaf.hang.remote().result()
+            self.leaf.hang.remote().result(2 * DEADLINE_S)
 
         async def started_only(self) -> None:
             self.response = self.leaf.hang.remote()
@@ -213,6 +213,30 @@ async def test_a_caller_that_leaves_cancels_what_its_nodes_have_called(runner_of
     with pytest.raises(asyncio.CancelledError):
         await task
     assert await asyncio.to_thread(leaf.cancelled.wait, DEADLINE_S)
+
+
+async def test_what_a_thread_calls_after_its_caller_has_left_is_cancelled_at_once(runner_of: RunnerOf) -> None:
+    entered, gone, ended = threading.Event(), threading.Event(), threading.Event()
+
+    class Slow:
+        def __init__(self, leaf: Any) -> None:
+            self.leaf = leaf
+
+        def late(self) -> None:
+            entered.set()
+            assert gone.wait(DEADLINE_S)
+            with pytest.raises(concurrent.futures.CancelledError):
+                self.leaf.hang.remote().result(DEADLINE_S)
+            ended.set()
+
+    task = asyncio.create_task(runner_of(graph("late"), leaf=Leaf, holder=holding(Slow)).execute_async())
+    assert await asyncio.to_thread(entered.wait, DEADLINE_S)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    gone.set()
+
+    assert await asyncio.to_thread(ended.wait, DEADLINE_S)
 
 
 def test_a_response_can_be_dropped_awaited_twice_and_cancelled(runner_of: RunnerOf) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import threading
 import uuid
 from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -180,7 +181,7 @@ class NodeResponse:
                 ) from None
         siblings = _nested.get()
         if siblings is not None:
-            siblings.append(self)
+            siblings.add(self)
 
     def __await__(self) -> Generator[Any, None, Any]:
         if self._task is not None and _running_loop() is self._loop:
@@ -243,7 +244,33 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
         return None
 
 
-_nested: ContextVar[list[NodeResponse] | None] = ContextVar("servepipe_nested_calls", default=None)
+class _NestedCalls:
+    """Calls started on behalf of one other call, from its event loop and from threads."""
+
+    __slots__ = ("_cancelled", "_lock", "_responses")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._responses: list[NodeResponse] = []
+        self._cancelled = False
+
+    def add(self, response: NodeResponse) -> None:
+        """Remember a call that has just started; one that a thread starts after the end of its request ends at once."""
+        with self._lock:
+            if not self._cancelled:
+                self._responses.append(response)
+                return
+        response.cancel()
+
+    def cancel(self) -> None:
+        """Cancel all of them, and whatever is still to be added."""
+        with self._lock:
+            self._cancelled = True
+        for response in self._responses:
+            response.cancel()
+
+
+_nested: ContextVar[_NestedCalls | None] = ContextVar("servepipe_nested_calls", default=None)
 
 
 @contextmanager
@@ -253,13 +280,12 @@ def cancel_nested_calls() -> Iterator[None]:
     A method that has started calls without awaiting them yet, or waits for one in a thread that nobody can interrupt,
     would otherwise leave them running for a request that is gone.
     """
-    nested: list[NodeResponse] = []
+    nested = _NestedCalls()
     token = _nested.set(nested)
     try:
         yield
     except asyncio.CancelledError:
-        for response in nested:
-            response.cancel()
+        nested.cancel()
         raise
     finally:
         _nested.reset(token)
