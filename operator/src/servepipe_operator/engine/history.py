@@ -70,6 +70,7 @@ class Unit:
 class Checkpoint:
     """The commit point: the accepted spec, the graph that callers get, and the stable revisions.
 
+    ``cluster`` is the RayCluster as it was decided when the first spec was accepted (`engine.cluster`), or None.
     ``at`` is when it was written (epoch seconds): whatever became superfluous by it may drain from then on.
     """
 
@@ -77,6 +78,7 @@ class Checkpoint:
     graph: str
     ingress: Unit = field(default_factory=Unit)
     nodes: Mapping[str, Unit] = field(default_factory=dict)
+    cluster: Json | None = None
     at: float = 0.0
     sequence: int = 0
 
@@ -98,6 +100,8 @@ class Checkpoint:
             "ingress": _dump(self.ingress),
             "nodes": {name: _dump(unit) for name, unit in sorted(self.nodes.items())},
         }
+        if self.cluster is not None:
+            data["cluster"] = self.cluster
         return Record("checkpoint", _CHECKPOINT, data, self.sequence)
 
 
@@ -211,6 +215,7 @@ def _load_checkpoint(record: Record, revisions: Mapping[str, Json]) -> Checkpoin
         at=data["at"],
         ingress=_load(INGRESS, data["ingress"], revisions),
         nodes={name: _load(name, unit, revisions) for name, unit in data["nodes"].items()},
+        cluster=data.get("cluster"),
         sequence=record.sequence,
     )
 
