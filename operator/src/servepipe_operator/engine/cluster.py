@@ -23,6 +23,7 @@ __all__ = ["cluster_plan", "cluster_problems", "has_served", "replacement_proble
 _FIELDS = {
     "rayVersion": "spec.rayVersion",
     "head": "spec.cluster.head",
+    "grpc": "spec.ingress.grpc",
     "gcsFaultTolerance": "spec.cluster.gcsFaultTolerance",
 }
 

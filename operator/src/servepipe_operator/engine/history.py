@@ -19,6 +19,7 @@ __all__ = [
     "Failure",
     "Memory",
     "Unit",
+    "decided",
     "graph_record",
     "prunable",
     "read",
@@ -149,6 +150,12 @@ def read(records: Iterable[Record]) -> Memory:
                 checkpoint = record
     found = _load_checkpoint(checkpoint, revisions) if checkpoint else None
     return Memory(found, revisions, graphs, specs, defaults)
+
+
+def decided(records: Iterable[Record]) -> Json:
+    """The checkpoint that counts, as it is written; {} before the first one."""
+    checkpoints = [record for record in records if record.kind == "checkpoint"]
+    return max(checkpoints, key=lambda record: record.sequence).data if checkpoints else {}
 
 
 def revision_record(name: str, identity: Json, sequence: int) -> Record:

@@ -35,7 +35,7 @@ from servepipe_operator.engine.status import blind, report
 from servepipe_operator.engine.times import seconds
 from servepipe_operator.engine.watch import Watch
 
-__all__ = ["plan"]
+__all__ = ["plan", "refused_status"]
 
 
 def plan(pipeline: ServePipeline, observed: Observed, environment: Environment, now: float) -> Plan:
@@ -80,7 +80,8 @@ def plan(pipeline: ServePipeline, observed: Observed, environment: Environment, 
         checkpoint, records = _committed(checkpoint, memory, records, now)
         layout = lay_out(view, checkpoint, rollout)
         resting = goal.suspend and observed.serve == "NotStarted"
-        put = None if resting or observed.cluster else to_put(view, layout.applications)
+        blocked = observed.cluster is not None and observed.cluster.blocking
+        put = None if resting or blocked else to_put(view, layout.applications)
         cluster = _cluster(pipeline, goal, checkpoint, observed, layout)
 
     kept = checkpoint.cluster
@@ -107,6 +108,13 @@ def plan(pipeline: ServePipeline, observed: Observed, environment: Environment, 
         prune=() if paused else _prunable(observed.records, checkpoint, layout.applications, view),
         look_again_after_s=_look_again(checkpoint, environment, changing, now),
     )
+
+
+def refused_status(problems: Sequence[Problem], before: Json, now: float, generation: int | None) -> Json:
+    """The status of a resource that cannot be read at all, before anything was accepted."""
+    accepted = _accepted(problems, "InvalidSpec", None, Environment())
+    observed = Observed("NotStarted", status=before)
+    return blind(observed, accepted, "NotAccepted", "no spec was accepted yet", now, generation)
 
 
 # --- Phases -----------------------------------------------------------------------------------------------------------

@@ -94,12 +94,15 @@ class Capacity:
 class ClusterProblem:
     """Why the Ray cluster takes nothing now: a condition's reason and message.
 
-    ``stalled``: it does not come by itself, somebody has to do something.
+    Args:
+        stalled: It does not come by itself, somebody has to do something.
+        blocking: Nothing is sent to Serve meanwhile.
     """
 
     reason: str
     message: str
     stalled: bool = False
+    blocking: bool = True
 
 
 @dataclass(frozen=True, slots=True)

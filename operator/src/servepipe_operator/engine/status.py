@@ -134,7 +134,19 @@ def blind(
 ) -> Json:
     """The status while nobody knows what serves: what was known stays, and every claim about now is Unknown."""
     unknown = [Condition(kind, "Unknown", reason, message) for kind in ("NodesReady", "Available", "Ready")]
-    conditions = [accepted, Condition("ClusterReady", "Unknown", reason, message), *unknown]
+    if observed.ready is not None:
+        # The ingress answers by itself, whoever else does not.
+        unknown[1] = _asked(observed)
+    cluster = observed.cluster
+    conditions = [
+        accepted,
+        Condition("ClusterReady", "False", cluster.reason, cluster.message)
+        if cluster
+        else Condition("ClusterReady", "Unknown", reason, message),
+        *unknown,
+    ]
+    if outside := _outside(observed, ""):
+        conditions.append(outside)
     status = {key: value for key, value in observed.status.items() if key not in ("conditions", "observedGeneration")}
     status["conditions"] = merged(conditions, observed.status.get("conditions"), now, generation)
     return _headed(status, generation, "")
@@ -312,7 +324,15 @@ def _available(view: View, checkpoint: Checkpoint, observed: Observed, nodes: Ma
     if missing or observed.ready is False:
         named = ", ".join(sorted({*missing, *observed.not_ready})) or "the ingress"
         return Condition("Available", "False", "NodesNotAnswering", f"no replica that answers: {named}")
-    return Condition("Available", "True", "Answering", "callers are answered")
+    return Condition("Available", "Unknown", "NoAnswer", "the ingress has replicas, but /-/ready was not answered")
+
+
+def _asked(observed: Observed) -> Condition:
+    """What the ingress answered."""
+    if observed.ready:
+        return Condition("Available", "True", "Answering", "callers are answered")
+    named = ", ".join(sorted(observed.not_ready)) or "the ingress"
+    return Condition("Available", "False", "NodesNotAnswering", f"no replica that answers: {named}")
 
 
 def _served(view: View, checkpoint: Checkpoint) -> list[str]:

@@ -77,6 +77,8 @@ def cluster_identity(spec: Spec, ray_version: str, head_image: str) -> Json:
         "rayVersion": ray_version,
         "head": _given({**head, "image": head_image}),
         "gcsFaultTolerance": cluster.gcs_fault_tolerance,
+        # Serve takes its gRPC options only when it starts.
+        "grpc": spec.ingress.grpc.port if spec.ingress and spec.ingress.grpc else None,
     }
     return _given(content)
 
