@@ -48,8 +48,8 @@ class _Pipeline:
 
     Args:
         parsed: The generation that was read last, and what it says.
-        seen_version: The resourceVersion from which the last status was written, and what the server answered to it: until
-            the watch has caught up, that is the newer one.
+        seen_version: The resourceVersion from which the last status was written, and what the server answered to it:
+            until the watch has caught up, that is the newer one.
     """
 
     uid: str

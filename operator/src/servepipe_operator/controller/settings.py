@@ -18,11 +18,14 @@ from servepipe import __version__
 from servepipe_operator.adapters.dashboard import DASHBOARD_WAYS, DashboardWay
 from servepipe_operator.controller.lease import LeaseTimes
 from servepipe_operator.controller.logs import LEVELS
+from servepipe_operator.engine.versions import version_problem
 
 __all__ = ["Settings", "SettingsError", "from_environment"]
 
 T = TypeVar("T")
 PREFIX = "SERVEPIPE_"
+#: Ray's version in the images of this release.
+RAY_VERSION = "2.60.0"
 DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
@@ -51,6 +54,10 @@ class Settings:
         stop_s: How long looks that are under way may go on after SIGTERM.
         http_host: The address to listen on for /healthz, /readyz and /metrics; empty means all.
         http_port: Likewise, the port; 0 means any.
+        ray_version: Of pipelines that name none.
+        runtime_image: Of heads, and of pods for which no image is named; ``{ray_version}`` stands for theirs.
+        pod_labels: By which NetworkPolicies let this operator's pods in.
+        api_server_from: Address ranges from which the API server's proxy comes, let in where `dashboard` is ``proxy``.
         log_level: One of `logs.LEVELS`.
         lease: Leader election.
     """
@@ -61,7 +68,7 @@ class Settings:
     watch_namespaces: tuple[str, ...] = ()
     dashboard: DashboardWay = "service"
     cluster_domain: str = "cluster.local"
-    workers: int = 8
+    workers: int = 64
     steady_s: float = 10.0
     changing_s: float = 2.0
     resync_s: float = 300.0
@@ -71,6 +78,10 @@ class Settings:
     stop_s: float = 15.0
     http_host: str = ""
     http_port: int = 8080
+    ray_version: str = RAY_VERSION
+    runtime_image: str = f"servepipe/runtime:{__version__}-ray{{ray_version}}"
+    pod_labels: tuple[tuple[str, str], ...] = (("app.kubernetes.io/name", "servepipe-operator"),)
+    api_server_from: tuple[str, ...] = ()
     log_level: str = "info"
     lease: LeaseTimes = field(default_factory=LeaseTimes)
 
@@ -109,6 +120,37 @@ def _address(value: str) -> str:
         raise ValueError("has to be an IP address") from None
 
 
+def _image(value: str) -> str:
+    try:
+        value.format(ray_version="")
+    except (LookupError, ValueError):
+        raise ValueError("may hold {ray_version} and no other brace") from None
+    return value
+
+
+def _version(value: str) -> str:
+    if told := version_problem(value):
+        raise ValueError(f"does not do: {told}")
+    return value
+
+
+def _labels(value: str) -> tuple[tuple[str, str], ...]:
+    found = []
+    for part in filter(None, (part.strip() for part in value.split(","))):
+        name, equals, text = part.partition("=")
+        if not (name and equals):
+            raise ValueError("has to be labels such as a=b,c=d")
+        found.append((name, text))
+    return tuple(found)
+
+
+def _ranges(value: str) -> tuple[str, ...]:
+    try:
+        return tuple(str(ipaddress.ip_network(part.strip())) for part in value.split(",") if part.strip())
+    except ValueError as error:
+        raise ValueError(f"has to be address ranges separated by commas: {error}") from None
+
+
 def _whole(least: int, most: int) -> Callable[[str], int]:
     def read(value: str) -> int:
         if not re.fullmatch(r"[0-9]{1,9}", value) or not least <= int(value) <= most:
@@ -136,6 +178,10 @@ SETTINGS: tuple[tuple[str, Callable[[str], Any], str], ...] = (
     ("watch_namespaces", _names, "separated by commas; empty: all"),
     ("dashboard", _way, f"how Ray's dashboard is reached: {', '.join(DASHBOARD_WAYS)}"),
     ("cluster_domain", _domain, "of the cluster's DNS"),
+    ("ray_version", _version, "of pipelines that name none"),
+    ("runtime_image", _image, "of heads, and of pods for which no image is named; may hold {ray_version}"),
+    ("pod_labels", _labels, "of this operator's pods: name=value separated by commas"),
+    ("api_server_from", _ranges, "address ranges of the API server, for --dashboard=proxy"),
     ("workers", _whole(1, 1000), "pipelines reconciled at once"),
     ("steady_s", _seconds, "seconds between looks when nothing changes"),
     ("changing_s", _seconds, "seconds between looks in the middle of a change"),
