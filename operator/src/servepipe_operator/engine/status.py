@@ -391,7 +391,7 @@ def _changes(view: View, checkpoint: Checkpoint, layout: Layout, nodes: Mapping[
 def _outside(observed: Observed, replacement: str) -> Condition | None:
     """What only somebody else can change, and no node is to blame for."""
     if replacement:
-        return Condition("Stalled", "True", "ClusterReplacementRequired", replacement.replace("\n ", ""))
+        return Condition("Stalled", "True", "ClusterReplacementRequired", replacement)
     problem = observed.cluster
     return Condition("Stalled", "True", problem.reason, problem.message) if problem and problem.stalled else None
 
