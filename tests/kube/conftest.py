@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from bed.build import binaries
 from bed.control_plane import ControlPlane, load_crd
+from kuberay.control import KubeRay, in_thread
 
 CRDS = Path(__file__).parents[2] / "crds"
 SUMMARY = pytest.StashKey[list[str]]()
@@ -60,6 +61,14 @@ def control_plane(
         yield plane
     finally:
         plane.stop()
+
+
+@pytest.fixture(scope="session")
+def kuberay(control_plane: ControlPlane) -> Iterator[KubeRay]:
+    """KubeRay's stand-in, at work in all namespaces; see the package `kuberay`."""
+    standin = in_thread(control_plane.kubeconfig)
+    yield standin
+    standin.stop()
 
 
 @pytest.fixture
