@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from bed.build import binaries
 from bed.control_plane import ControlPlane, load_crd
+from kuberay.control import KubeRay, in_thread
 from operator_process import OperatorProcess, StartOperator
 
 CRDS = Path(__file__).parents[2] / "crds"
@@ -62,6 +63,14 @@ def control_plane(
         yield plane
     finally:
         plane.stop()
+
+
+@pytest.fixture(scope="session")
+def kuberay(control_plane: ControlPlane) -> Iterator[KubeRay]:
+    """KubeRay's stand-in, at work in all namespaces; see the package `kuberay`."""
+    standin = in_thread(control_plane.kubeconfig)
+    yield standin
+    standin.stop()
 
 
 @pytest.fixture
