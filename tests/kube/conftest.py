@@ -12,6 +12,7 @@ from bed.build import binaries
 from bed.control_plane import ControlPlane, load_crd
 from kuberay.control import KubeRay, in_thread
 from operator_process import OperatorProcess, StartOperator
+from pipelines import ENV, Pipelines
 
 CRDS = Path(__file__).parents[2] / "crds"
 SUMMARY = pytest.StashKey[list[str]]()
@@ -99,3 +100,13 @@ def start_operator(control_plane: ControlPlane, tmp_path: Path) -> Iterator[Star
     yield start
     for operator in started:
         operator.kill()
+
+
+@pytest.fixture
+def pipelines(
+    control_plane: ControlPlane, kuberay: KubeRay, namespace: str, start_operator: StartOperator
+) -> Pipelines:
+    """Pipelines of this test's namespace, run by an operator of their own that leads and watches only that."""
+    operator = start_operator(namespace, namespaces=[namespace], env=ENV)
+    operator.wait_ready()
+    return Pipelines(control_plane, kuberay, namespace, operator)
