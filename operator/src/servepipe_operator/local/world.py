@@ -10,7 +10,7 @@ from servepipe_operator.adapters.routing import IngressRouting
 from servepipe_operator.adapters.serve_api import RayServeApi
 from servepipe_operator.engine.names import INGRESS
 from servepipe_operator.engine.state import Application, Capacity, Event, Json, RoutingAck
-from servepipe_operator.local.view import View
+from servepipe_operator.view import View
 
 __all__ = ["FollowingRouting", "RememberingServe", "ViewEvents", "deployed_route"]
 
