@@ -72,7 +72,7 @@ def register(subparsers: Subparsers) -> None:
     up.add_argument("--port", type=_port, metavar="N", help="HTTP port; default: 8000 or the next free one")
     up.add_argument("--replicas-at-most", type=_positive, metavar="N", help="no node gets more replicas than this")
     up.add_argument("--no-gpu", action="store_true", help="leave out the GPUs that nodes ask for")
-    up.set_defaults(run=_implemented(_LOCAL, "up"))
+    up.set_defaults(run=_here("up", "`kubectl servepipe apply` puts a pipeline into a cluster."))
 
     status = _both(subparsers, "status", "show nodes, revisions, replicas and conditions", _STATUS)
     status.add_argument("name", metavar="NAME", nargs="?", help="the pipeline, the same as -p NAME")
@@ -99,7 +99,7 @@ def register(subparsers: Subparsers) -> None:
         description=_described("down", "stop a run on this machine and everything it started"),
     )
     down.add_argument("-p", "--pipeline", metavar="NAME", help="which run; needed where more than one goes on")
-    down.set_defaults(run=_implemented(_LOCAL, "down"))
+    down.set_defaults(run=_here("down", "`kubectl servepipe delete` removes a pipeline from a cluster."))
 
     _cluster(subparsers, "suspend", "free the pods of a pipeline in a cluster; its definition and history stay")
     _cluster(subparsers, "pause", "have the operator change nothing of a pipeline, and only report")
@@ -159,6 +159,18 @@ def _implemented(module: str, name: str) -> Run:
     def run(arguments: argparse.Namespace) -> int:
         function: Run = getattr(importlib.import_module(module), name)
         return function(arguments)
+
+    return run
+
+
+def _here(name: str, there: str) -> Run:
+    """A command for this machine only; ``there`` says what one would use for a cluster."""
+    run_it = _implemented(_LOCAL, name)
+
+    def run(arguments: argparse.Namespace) -> int:
+        if targets_cluster(arguments):
+            raise ServePipeError(f"`{name}` is about this machine", fix=f"Call it as `servepipe {name}`. {there}")
+        return run_it(arguments)
 
     return run
 

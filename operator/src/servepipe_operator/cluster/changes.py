@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from servepipe import api
+from servepipe.api.document import to_document
+from servepipe.api.yaml_writer import write_yaml
 from servepipe.errors import ServePipeError
 from servepipe_operator.cluster.fields import MISSING, value_at
 from servepipe_operator.cluster.merging import Kept
@@ -18,6 +20,7 @@ __all__ = ["conflict", "difference", "foreign_lines", "kept_lines", "plain", "te
 
 _CONFLICT = re.compile(r'^\.?(?P<field>.+?): conflict with "(?P<owner>[^"]*)"')
 _SHOWN = 60
+_SPREAD = frozenset({("spec",), ("spec", "graph"), ("spec", "graph", "steps"), ("spec", "nodes"), ("spec", "ingress")})
 
 
 def plain(live: Mapping[str, Any]) -> Json:
@@ -33,11 +36,13 @@ def plain(live: Mapping[str, Any]) -> Json:
 
 
 def text_of(resource: Mapping[str, Any] | None) -> str:
-    """The canonical YAML; of an object with fields that this version does not know, all of them; "" for None."""
+    """YAML with one field a line, "" for None; an object with fields that this version does not know keeps them."""
     if resource is None:
         return ""
     try:
-        return api.write(api.validate(plain(resource)))
+        document = to_document(api.validate(plain(resource)))
+        nodes = {("spec", "nodes", str(name)) for name in document["spec"]["nodes"]}
+        return write_yaml(document, _SPREAD | nodes)
     except ServePipeError:
         import yaml
 
