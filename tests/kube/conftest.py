@@ -5,10 +5,12 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from bed.build import binaries
 from bed.control_plane import ControlPlane, load_crd
+from operator_process import OperatorProcess, StartOperator
 
 CRDS = Path(__file__).parents[2] / "crds"
 SUMMARY = pytest.StashKey[list[str]]()
@@ -69,3 +71,22 @@ def namespace(control_plane: ControlPlane, request: pytest.FixtureRequest) -> It
     name = control_plane.create_namespace(f"t{next(NUMBERS)}-{words}")
     yield name
     control_plane.api.delete(f"/api/v1/namespaces/{name}")
+
+
+@pytest.fixture
+def start_operator(control_plane: ControlPlane, tmp_path: Path) -> Iterator[StartOperator]:
+    """Starts operators as processes, see `OperatorProcess`; by default as the administrator. They end with the test."""
+    started: list[OperatorProcess] = []
+
+    def start(namespace: str, kubeconfig: Path | None = None, **more: Any) -> OperatorProcess:
+        instance = more.pop("instance", f"operator-{len(started)}")
+        operator = OperatorProcess(
+            tmp_path, kubeconfig or control_plane.kubeconfig, namespace, instance=instance, **more
+        )
+        started.append(operator)
+        operator.start()
+        return operator
+
+    yield start
+    for operator in started:
+        operator.kill()

@@ -12,8 +12,9 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import aiohttp
@@ -29,10 +30,11 @@ from servepipe_operator.adapters.kube_errors import (
     Unavailable,
     error_from,
 )
+from servepipe_operator.adapters.kube_watch import WATCH_TIMEOUT, changes
 from servepipe_operator.adapters.limits import RateLimit
 from servepipe_operator.engine.state import Json
 
-__all__ = ["Kube", "Resource"]
+__all__ = ["Kube", "Page", "Resource"]
 
 FIELD_MANAGER = "servepipe"
 PAGE = 500
@@ -58,6 +60,13 @@ class Resource:
         parts.append(self.plural)
         parts += [part for part in (name, subresource) if part]
         return "/" + "/".join(quote(part, safe="") for part in parts)
+
+
+class Page(NamedTuple):
+    """Some objects of a list, and the version of the whole list, from which a watch can go on."""
+
+    items: tuple[Json, ...]
+    version: str
 
 
 OnRequest = Callable[[str, str, int, float], None]
@@ -110,14 +119,15 @@ class Kube:
 
     async def pages(
         self, resource: Resource, namespace: str = "", labels: str = "", fields: str = ""
-    ) -> AsyncIterator[tuple[Json, ...]]:
+    ) -> AsyncIterator[Page]:
         """Objects page by page. Raises `Gone` when the list grew too old in the middle."""
         token = ""
         while True:
             query = {"limit": str(PAGE), "labelSelector": labels, "fieldSelector": fields, "continue": token}
             body = await self._call("list", resource, resource.path(namespace), query=query)
-            yield tuple(body.get("items") or ())
-            token = (body.get("metadata") or {}).get("continue") or ""
+            metadata = body.get("metadata") or {}
+            yield Page(tuple(body.get("items") or ()), str(metadata.get("resourceVersion") or ""))
+            token = metadata.get("continue") or ""
             if not token:
                 return
 
@@ -128,11 +138,51 @@ class Kube:
         for attempt in (1, 2):
             try:
                 pages = self.pages(resource, namespace, labels, fields)
-                return tuple([item async for page in pages for item in page])
+                return tuple([item async for page in pages for item in page.items])
             except Gone:
                 if attempt == 2:
                     raise
         raise AssertionError("unreachable")
+
+    @asynccontextmanager
+    async def watch(
+        self,
+        resource: Resource,
+        namespace: str = "",
+        labels: str = "",
+        fields: str = "",
+        *,
+        since: str,
+        seconds: int = 300,
+    ) -> AsyncIterator[AsyncIterator[Json]]:
+        """What changes after the version ``since``; entered once the server agreed. See `kube_watch.changes`.
+
+        Args:
+            seconds: After which the server ends it, so that many watches spread over many servers again.
+        """
+        path = resource.path(namespace)
+        query = {"watch": "1", "allowWatchBookmarks": "true", "resourceVersion": since, "timeoutSeconds": str(seconds)}
+        query |= {"labelSelector": labels, "fieldSelector": fields}
+        await self._rate.wait()
+        headers = await self._credentials(f"watch {path}") | {"Accept": "application/json"}
+        began, code = time.monotonic(), 0
+        try:
+            answer = await self._session.get(
+                self._access.url + path,
+                params={key: value for key, value in query.items() if value},
+                headers=headers,
+                ssl=self._access.ssl_context or True,
+                timeout=WATCH_TIMEOUT,
+            )
+            code = answer.status
+        except (aiohttp.ClientError, OSError) as error:
+            raise Unavailable(f"watch {path}: {str(error) or type(error).__name__}") from error
+        finally:
+            self._on_request("watch", resource.plural, code, time.monotonic() - began)
+        with closing(answer):
+            if code >= 400:
+                raise error_from(f"watch {path}", code, await _text(answer), answer.headers)
+            yield changes(f"watch {path}", answer)
 
     async def create(self, resource: Resource, body: Json, *, dry_run: bool = False) -> Json:
         """A new object, or with ``dry_run`` only what the server would say to it."""
@@ -255,11 +305,7 @@ class Kube:
         what = f"{verb} {path}"
         code = 0
         async with self._slots:
-            try:
-                credentials = await self._access.headers()
-            except Exception as error:  # a plug-in of the kubeconfig can raise anything
-                raise Unavailable(f"{what}: no credentials: {str(error) or type(error).__name__}") from error
-            headers = credentials | {"Accept": "application/json", "Content-Type": kind}
+            headers = await self._credentials(what) | {"Accept": "application/json", "Content-Type": kind}
             guarded: GuardedBody | None = None
             if method != "GET":
                 self._allowed()
@@ -291,6 +337,20 @@ class Kube:
         except ValueError as error:
             raise Unavailable(f"{what}: the answer is not JSON: {text[:200]}", code) from error
         return answer if isinstance(answer, dict) else {}
+
+    async def _credentials(self, what: str) -> dict[str, str]:
+        try:
+            return await self._access.headers()
+        except Exception as error:  # a plug-in of the kubeconfig can raise anything
+            raise Unavailable(f"{what}: no credentials: {str(error) or type(error).__name__}") from error
+
+
+async def _text(answer: aiohttp.ClientResponse) -> str:
+    """The body of a refusal; the status alone says enough where it does not come whole."""
+    try:
+        return await answer.text()
+    except (aiohttp.ClientError, OSError, UnicodeDecodeError):
+        return ""
 
 
 def _namespace(body: Json) -> str:

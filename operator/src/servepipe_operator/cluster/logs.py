@@ -10,11 +10,10 @@ from collections.abc import AsyncIterator
 import aiohttp
 
 from servepipe.errors import ServePipeError
-from servepipe_operator.adapters.dashboard import Dashboard, Place
 from servepipe_operator.cluster.connection import ClusterError, connect_as, run
 from servepipe_operator.cluster.log_files import LogFile, known_nodes, log_files, whole_lines
 from servepipe_operator.cluster.merging import OPS_MANAGER
-from servepipe_operator.cluster.reach import dashboard, head_of
+from servepipe_operator.cluster.reach import RayDashboard, dashboard, head_of
 from servepipe_operator.engine.state import Json
 from servepipe_operator.ports import UnreachableError
 
@@ -37,8 +36,8 @@ def logs(arguments: argparse.Namespace) -> int:
             print(f"{live['metadata']['name']} in {connection.place()}", file=sys.stderr, flush=True)
             _refuse_without_replicas(live, arguments.node)
             head = await head_of(connection, live)
-            async with dashboard(connection, live) as (way, headers):
-                reader = _Reader(way, headers, head, arguments.tail or TAIL)
+            async with dashboard(connection, live, head) as ray:
+                reader = _Reader(ray, arguments.tail or TAIL)
                 try:
                     await reader.show(arguments.node, follow=arguments.follow, previous=arguments.previous)
                 except (UnreachableError, aiohttp.ClientError, TimeoutError) as error:
@@ -68,8 +67,8 @@ def _refuse_without_replicas(live: Json, node: str) -> None:
 class _Reader:
     """Reads the files of one pipeline's replicas and prints their lines."""
 
-    def __init__(self, way: Dashboard, headers: dict[str, str], head: Place, tail: int) -> None:
-        self._way, self._headers, self._head, self._tail = way, headers, head, tail
+    def __init__(self, ray: RayDashboard, tail: int) -> None:
+        self._ray, self._tail = ray, tail
 
     async def show(self, node: str, *, follow: bool, previous: bool) -> None:
         """Print what there is, and with ``follow`` go on, with new replicas too."""
@@ -101,9 +100,7 @@ class _Reader:
             print(f"{file.prefix} | {line}", flush=True)
 
     async def _files(self, node: str, previous: bool) -> tuple[LogFile, ...]:
-        session, url = await self._way.reach(self._head)
-        timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
-        async with session.get(f"{url}/api/serve/applications/", headers=self._headers, timeout=timeout) as response:
+        async with self._ray.get("/api/serve/applications/", timeout_s=TIMEOUT_S) as response:
             if response.status != 200:
                 raise UnreachableError(f"HTTP {response.status}: {(await response.text())[:300]}")
             details = await response.json()
@@ -113,15 +110,12 @@ class _Reader:
 
     async def _lines(self, file: LogFile, media: str) -> AsyncIterator[str]:
         """The lines of one file; one that is not there has none."""
-        session, url = await self._way.reach(self._head)
         query = {**dict(file.query), "lines": str(self._tail)}
+        timeout_s: float | None = TIMEOUT_S
         if media == "stream":
-            query["interval"] = str(INTERVAL_S)
-        timeout = aiohttp.ClientTimeout(total=None if media == "stream" else TIMEOUT_S, sock_connect=TIMEOUT_S)
+            query["interval"], timeout_s = str(INTERVAL_S), None
         rest = b""
-        async with session.get(
-            f"{url}/api/v0/logs/{media}", params=query, headers=self._headers, timeout=timeout
-        ) as response:
+        async with self._ray.get(f"/api/v0/logs/{media}", query, timeout_s=timeout_s) as response:
             if response.status == 500:
                 return  # Ray's answer for a file that a process has not opened, or that is gone
             if response.status != 200:

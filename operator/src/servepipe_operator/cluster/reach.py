@@ -12,20 +12,24 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-from servepipe_operator.adapters.dashboard import Dashboard, Place
+import aiohttp
+
+from servepipe_operator.adapters.dashboard import Place, base_url
 from servepipe_operator.adapters.kube import Resource
+from servepipe_operator.adapters.kube_access import Access
 from servepipe_operator.adapters.kube_errors import NotFound
 from servepipe_operator.cluster.connection import ClusterError, Connection, in_words
 from servepipe_operator.engine.state import Json
 from servepipe_operator.objects.names import token_secret_name
 from servepipe_operator.objects.services import TOKEN_KEY
 
-__all__ = ["dashboard", "head_of", "ingress_of"]
+__all__ = ["RayDashboard", "dashboard", "head_of", "ingress_of"]
 
 CLUSTERS = Resource("ray.io/v1", "RayCluster", "rayclusters")
 SECRETS = Resource("v1", "Secret", "secrets")
 DASHBOARD_PORT = 8265
 SERVICE_PORT = 8000
+CONNECT_S = 30.0
 
 
 def active_cluster(live: Mapping[str, Any]) -> str:
@@ -58,9 +62,40 @@ def ingress_of(live: Mapping[str, Any]) -> Place:
     return Place(live["metadata"]["namespace"], live["metadata"]["name"], int(service))
 
 
+class RayDashboard:
+    """A pipeline's dashboard through the API server. Streams hold connections, so there is no limit to these."""
+
+    def __init__(self, session: aiohttp.ClientSession, access: Access, head: Place, token: str) -> None:
+        self._session, self._access, self._token = session, access, token
+        self._url = base_url("proxy", head, access)
+
+    @asynccontextmanager
+    async def get(
+        self, path: str, query: Mapping[str, str] | None = None, *, timeout_s: float | None
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """GET a path; ``timeout_s`` None is a stream."""
+        # Authorization is the API server's, and Ray's own header passes through.
+        headers = {**await self._access.headers(), "X-Ray-Authorization": f"Bearer {self._token}"}
+        async with self._session.get(
+            self._url + path,
+            params=query,
+            headers=headers,
+            ssl=self._access.ssl_context or True,
+            timeout=aiohttp.ClientTimeout(total=timeout_s, sock_connect=CONNECT_S),
+        ) as response:
+            yield response
+
+
 @asynccontextmanager
-async def dashboard(connection: Connection, live: Json) -> AsyncIterator[tuple[Dashboard, dict[str, str]]]:
-    """The way through the API server, and the headers that Ray wants. Raises `ClusterError` without its token."""
+async def dashboard(connection: Connection, live: Json, head: Place) -> AsyncIterator[RayDashboard]:
+    """The dashboard of a pipeline. Raises `ClusterError` where the Secret with its token cannot be read."""
+    token = await _token(connection, live)
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar()) as session:
+        yield RayDashboard(session, connection.kube.access, head, token)
+
+
+async def _token(connection: Connection, live: Json) -> str:
     metadata = live["metadata"]
     name = token_secret_name(metadata["name"])
     with in_words(connection):
@@ -73,11 +108,6 @@ async def dashboard(connection: Connection, live: Json) -> AsyncIterator[tuple[D
                 fix="The operator makes it; look with `servepipe status`.",
             ) from error
     try:
-        token = base64.b64decode((secret.get("data") or {})[TOKEN_KEY]).decode()
+        return base64.b64decode((secret.get("data") or {})[TOKEN_KEY]).decode()
     except (KeyError, binascii.Error, UnicodeDecodeError) as error:
         raise ClusterError(f"The Secret {name!r} has no {TOKEN_KEY!r} that can be read") from error
-    way = Dashboard("proxy", connection.kube.access, token=token)
-    try:
-        yield way, {"X-Ray-Authorization": f"Bearer {token}"}
-    finally:
-        await way.close()

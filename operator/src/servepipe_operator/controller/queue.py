@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
 
-__all__ = ["Backoff", "WorkQueue", "run_workers"]
+__all__ = ["Backoff", "WorkQueue", "has", "run_workers"]
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -158,6 +158,10 @@ async def run_workers(
     backoff: Backoff[Key],
     on_error: Callable[[Key, Exception, float], None],
     fatal: tuple[type[Exception], ...] = (),
+    *,
+    slow_s: float = 2.0,
+    most: int = 0,
+    limit_s: float | None = None,
 ) -> None:
     """Work on keys until the queue is closed.
 
@@ -167,23 +171,83 @@ async def run_workers(
         backoff: When to try again after ``work`` raised.
         on_error: Told the key, what was raised, and the seconds until the next attempt.
         fatal: What ends all workers at once instead, as an `ExceptionGroup`; a lost Lease.
+        slow_s: Work that takes longer no longer counts as one of ``workers``: another key gets its place, so that
+            many that wait for something of their own do not hold up the others.
+        most: How many keys at once with those; 0 means sixteen times ``workers``.
+        limit_s: Work that takes longer is cancelled and counts as failed, with a `TimeoutError`.
     """
+    loop = asyncio.get_running_loop()
+    most = most or 16 * workers
+    running = 0
+
+    async def look(key: Key) -> float | None:
+        try:
+            async with asyncio.timeout(limit_s):
+                again_s = await work(key)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            failure: Exception = RuntimeError("something that the work waited for was cancelled")
+        except Exception as error:
+            if has(error, fatal):
+                raise
+            failure = error
+        else:
+            backoff.forget(key)
+            return again_s
+        again_s = backoff.next_s(key)
+        on_error(key, failure, again_s)
+        return again_s
 
     async def worker() -> None:
-        while (key := await queue.get()) is not None:
-            try:
-                again_s = await work(key)
-                backoff.forget(key)
-            except fatal:
-                raise
-            except Exception as error:
-                again_s = backoff.next_s(key)
-                on_error(key, error, again_s)
-            finally:
-                queue.done(key)
-            if again_s is not None:
-                queue.add_after(key, again_s)
+        nonlocal running
+        try:
+            while (key := await queue.get()) is not None:
+                place = _Place(loop, slow_s, lambda: running < most and start())
+                try:
+                    again_s = await look(key)
+                finally:
+                    place.end()
+                    queue.done(key)
+                if again_s is not None:
+                    queue.add_after(key, again_s)
+                if place.given:
+                    return  # who got the place keeps it
+        finally:
+            running -= 1
+
+    def start() -> bool:
+        nonlocal running
+        running += 1
+        group.create_task(worker())
+        return True
 
     async with asyncio.TaskGroup() as group:
         for _ in range(workers):
-            group.create_task(worker())
+            start()
+
+
+class _Place:
+    """A worker's place among the others, which is given to another one after a while, as soon as there is room."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, after_s: float, give: Callable[[], bool]) -> None:
+        self._loop, self._after_s, self._give = loop, after_s, give
+        self.given = False
+        self._timer = loop.call_later(after_s, self._due)
+
+    def _due(self) -> None:
+        self.given = self._give()
+        if not self.given:
+            self._timer = self._loop.call_later(self._after_s, self._due)
+
+    def end(self) -> None:
+        """The work ended."""
+        self._timer.cancel()
+
+
+def has(error: BaseException, kinds: tuple[type[Exception], ...]) -> bool:
+    """Whether ``error`` is one of ``kinds``, or a group with one of them."""
+    if isinstance(error, BaseExceptionGroup):
+        return any(has(one, kinds) for one in error.exceptions)
+    return isinstance(error, kinds)

@@ -31,12 +31,23 @@ from servepipe_operator.engine.goal import Goal, Live, NodeGoal, covers
 from servepipe_operator.engine.health import alive, is_ready, waits_for_room
 from servepipe_operator.engine.history import Checkpoint, Failure, Memory, Unit
 from servepipe_operator.engine.names import INGRESS, application
+from servepipe_operator.engine.pools import Slot
 from servepipe_operator.engine.scaling import candidate_bounds, wanted
 from servepipe_operator.engine.serve_config import demand
 from servepipe_operator.engine.state import Capacity, Environment, Json
 from servepipe_operator.engine.watch import Watch
 
-__all__ = ["Candidate", "Rollout", "Stage", "View", "attempt_of", "backing_off", "look", "retry_at"]
+__all__ = [
+    "Candidate",
+    "Rollout",
+    "Stage",
+    "View",
+    "attempt_of",
+    "backing_off",
+    "look",
+    "retry_at",
+    "without_new_ingress",
+]
 
 _RETRY_FIRST_S = 300
 _RETRY_MOST_S = 3600
@@ -92,6 +103,7 @@ class View:
         old_lives: Live settings of the nodes by the name of an older spec.
         started: When each candidate's application was started, by name, as far as status tells.
         watch: How long what has a deadline has been watched.
+        slots: As in `Observed`.
     """
 
     goal: Goal
@@ -103,6 +115,7 @@ class View:
     started: Mapping[str, float]
     watch: Watch
     now: float
+    slots: tuple[Slot, ...] | None = None
 
     def identity(self, node: str, revision: str) -> Json:
         """Of a revision of a node or of the ingress, from history or, for what is new, from the goal."""
@@ -181,6 +194,25 @@ def look(view: View, checkpoint: Checkpoint) -> Rollout:
         replacing_ingress=revision != unit.stable,
         ingress_waits=waits,
         ingress_watched_s=_ingress_watched(view, unit, revision, attempt),
+    )
+
+
+def without_new_ingress(rollout: Rollout, checkpoint: Checkpoint) -> Rollout:
+    """The same while the new ingress has to wait; with it waits a graph that needs it."""
+    stable = checkpoint.ingress.stable
+    assert stable is not None
+    candidates = rollout.candidates
+    if rollout.reshaping:
+        candidates = {name: _held_back(candidate) for name, candidate in candidates.items()}
+    return replace(
+        rollout,
+        candidates=candidates,
+        switched=False,
+        ingress=stable,
+        ingress_attempt=attempt_of(checkpoint.ingress, stable),
+        replacing_ingress=False,
+        ingress_waits=True,
+        ingress_watched_s=None,
     )
 
 

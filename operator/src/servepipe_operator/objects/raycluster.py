@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from servepipe.api.v1alpha1 import Cluster, Spec
+from servepipe_operator.engine.pools import DEFAULT_POOL, PodWish, Slot, slot_resource
 from servepipe_operator.engine.revisions import normalised_resources
 from servepipe_operator.engine.state import Json
+from servepipe_operator.engine.wishes import pod_resources
 from servepipe_operator.objects.names import POOL_LABEL, Owner, metadata
 from servepipe_operator.objects.pods import (
     CONTAINER_SECURITY,
@@ -16,8 +18,6 @@ from servepipe_operator.objects.pods import (
     head_template,
     worker_template,
 )
-from servepipe_operator.objects.pools import DEFAULT_POOL, PodWish, Slot, slot_resource
-from servepipe_operator.objects.wishes import pod_resources
 
 __all__ = ["environment_of", "raycluster", "slot_of", "slots_of", "worker_group"]
 

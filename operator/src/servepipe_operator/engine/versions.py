@@ -15,9 +15,9 @@ def version_problem(ray_version: str) -> str | None:
     match = re.match(r"(\d+)\.(\d+)\.", ray_version)
     oldest = ".".join(map(str, OLDEST_RAY))
     if match is None:
-        return f'spec.rayVersion: {ray_version!r} is not a version such as "2.60.0"'
+        return f'{ray_version!r} is not a version such as "2.60.0"'
     if (int(match[1]), int(match[2])) < OLDEST_RAY:
-        return f"spec.rayVersion: Ray {ray_version} cannot protect its dashboard with a token; use {oldest} or later"
+        return f"Ray {ray_version} cannot protect its dashboard with a token; use {oldest} or later"
     return None
 
 

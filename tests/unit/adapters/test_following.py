@@ -9,8 +9,9 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from servepipe_operator.adapters.following import FollowingRouting, deployed_route
+from servepipe_operator.adapters.routing import IngressRouting
 from servepipe_operator.engine.state import Application
-from servepipe_operator.local.world import FollowingRouting, deployed_route
 
 
 def application(config: Any) -> dict[str, Application]:
@@ -37,7 +38,7 @@ async def test_the_routing_follows() -> None:
     app.router.add_get("/{path:.*}", answer)
     routes = ["/old", "/new"]
     async with TestServer(app, host="127.0.0.1") as server, aiohttp.ClientSession() as session:
-        routing = FollowingRouting(session, lambda: str(server.make_url(routes.pop(0))))
+        routing = FollowingRouting(lambda: IngressRouting(session, str(server.make_url(routes.pop(0)))))
         assert await routing.ready() == (True, ())
         assert await routing.acks() == ()
     assert asked == ["/old/-/ready", "/new/-/routing"]

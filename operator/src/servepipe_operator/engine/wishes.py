@@ -8,8 +8,8 @@ from typing import Any
 
 from servepipe.api.quantity import parse_quantity
 from servepipe.api.v1alpha1 import Cluster, Spec, Workers
+from servepipe_operator.engine.pools import DEFAULT_POOL, INGRESS_POOL, PodWish
 from servepipe_operator.engine.state import Json
-from servepipe_operator.objects.pools import DEFAULT_POOL, INGRESS_POOL, PodWish
 
 __all__ = ["HEAD_RESOURCES", "WORKER_RESOURCES", "cluster_identity", "ingress_wish", "node_wish", "pod_resources"]
 
@@ -77,6 +77,8 @@ def cluster_identity(spec: Spec, ray_version: str, head_image: str) -> Json:
         "rayVersion": ray_version,
         "head": _given({**head, "image": head_image}),
         "gcsFaultTolerance": cluster.gcs_fault_tolerance,
+        # Serve takes its gRPC options only when it starts.
+        "grpc": spec.ingress.grpc.port if spec.ingress and spec.ingress.grpc else None,
     }
     return _given(content)
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from servepipe_operator.objects.pools import LETTERS, PodWish, Slot, Wanted, actor_resources, assign
+from servepipe_operator.engine.pools import LETTERS, PodWish, Slot, Wanted, actor_resources, assign
 
 V1, V2, V3, V4 = (PodWish("default", {"image": f"i:{n}"}) for n in range(1, 5))
 

@@ -1,18 +1,14 @@
-"""Ports of the engine that the supervisor listens in on."""
+"""Ports that follow what Serve has: the ingress answers where it was deployed, not where it is wished."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-import aiohttp
-
-from servepipe_operator.adapters.routing import IngressRouting
-from servepipe_operator.adapters.serve_api import RayServeApi
 from servepipe_operator.engine.names import INGRESS
-from servepipe_operator.engine.state import Application, Capacity, Event, Json, RoutingAck
-from servepipe_operator.view import View
+from servepipe_operator.engine.state import Application, Capacity, Json, RoutingAck
+from servepipe_operator.ports import Routing, ServeApi
 
-__all__ = ["FollowingRouting", "RememberingServe", "ViewEvents", "deployed_route"]
+__all__ = ["FollowingRouting", "RememberingServe", "deployed_route"]
 
 
 def deployed_route(applications: Mapping[str, Application], desired: str) -> str:
@@ -25,42 +21,36 @@ def deployed_route(applications: Mapping[str, Application], desired: str) -> str
 class RememberingServe:
     """Serve's API, remembering what it last said about the applications."""
 
-    def __init__(self, serve: RayServeApi, seen: dict[str, Application]) -> None:
+    def __init__(self, serve: ServeApi, seen: dict[str, Application]) -> None:
         self._serve = serve
         self._seen = seen
 
     async def applications(self) -> dict[str, Application] | None:
+        """See `servepipe_operator.ports.ServeApi.applications`."""
         found = await self._serve.applications()
         self._seen.clear()
         self._seen.update(found or {})
         return found
 
     async def put(self, config: Json) -> None:
+        """See `servepipe_operator.ports.ServeApi.put`."""
         await self._serve.put(config)
 
     async def capacity(self) -> Capacity | None:
+        """See `servepipe_operator.ports.ServeApi.capacity`."""
         return await self._serve.capacity()
 
 
 class FollowingRouting:
-    """The `Routing` port on an ingress whose route may change; ``url`` says where it answers now."""
+    """The `Routing` port on an ingress whose place may change; ``now`` is asked before each call."""
 
-    def __init__(self, session: aiohttp.ClientSession, url: Callable[[], str]) -> None:
-        self._session = session
-        self._url = url
+    def __init__(self, now: Callable[[], Routing]) -> None:
+        self._now = now
 
     async def acks(self) -> tuple[RoutingAck, ...]:
-        return await IngressRouting(self._session, self._url()).acks()
+        """See `servepipe_operator.ports.Routing.acks`."""
+        return await self._now().acks()
 
     async def ready(self) -> tuple[bool, tuple[str, ...]]:
-        return await IngressRouting(self._session, self._url()).ready()
-
-
-class ViewEvents:
-    """The `Events` port: what happens is shown."""
-
-    def __init__(self, view: View) -> None:
-        self._view = view
-
-    async def emit(self, event: Event) -> None:
-        self._view.event(event)
+        """See `servepipe_operator.ports.Routing.ready`."""
+        return await self._now().ready()

@@ -8,9 +8,9 @@ import pytest
 from small_specs import make_spec
 
 from servepipe.api.v1alpha1 import Spec
+from servepipe_operator.engine.pools import PodWish
 from servepipe_operator.engine.revisions import node_identity
-from servepipe_operator.objects.pools import PodWish
-from servepipe_operator.objects.wishes import cluster_identity, ingress_wish, node_wish, pod_resources
+from servepipe_operator.engine.wishes import cluster_identity, ingress_wish, node_wish, pod_resources
 
 
 def wish_of(spec: Spec) -> PodWish:

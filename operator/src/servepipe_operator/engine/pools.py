@@ -167,4 +167,5 @@ def _sized(slot: Slot, wanted: Sequence[Wanted], of: Mapping[str, str]) -> Slot:
     # Applications of the default pool share its pods; elsewhere each replica has one of its own.
     high = max(highs, default=0) if slot.pool == DEFAULT_POOL else sum(highs)
     low = max((one.low for one in mine), default=0)
-    return replace(slot, low=low, high=max(low, high))
+    # Never below what is there: the autoscaler would end pods that still answer. Idle ones go by themselves.
+    return replace(slot, low=low, high=max(low, high, min(slot.replicas, slot.pods)))
