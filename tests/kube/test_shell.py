@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from bed.control_plane import ControlPlane
 from bed.processes import wait_for
+from bed.wire import Wire
 from operator_process import OperatorProcess, StartOperator
 
 PIPES = "/apis/servepipe.dev/v1alpha1"
@@ -182,29 +183,44 @@ def test_a_crd_that_is_missing_is_waited_for_and_may_go_and_come_again(
     assert refused == set()
 
 
-def test_what_vanishes_while_the_api_server_is_away_is_noticed(
-    control_plane: ControlPlane, namespace: str, start: Start
+@pytest.fixture
+def wire(control_plane: ControlPlane) -> Iterator[Wire]:
+    """A connection to the API server that can be cut."""
+    wire = Wire(control_plane.url)
+    yield wire
+    wire.close()
+
+
+@pytest.mark.parametrize("restarted", [False, True], ids=["cut", "version too old"])
+def test_what_vanishes_while_the_connection_is_cut_is_noticed(
+    control_plane: ControlPlane, namespace: str, start: Start, wire: Wire, restarted: bool
 ) -> None:
     for name in ("one", "two"):
         make(control_plane, namespace, name)
         make_service(control_plane, namespace, f"{name}-s", name)
-    operator = start(env={"SERVEPIPE_STEADY_S": "600", "SERVEPIPE_LEASE_DURATION_S": "120"})
+    kubeconfig = wire.kubeconfig(control_plane.service_account(namespace, "operator", [LEASES, *RULES]))
+    operator = start(kubeconfig, env={"SERVEPIPE_STEADY_S": "600", "SERVEPIPE_LEASE_DURATION_S": "120"})
     operator.wait_ready()
     for name in ("one", "two"):
         wait_for_look(operator, name, rf"'Service': \['{name}-s'\]")
-    operator.freeze()  # it cannot see what happens, and its watches are gone when it looks again
+    user = f"system:serviceaccount:{namespace}:operator"
+    lists = sum(count for what, count in used(control_plane, user).items() if what[3] == "list")
+    wire.cut()
     try:
         delete(control_plane, namespace, "one")
         for name in ("one", "two"):
             control_plane.api.delete(f"/api/v1/namespaces/{namespace}/services/{name}-s")
         make(control_plane, namespace, "three")
-        control_plane.restart_api_server()
+        if restarted:  # it knows nothing of what happened before
+            control_plane.restart_api_server()
     finally:
-        operator.thaw()
+        wire.mend()
     wait_for_look(operator, "one", ": gone")
     wait_for_look(operator, "two", r": 1 \{\}")
     wait_for_look(operator, "three", ": 1")
     operator.wait_ready()
+    more = sum(count for what, count in used(control_plane, user).items() if what[3] == "list") - lists
+    assert (more > 0) == restarted, "lists, which only a version that is too old takes"
     assert operator.stop() == 0
 
 
