@@ -39,7 +39,20 @@ Outcome = Callable[[], None]
 #: More would only make the deadlines of each other's waits tight on two cores.
 AT_ONCE = 8
 SCENE_S = 150.0
+#: Nobody wants the Lease here, and nothing is to be lost because the machine is busy.
+PATIENT = {
+    "SERVEPIPE_LEASE_DURATION_S": "60",
+    "SERVEPIPE_LEASE_MARGIN_S": "10",
+    "SERVEPIPE_LEASE_RENEW_S": "5",
+    "SERVEPIPE_LEASE_RETRY_S": "1",
+    "SERVEPIPE_API_TIMEOUT_S": "8",
+}
 RAYCLUSTERS = "apis/ray.io/v1:rayclusters"
+
+
+def model(*args: Any, **fields: Any) -> Json:
+    """A node; its first argument says how it behaves in the simulated Serve."""
+    return {"import": "models:Model", "args": list(args), **fields}
 
 
 class Stage(Pipelines):
@@ -65,6 +78,14 @@ class Stage(Pipelines):
     def pods(self, name: str) -> list[Json]:
         """All pods of a pipeline."""
         return self.children("api/v1:pods", name)
+
+    def end_head(self, name: str) -> None:
+        """The head's pod is deleted; KubeRay makes another one."""
+        cluster = self.cluster(name)
+        for pod in self.pods(name):
+            labels = pod["metadata"]["labels"]
+            if (labels.get("ray.io/cluster"), labels.get("ray.io/node-type")) == (cluster, "head"):
+                self.plane.api.delete(self.at("api/v1:pods", pod["metadata"]["name"]))
 
     def events(self, name: str) -> list[tuple[str, str]]:
         """Reason and note of what was told about a pipeline, oldest first."""
@@ -105,7 +126,8 @@ class Stage(Pipelines):
             return said and all(word in one["message"] for word in words)
 
         live = self.wait_until(f"{kind}={status} {reason} with {words}", name, check, timeout)
-        return str(self.condition(live, kind)["message"])
+        message = str(self.condition(live, kind)["message"])
+        return message
 
     def looked(self, name: str, times: int = 5, timeout: float = 60.0) -> None:
         """Wait until the operator has asked the pipeline's dashboard so often again."""
@@ -263,7 +285,7 @@ class Theatre:
             labelled = [(own[scene.name], scene.own) for scene in scenes if scene.own is not None]
             list(pool.map(lambda one: plane.create_namespace(*one), labelled))
         self._operator = OperatorProcess(
-            folder, plane.kubeconfig, home, namespaces=self._namespaces, env=ENV, instance=name
+            folder, plane.kubeconfig, home, namespaces=self._namespaces, env=ENV | PATIENT, instance=name
         )
         self._operator.start()
         self._operator.wait_ready()

@@ -5,15 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from scenes import Outcome, Scenes, Stage
+from scenes import Outcome, Scenes, Stage, model
 
 SCENES = Scenes()
 Json = dict[str, Any]
-
-
-def model(*args: Any, **fields: Any) -> Json:
-    """A node; its first argument says how it behaves in the simulated Serve."""
-    return {"import": "models:Model", "args": list(args), **fields}
 
 
 def code(letter: str) -> str:
