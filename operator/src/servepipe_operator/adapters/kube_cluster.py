@@ -36,7 +36,7 @@ from servepipe_operator.engine.names import cluster_name
 from servepipe_operator.engine.state import ClusterDefaults, ClusterPlan, ClusterProblem, Json
 from servepipe_operator.engine.versions import version_mismatch
 from servepipe_operator.objects.children import children, says
-from servepipe_operator.objects.cluster_view import ClusterView, view
+from servepipe_operator.objects.cluster_view import KUBERAY_MISSING, ClusterView, view
 from servepipe_operator.objects.names import Owner, claim, ownership, token_secret_name
 from servepipe_operator.objects.patch import label_patch, patch
 from servepipe_operator.objects.raycluster import raycluster
@@ -248,6 +248,10 @@ class KubeCluster:
         body = raycluster(self._owner, plan.name, plan.spec, plan.ray_version, plan.image, secret, plan.slots)
         try:
             await self._kube.create(RAYCLUSTERS, {**body, "spec": {**body["spec"], "suspend": plan.suspend}})
+        except NotFound as error:
+            if not error.kind_missing:
+                raise
+            return KUBERAY_MISSING
         except AlreadyExists:
             found = await self._kube.get(RAYCLUSTERS, self._owner.namespace, plan.name)
             if problem := claim("RayCluster", found, self._owner):

@@ -18,13 +18,16 @@ from servepipe_operator.objects.names import ROLE_LABEL, Owner, claim
 from servepipe_operator.objects.pod_trouble import PodTrouble, ending, first_trouble, trouble_of
 from servepipe_operator.objects.raycluster import slots_of
 
-__all__ = ["ClusterView", "view"]
+__all__ = ["KUBERAY_MISSING", "ClusterView", "view"]
 
 CLUSTER_LABEL = "ray.io/cluster"
 GROUP_LABEL = "ray.io/group"
 NODE_TYPE_LABEL = "ray.io/node-type"
 #: What the API server appended to the name of a pod that it refused; the next one has another.
 _POD_SUFFIX = re.compile(r"(?<=-)[a-z0-9]{5}(?=\")")
+KUBERAY_MISSING = ClusterProblem(
+    "KubeRayMissing", "the API server does not know RayClusters: install KubeRay", stalled=True
+)
 INVALID_EVENTS = frozenset({"InvalidRayClusterSpec", "InvalidRayClusterMetadata"})
 
 
@@ -76,8 +79,7 @@ def view(
         missing: Kinds that the API server does not serve.
     """
     if "rayclusters.ray.io" in missing:
-        told = "the API server does not know RayClusters: install KubeRay"
-        return ClusterView(None, ClusterProblem("KubeRayMissing", told, stalled=True), absent=True)
+        return ClusterView(None, KUBERAY_MISSING, absent=True)
     live = next((one for one in clusters if one["metadata"]["name"] == name), None)
     if live is None:
         return ClusterView(None, ClusterProblem("Creating", f"RayCluster {name} is being created"), absent=True)
