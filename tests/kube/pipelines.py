@@ -31,7 +31,7 @@ class Pipelines:
         """A pipeline whose graph calls each node once.
 
         Args:
-            nodes: By name the arguments of its constructor (the first says how it behaves, see `kuberay`), or all of it.
+            nodes: By name the arguments of its constructor (the first says how it behaves, see `kuberay`), or all.
         """
         full = {
             node: dict(one) if isinstance(one, Mapping) else {"import": "models:Model", "args": list(one)}

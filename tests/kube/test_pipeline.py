@@ -1,4 +1,4 @@
-"""`kubectl apply` of a pipeline, and what becomes of it: the operator as a process, KubeRay's stand-in, a simulated Serve."""
+"""`kubectl apply` of a pipeline, and what becomes of it: the operator as a process, KubeRay's stand-in."""
 
 from __future__ import annotations
 

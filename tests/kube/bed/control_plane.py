@@ -7,6 +7,7 @@ CEL rules, RBAC, server-side apply, quotas, garbage collection, namespaces that 
 import contextlib
 import json
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -150,6 +151,13 @@ class ControlPlane:
                 f"kubectl {' '.join(arguments)} ended with {done.returncode}\n{done.stdout}{done.stderr}"
             )
         return done
+
+    def kubectl_plugin(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Runs a plug-in of kubectl, which it finds beside this Python; the plug-in reads KUBECONFIG."""
+        path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+        env = {"HOME": str(self.folder), "PATH": path, "KUBECONFIG": str(self.kubeconfig)}
+        command = [self.binaries["kubectl"], *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, env=env)
 
     def create_namespace(self, name: str, labels: dict[str, str] | None = None) -> str:
         """Makes a namespace in which Pods can be created at once; returns its name."""

@@ -76,7 +76,7 @@ def test_a_difference_has_colours_on_a_terminal(
     run: Run, write: Write, compiled: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write("other.yaml", compiled.read_text().replace("args: [2]", "args: [3]"))
-    monkeypatch.setattr("servepipe.cli.inspect.sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("servepipe.cli.difference.sys.stdout.isatty", lambda: True, raising=False)
     ran = run("diff", compiled, "other.yaml")
     assert "\033[31m-      args: [2]\033[0m\n\033[32m+      args: [3]\033[0m\n" in ran.out
 

@@ -86,6 +86,7 @@ class Kube:
         timeout_s: For one request, all in all.
         allowed: Asked before every write; raises where this process must not write (any more).
         on_request: Told the verb, the plural, the HTTP status (0: no answer) and the seconds of each request.
+        manager: Under which name the API server notes who set a field.
         sleep: Replaced by tests.
     """
 
@@ -99,6 +100,7 @@ class Kube:
         timeout_s: float = 20.0,
         allowed: Callable[[], None] = lambda: None,
         on_request: OnRequest = _unmeasured,
+        manager: str = FIELD_MANAGER,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._session = session
@@ -108,6 +110,7 @@ class Kube:
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
         self._allowed = allowed
         self._on_request = on_request
+        self._manager = manager
         self._sleep = sleep
 
     async def get(self, resource: Resource, namespace: str, name: str) -> Json:
@@ -183,13 +186,18 @@ class Kube:
 
     async def create(self, resource: Resource, body: Json, *, dry_run: bool = False) -> Json:
         """A new object, or with ``dry_run`` only what the server would say to it."""
-        query = {"fieldManager": FIELD_MANAGER, "dryRun": "All" if dry_run else ""}
+        query = {"fieldManager": self._manager, "dryRun": "All" if dry_run else ""}
         path = resource.path(_namespace(body))
         return await self._call("create", resource, path, "POST", query=query, body=body)
 
-    async def apply(self, resource: Resource, body: Json) -> Json:
-        """Server-side apply with force: create or change what ``body`` says and drop what we no longer say."""
-        return await self._apply(resource, body, "")
+    async def apply(self, resource: Resource, body: Json, *, force: bool = True, dry_run: bool = False) -> Json:
+        """Server-side apply: create or change what ``body`` says and drop what we no longer say.
+
+        Args:
+            force: Take the fields that others hold with another value; without, they are a `Conflict` that names them.
+            dry_run: Only answer with the object as it would become.
+        """
+        return await self._apply(resource, body, "", force=force, dry_run=dry_run)
 
     async def apply_status(self, resource: Resource, body: Json) -> Json:
         """Like `apply` for ``/status``; never creates the object."""
@@ -203,7 +211,7 @@ class Kube:
                 resource,
                 resource.path(namespace, name),
                 "PATCH",
-                query={"fieldManager": FIELD_MANAGER},
+                query={"fieldManager": self._manager},
                 body=tuple(operations),
                 content_type="application/json-patch+json",
             )
@@ -216,7 +224,7 @@ class Kube:
     async def update(self, resource: Resource, body: Json) -> Json:
         """Replace an object; with its resourceVersion in ``body``, only if it did not change meanwhile."""
         path = resource.path(_namespace(body), body["metadata"]["name"])
-        return await self._call("update", resource, path, "PUT", query={"fieldManager": FIELD_MANAGER}, body=body)
+        return await self._call("update", resource, path, "PUT", query={"fieldManager": self._manager}, body=body)
 
     async def delete(
         self,
@@ -250,13 +258,19 @@ class Kube:
         """What other sessions need to speak to the same server."""
         return self._access
 
-    async def _apply(self, resource: Resource, body: Json, subresource: str) -> Json:
+    async def _apply(
+        self, resource: Resource, body: Json, subresource: str, *, force: bool = True, dry_run: bool = False
+    ) -> Json:
         return await self._call(
             "apply",
             resource,
             resource.path(_namespace(body), body["metadata"]["name"], subresource),
             "PATCH",
-            query={"fieldManager": FIELD_MANAGER, "force": "true"},
+            query={
+                "fieldManager": self._manager,
+                "force": str(force).lower(),
+                "dryRun": "All" if dry_run else "",
+            },
             body=body,
             content_type="application/apply-patch+yaml",
         )

@@ -42,11 +42,11 @@ from servepipe_operator.local.run_folder import RunFolder, ports_locked, with_po
 from servepipe_operator.local.run_record import RunRecord
 from servepipe_operator.local.snapshot import snapshot_of
 from servepipe_operator.local.sources import Compiled, compile_document
-from servepipe_operator.local.view import View
 from servepipe_operator.local.view_events import ViewEvents
 from servepipe_operator.local.watch import Watched
 from servepipe_operator.ports import Ports, UnreachableError
 from servepipe_operator.reconcile import reconcile
+from servepipe_operator.view import View
 
 __all__ = ["Options", "Supervisor"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from servepipe_operator.engine.state import Event
-from servepipe_operator.local.view import View
+from servepipe_operator.view import View
 
 __all__ = ["ViewEvents"]
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from servepipe_operator.engine.state import Event
-from servepipe_operator.local.view import PlainView, RichView, condition_lines, node_rows, trouble_lines, view_for
+from servepipe_operator.view import PlainView, RichView, condition_lines, node_rows, trouble_lines, view_for
 
 STATUS: dict[str, Any] = {
     "conditions": [

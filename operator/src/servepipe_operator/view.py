@@ -1,11 +1,13 @@
-"""What `servepipe up` shows: a live table in a terminal, plain lines anywhere else."""
+"""What `servepipe up`, `status` and `apply` show: a live table in a terminal, plain lines anywhere else."""
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
+import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TextIO
 
 from servepipe_operator.engine.state import Event, Json
@@ -17,11 +19,15 @@ __all__ = [
     "RichView",
     "View",
     "condition_lines",
+    "follow",
     "node_rows",
+    "print_snapshot",
+    "status_lines",
     "trouble_lines",
     "view_for",
 ]
 
+FOLLOW_S = 1.0
 NodeRow = tuple[str, str, str, str, str]
 HEADINGS: NodeRow = ("NODE", "REVISION", "READY", "WEIGHT", "STATE")
 
@@ -179,5 +185,43 @@ def _trouble_style(line: str) -> str:
 
 
 def view_for(stream: TextIO) -> View:
-    """The live view for a terminal, plain lines for everything else."""
-    return RichView() if stream.isatty() else PlainView(stream)
+    """The live view for a terminal, plain lines for everything else and where Rich is not installed."""
+    return RichView() if stream.isatty() and importlib.util.find_spec("rich") else PlainView(stream)
+
+
+def follow(read: Callable[[], Json], *, stream: TextIO | None = None) -> int:
+    """Show a snapshot again and again until Ctrl-C.
+
+    Args:
+        read: The pipeline's snapshot as it is now.
+    """
+    view = view_for(stream or sys.stdout)
+    try:
+        while True:
+            view.show(read())
+            time.sleep(FOLLOW_S)
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        view.close()
+
+
+def status_lines(status: Mapping[str, Any]) -> list[str]:
+    """The table of nodes and what there is to say about the whole, once."""
+    rows = [HEADINGS, *node_rows(status)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
+    table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return table + condition_lines(status)
+
+
+def print_snapshot(snapshot: Json, output: str) -> None:
+    """Print a snapshot as ``json``, ``yaml`` or, for people, ``table``."""
+    if output == "json":
+        text = json.dumps(snapshot, indent=2)
+    elif output == "yaml":
+        import yaml
+
+        text = yaml.safe_dump(snapshot, sort_keys=False, allow_unicode=True).rstrip()
+    else:
+        text = "\n".join(status_lines(snapshot["status"]))
+    print(text, flush=True)
