@@ -201,7 +201,7 @@ async def run_workers(
         return again_s
 
     async def worker() -> None:
-        nonlocal running
+        nonlocal running, most
         try:
             while (key := await queue.get()) is not None:
                 place = _Place(loop, slow_s, lambda: running < most and start())
@@ -214,6 +214,9 @@ async def run_workers(
                     queue.add_after(key, again_s)
                 if place.given:
                     return  # who got the place keeps it
+        except BaseException:
+            most = 0  # all end; nobody gets a place any more
+            raise
         finally:
             running -= 1
 
