@@ -16,6 +16,7 @@ from kuberay.control import KubeRay, in_thread
 from kuberay_contract import KUBELET_OFF, World, api_of
 from operator_process import OperatorProcess, StartOperator
 from pipelines import ENV, Pipelines
+from scenes import Outcome, Theatre
 
 CRDS = Path(__file__).parents[2] / "crds"
 SUMMARY = pytest.StashKey[list[str]]()
@@ -140,3 +141,28 @@ def pipelines(
     operator = start_operator(namespace, namespaces=[namespace], env=ENV)
     operator.wait_ready()
     return Pipelines(control_plane, kuberay, namespace, operator)
+
+
+@pytest.fixture(scope="module")
+def theatre(
+    control_plane: ControlPlane,
+    kuberay: KubeRay,
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Theatre]:
+    """All scenes of the module that were asked for are on; see `scenes`."""
+    asked = [item.callspec.params["outcome"] for item in request.session.items if _is_scene(item, request.path)]
+    name = f"t{next(NUMBERS)}-{request.path.stem.removeprefix('test_').replace('_', '-')}"
+    theatre = Theatre(control_plane, kuberay, tmp_path_factory.mktemp(name), name, asked)
+    yield theatre
+    theatre.close()
+
+
+def _is_scene(item: pytest.Item, path: Path) -> bool:
+    return item.path == path and isinstance(item, pytest.Function) and "outcome" in getattr(item, "fixturenames", ())
+
+
+@pytest.fixture
+def outcome(theatre: Theatre, request: pytest.FixtureRequest) -> Outcome:
+    """Waits for the end of a scene, and raises what it raised."""
+    return lambda: theatre.outcome(request.param)
