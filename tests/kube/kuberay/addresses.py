@@ -59,9 +59,11 @@ class Addresses:
             if transport is not None and transport.get_extra_info("sockname")[:2] == (ip, port):
                 transport.abort()
 
-    def close(self) -> None:
-        for ip, port in list(self._servers):
-            self.refuse(ip, port)
+    async def close(self) -> None:
+        """Everything, also what hangs."""
+        for server in self._servers.values():
+            server.close()
+        await self._protocols.shutdown(timeout=0.1)
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         assert request.transport is not None

@@ -132,6 +132,8 @@ def in_thread(kubeconfig: Path, pace: Pace | None = None) -> KubeRay:
         await stopping.wait()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+        # Connections end in later rounds of the loop.
+        await asyncio.sleep(0.1)
 
     thread = threading.Thread(target=lambda: loop.run_until_complete(main()), name="kuberay", daemon=True)
     thread.start()
