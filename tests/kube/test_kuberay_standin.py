@@ -1,4 +1,4 @@
-"""What the stand-in does beyond KubeRay: pods that start and fail, Ray and its autoscaler, Serve in slots, dashboards."""
+"""What the stand-in does beyond KubeRay: pods that fail, Ray and its autoscaler, Serve in slots, dashboards."""
 
 from __future__ import annotations
 

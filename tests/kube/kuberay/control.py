@@ -164,6 +164,7 @@ def in_process(kubeconfig: Path, folder: Path, pace: Pace | None = None) -> Kube
     paths = [here.parent, here.parents[1] / "fakes", *(Path(path) for path in sys.path if path)]
     argv = [sys.executable, "-m", "kuberay", str(kubeconfig), "--port-file", str(port_file)]
     argv += ["--faster", str(pace.faster), "--pod-start", str(pace.pod_start_s), "--workers", str(pace.workers)]
+    argv += [] if pace.events else ["--warnings-only"]
     argv = ["env", f"PYTHONPATH={os.pathsep.join(map(str, paths))}", *argv]
     process = Process("kuberay", argv, folder / "kuberay.log")
     process.start()
