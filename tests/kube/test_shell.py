@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from bed.control_plane import ControlPlane
 from bed.processes import wait_for
+from bed.wire import Wire
 from operator_process import OperatorProcess, StartOperator
 
 PIPES = "/apis/servepipe.dev/v1alpha1"
@@ -182,29 +183,44 @@ def test_a_crd_that_is_missing_is_waited_for_and_may_go_and_come_again(
     assert refused == set()
 
 
-def test_what_vanishes_while_the_api_server_is_away_is_noticed(
-    control_plane: ControlPlane, namespace: str, start: Start
+@pytest.fixture
+def wire(control_plane: ControlPlane) -> Iterator[Wire]:
+    """A connection to the API server that can be cut."""
+    wire = Wire(control_plane.url)
+    yield wire
+    wire.close()
+
+
+@pytest.mark.parametrize("restarted", [False, True], ids=["cut", "version too old"])
+def test_what_vanishes_while_the_connection_is_cut_is_noticed(
+    control_plane: ControlPlane, namespace: str, start: Start, wire: Wire, restarted: bool
 ) -> None:
     for name in ("one", "two"):
         make(control_plane, namespace, name)
         make_service(control_plane, namespace, f"{name}-s", name)
-    operator = start(env={"SERVEPIPE_STEADY_S": "600", "SERVEPIPE_LEASE_DURATION_S": "120"})
+    kubeconfig = wire.kubeconfig(control_plane.service_account(namespace, "operator", [LEASES, *RULES]))
+    operator = start(kubeconfig, env={"SERVEPIPE_STEADY_S": "600", "SERVEPIPE_LEASE_DURATION_S": "120"})
     operator.wait_ready()
     for name in ("one", "two"):
         wait_for_look(operator, name, rf"'Service': \['{name}-s'\]")
-    operator.freeze()  # it cannot see what happens, and its watches are gone when it looks again
+    user = f"system:serviceaccount:{namespace}:operator"
+    lists = sum(count for what, count in used(control_plane, user).items() if what[3] == "list")
+    wire.cut()
     try:
         delete(control_plane, namespace, "one")
         for name in ("one", "two"):
             control_plane.api.delete(f"/api/v1/namespaces/{namespace}/services/{name}-s")
         make(control_plane, namespace, "three")
-        control_plane.restart_api_server()
+        if restarted:  # it knows nothing of what happened before
+            control_plane.restart_api_server()
     finally:
-        operator.thaw()
+        wire.mend()
     wait_for_look(operator, "one", ": gone")
     wait_for_look(operator, "two", r": 1 \{\}")
     wait_for_look(operator, "three", ": 1")
     operator.wait_ready()
+    more = sum(count for what, count in used(control_plane, user).items() if what[3] == "list") - lists
+    assert (more > 0) == restarted, "lists, which only a version that is too old takes"
     assert operator.stop() == 0
 
 
@@ -223,6 +239,45 @@ def test_an_api_server_that_dies_is_waited_for(control_plane: ControlPlane, name
     wait_for_look(operator, "two", ": 1")
     assert not operator.messages("does not know it"), "a server that just started was believed"
     assert looks(operator, "one")[-1].endswith(": 1 {}")
+
+
+def test_a_lease_that_cannot_be_renewed_ends_it_and_a_new_start_works(
+    control_plane: ControlPlane, namespace: str, start: Start
+) -> None:
+    make(control_plane, namespace, "one")
+    operator = start()
+    wait_for_look(operator, "one", ": 1")
+    control_plane.api_server.kill()
+    try:
+        assert operator.wait_exit() == 3
+        operator.start()
+        wait_for("what it waits for", lambda: "lease: get /apis/coordination" in operator.ready()[1], 30, operator.tail)
+    finally:
+        control_plane.api_server.start()
+        control_plane.wait_until_ready()
+    before = len(looks(operator, "one"))
+    wait_for("a look after the new start", lambda: len(looks(operator, "one")) > before, 60, operator.tail)
+    operator.wait_ready()
+
+
+def test_a_slow_etcd_is_borne(control_plane: ControlPlane, namespace: str, start: Start) -> None:
+    make(control_plane, namespace, "one")
+    operator = start(env={"FAKE_WRITES": "1", "SERVEPIPE_LEASE_DURATION_S": "120", "SERVEPIPE_STEADY_S": "0.2"})
+    wait_for("a write", lambda: written_by(control_plane, namespace) == operator.name, 30, operator.tail)
+    control_plane.etcd.freeze()
+    try:
+        operator.wait_for_message("looking again in")
+    finally:
+        control_plane.etcd.thaw()
+    make(control_plane, namespace, "two")
+    wait_for_look(operator, "two", ": 1")
+    wait_for(
+        "a write for it",
+        lambda: control_plane.api.find(f"/api/v1/namespaces/{namespace}/configmaps/two-seen"),
+        60,
+        operator.tail,
+    )
+    operator.must_run()
 
 
 def test_another_installations_pipelines_are_left_alone(
@@ -348,3 +403,12 @@ def test_each_record_says_what_it_is_about(control_plane: ControlPlane, namespac
     assert counted["servepipe_reconciles_total", "ok"] >= 1
     assert counted["servepipe_kubernetes_requests_total", "200", "servepipelines", "watch"] >= 1
     assert any(key[0] == "servepipe_build_info" for key in counted)
+
+
+def test_the_operator_itself_starts_and_stops(
+    control_plane: ControlPlane, namespace: str, start_operator: StartOperator
+) -> None:
+    operator = start_operator(namespace, namespaces=(namespace,))
+    operator.wait_ready()
+    assert operator.stop() == 0
+    assert [record for record in operator.logs() if record["level"] not in ("debug", "info")] == []

@@ -12,7 +12,7 @@ import secrets
 import time
 from base64 import b64decode
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from servepipe.api.problem import Problem
@@ -174,11 +174,12 @@ class KubeCluster:
         """See `servepipe_operator.ports.Cluster.apply`."""
         problems: list[ClusterProblem] = []
         secret = await self._checked(self._secret(), problems, blocking=True)
-        if secret:
-            await self._checked(self._raycluster(plan), problems, blocking=True)
         wanted = children(self._owner, plan.name, plan.spec, self._peers)
+        # The policies first: no pod is ever open to everybody.
         for body in wanted:
             await self._checked(self._child(body), problems, blocking=False)
+        if secret:
+            await self._checked(self._raycluster(plan), problems, blocking=True)
         names = {(body["kind"], body["metadata"]["name"]) for body in wanted} | {("RayCluster", plan.name)}
         if not any(problem.blocking for problem in problems):
             await self._checked(self._remove_others(names), problems, blocking=False)
@@ -194,9 +195,8 @@ class KubeCluster:
         except KubeError as error:
             problem = problem_of(error, blocking)
         if problem is not None:
-            problems.append(problem)
-            return False
-        return True
+            problems.append(replace(problem, blocking=blocking))
+        return problem is None
 
     # -- the token
 

@@ -220,6 +220,7 @@ class _Watch:
         self._wait(self.cache.kind.name, f"the API server does not know it; is its CRD installed? ({error})")
         self._watches.changed(self, self.cache.keep_only(set(), self.scope))
         self._watches.settled(self)
+        self._watches.all(self.scope, 0.0)  # their status has to say so
         await self._discovery.wait_for(self.cache.kind.resource)
         self._backoff.forget(self._what)
 

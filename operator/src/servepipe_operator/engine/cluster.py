@@ -50,7 +50,7 @@ def wanted_cluster(spec: Spec, kept: Json | None, defaults: ClusterDefaults) -> 
 
 def has_served(checkpoint: Checkpoint) -> bool:
     """Whether callers were ever answered."""
-    return checkpoint.ingress.stable is not None or any(unit.stable for unit in checkpoint.nodes.values())
+    return any(unit.stable for unit in checkpoint.nodes.values())
 
 
 def cluster_problems(spec: Spec, defaults: ClusterDefaults) -> list[Problem]:

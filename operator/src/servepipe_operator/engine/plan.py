@@ -22,15 +22,24 @@ from servepipe.api.v1alpha1 import ServePipeline, Spec
 from servepipe_operator.engine import goal as goals
 from servepipe_operator.engine import history
 from servepipe_operator.engine.advance import accept, advance
-from servepipe_operator.engine.cluster import cluster_plan, cluster_problems, replacement_problem
-from servepipe_operator.engine.conditions import Condition
+from servepipe_operator.engine.cluster import cluster_plan, cluster_problems, replacement_problem, wanted_cluster
+from servepipe_operator.engine.conditions import Condition, in_a_line
 from servepipe_operator.engine.deployed import Deployed
 from servepipe_operator.engine.goal import Goal
 from servepipe_operator.engine.history import Checkpoint, Memory
 from servepipe_operator.engine.layout import Layout, lay_out, to_put
 from servepipe_operator.engine.names import INGRESS, application, cluster_name
 from servepipe_operator.engine.rollout import View, look, retry_at
-from servepipe_operator.engine.state import ClusterPlan, Environment, Event, Json, Observed, Plan, Record
+from servepipe_operator.engine.state import (
+    ClusterPlan,
+    ClusterProblem,
+    Environment,
+    Event,
+    Json,
+    Observed,
+    Plan,
+    Record,
+)
 from servepipe_operator.engine.status import blind, report
 from servepipe_operator.engine.times import seconds
 from servepipe_operator.engine.watch import Watch
@@ -65,6 +74,8 @@ def plan(pipeline: ServePipeline, observed: Observed, environment: Environment, 
         cluster = None if paused or memory.checkpoint is None else _cluster(pipeline, goal, memory.checkpoint, observed)
         return Plan(cluster=cluster, status=status, look_again_after_s=environment.changing_s)
 
+    if _moves(goal, memory, environment) and not paused:
+        observed = _in_a_new_cluster(observed)
     view = _view(goal, memory, observed, environment, now)
     checkpoint, records = accept(goal, memory, environment, now)
     cluster = None
@@ -91,7 +102,7 @@ def plan(pipeline: ServePipeline, observed: Observed, environment: Environment, 
         layout,
         observed,
         accepted=_paused(accepted) if paused else accepted,
-        replacement=str(replacement) if replacement else "",
+        replacement=in_a_line(replacement) if replacement else "",
         cluster=cluster_name(pipeline.name, pipeline.metadata.uid or "", kept["revision"]) if kept else "",
         pending_put=put is not None,
         generation=generation,
@@ -135,6 +146,20 @@ def _replacement(pipeline: ServePipeline, memory: Memory, environment: Environme
     return replacement_problem(pipeline.spec, memory.checkpoint, environment.cluster)
 
 
+def _moves(goal: Goal, memory: Memory, environment: Environment) -> bool:
+    """Another RayCluster takes the place of one in which nothing ever served."""
+    kept = memory.checkpoint.cluster if memory.checkpoint else None
+    if kept is None or environment.cluster is None:
+        return False
+    return bool(wanted_cluster(goal.accepted, kept, environment.cluster)["revision"] != kept["revision"])
+
+
+def _in_a_new_cluster(observed: Observed) -> Observed:
+    """What is known of a cluster that was only just decided on."""
+    creating = ClusterProblem("Creating", "another RayCluster is being created")
+    return Observed("NotStarted", records=observed.records, status=observed.status, slots=(), cluster=creating)
+
+
 def _cluster(
     pipeline: ServePipeline, goal: Goal, checkpoint: Checkpoint, observed: Observed, layout: Layout | None = None
 ) -> ClusterPlan | None:
@@ -171,7 +196,7 @@ def _read_old(pipeline: str, name: str, memory: Memory, environment: Environment
 def _accepted(wrong: Sequence[Problem], reason: str, goal: Goal | None, environment: Environment) -> Condition:
     if wrong:
         kept = "" if goal is None else "; the last accepted spec goes on serving"
-        return Condition("Accepted", "False", reason, "; ".join(str(one).replace("\n ", "") for one in wrong) + kept)
+        return Condition("Accepted", "False", reason, "; ".join(map(in_a_line, wrong)) + kept)
     notices = [] if goal is None else _notices(goal, environment)
     return Condition("Accepted", "True", "Accepted", "; ".join(notices) or "the spec is valid")
 

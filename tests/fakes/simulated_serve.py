@@ -13,7 +13,7 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from servepipe_operator.engine.state import Application, Capacity, Replica, RoutingAck
@@ -27,7 +27,24 @@ SLOW_RECONFIGURE_S = 2.6
 REQUEST_S = (0.5, 9.0, 3.0)
 """How long requests take, one after the other."""
 DRAIN_S = 3.0
+PROXY_DRAIN_S = 30.0
 TRIES = 3
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long things take, in seconds of the clock."""
+
+    build_s: float = BUILD_S
+    start_s: float = START_S
+    reconfigure_s: float = RECONFIGURE_S
+    slow_reconfigure_s: float = SLOW_RECONFIGURE_S
+    drain_s: float = DRAIN_S
+    proxy_drain_s: float = PROXY_DRAIN_S
+
+    def faster(self, factor: float) -> Timing:
+        return Timing(*(getattr(self, one.name) / factor for one in fields(self)))
+
 
 #: What a node's first constructor argument may ask for.
 GOOD, BUILD_FAILS, CRASHES, HANGS, BUILD_HANGS = "good", "build-fails", "crashes", "hangs", "build-hangs"
@@ -57,6 +74,8 @@ class SimReplica:
     version: str
     user_config: dict[str, Any]
     placed_at: float | None = None
+    node: str = ""
+    """Where several machines are simulated."""
     state: str = "STARTING"
     gone_at: float = 0.0
     next_config: tuple[float, dict[str, Any]] | None = None
@@ -96,11 +115,13 @@ class SimulatedServe:
     """Args:
     clock: Shared with whoever drives the simulation.
     cpus: Logical CPUs of the machine.
+    timing: How long things take.
     """
 
-    def __init__(self, clock: Clock, cpus: float = 1000.0) -> None:
+    def __init__(self, clock: Clock, cpus: float = 1000.0, timing: Timing | None = None) -> None:
         self.clock = clock
         self.cpus = cpus
+        self.timing = timing or Timing()
         self.running = False
         self.applications: dict[str, SimApplication] = {}
         self.puts: list[tuple[float, dict[str, Any]]] = []
@@ -132,14 +153,16 @@ class SimulatedServe:
             found = self.applications.get(name)
             version = _version(new)
             if found is None:
-                self.applications[name] = SimApplication(name, new, version, self.clock.now, self.clock.now + BUILD_S)
+                self.applications[name] = SimApplication(
+                    name, new, version, self.clock.now, self.clock.now + self.timing.build_s
+                )
                 continue
             building = found.built_at is not None
             rebuild = version != found.version or building or found.failed.startswith("build") or found.deleting
             old_config, found.config, found.deleting = found.config, new, False
             if rebuild:
                 found.version, found.deployed_at = version, self.clock.now
-                found.built_at, found.failed, found.tries = self.clock.now + BUILD_S, "", 0
+                found.built_at, found.failed, found.tries = self.clock.now + self.timing.build_s, "", 0
             elif old_config != new:
                 found.deployed_at = self.clock.now
                 self._apply(found)
@@ -182,7 +205,7 @@ class SimulatedServe:
                 continue
             for route in called:
                 name = f"{node}--{route['revision']}"
-                if "inline" not in route and not self._answers(name):
+                if "inline" not in route and not self.answers(name):
                     missing.append(node)
         return not missing, tuple(missing)
 
@@ -253,10 +276,11 @@ class SimulatedServe:
                     self._complain(f"{holder.name} is asked for {held}--{pins[held]}, which its table does not have")
 
     def _must_answer(self, name: str, who: str) -> None:
-        if not self._answers(name):
+        if not self.answers(name):
             self._complain(f"{who} needs {name}, which does not answer")
 
-    def _answers(self, name: str) -> bool:
+    def answers(self, name: str) -> bool:
+        """Whether somebody who calls this application is served."""
         found = self.applications.get(name)
         if found is None or found.deleting:
             return False
@@ -314,7 +338,8 @@ class SimulatedServe:
             if replica.state in ("RUNNING", "UPDATING", "STARTING") and replica.version == application.version:
                 wanted = application.deployment["user_config"]
                 if replica.user_config != wanted or replica.next_config is not None:
-                    delay = RECONFIGURE_S if application.name == "ingress" else SLOW_RECONFIGURE_S
+                    timing = self.timing
+                    delay = timing.reconfigure_s if application.name == "ingress" else timing.slow_reconfigure_s
                     replica.next_config = (self.clock.now + delay, wanted)
                     if replica.state == "RUNNING":
                         replica.state = "UPDATING"
@@ -325,11 +350,11 @@ class SimulatedServe:
             if replica.state == "STOPPING" and now >= replica.gone_at:
                 application.replicas.remove(replica)
             elif replica.state == "STARTING":
-                if replica.placed_at is None and self._used() + _cpus(application.config) <= self.cpus:
+                if replica.placed_at is None and self.place(application, replica):
                     replica.placed_at = now
                 if (
                     replica.placed_at is None
-                    or now < replica.placed_at + START_S
+                    or now < replica.placed_at + self.timing.start_s
                     or behaviour == HANGS
                     or application.name in self.stuck
                 ):
@@ -375,7 +400,7 @@ class SimulatedServe:
 
     def _stop(self, replica: SimReplica) -> None:
         # Serve waits for the replica's own requests.
-        replica.gone_at = max([self.clock.now + DRAIN_S, *(request.until for request in replica.requests)])
+        replica.gone_at = max([self.clock.now + self.timing.drain_s, *(request.until for request in replica.requests)])
         replica.state = "STOPPING"
 
     def _delete(self, application: SimApplication) -> None:
@@ -432,6 +457,10 @@ class SimulatedServe:
         if (replica.user_config.get("userConfig") or {}).get("refused"):
             errors[application.name] = "userConfig: ValueError: not this"
         return RoutingAck(replica.id, application.name, replica.user_config["table"], dict(busy), errors)
+
+    def place(self, application: SimApplication, replica: SimReplica) -> bool:
+        """Whether there is room for a new replica, which then has it."""
+        return self._used() + _cpus(application.config) <= self.cpus
 
     def _used(self) -> float:
         return sum(
