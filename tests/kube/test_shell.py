@@ -33,10 +33,10 @@ Start = Callable[..., OperatorProcess]
 
 
 @pytest.fixture
-def start(start_operator: StartOperator, namespace: str) -> Start:
-    """Starts the shell around the stand-in, watching this test's namespace only."""
+def start(start_operator: StartOperator, control_plane: ControlPlane, namespace: str) -> Start:
+    """Starts the shell around the stand-in, watching this test's namespace only; by default as the administrator."""
 
-    def begin(kubeconfig: Path | None = None, **more: Any) -> OperatorProcess:
+    def begin(kubeconfig: Path = control_plane.kubeconfig, **more: Any) -> OperatorProcess:
         return start_operator(namespace, kubeconfig, **{"namespaces": (namespace,), "program": FAKE} | more)
 
     return begin
