@@ -9,11 +9,15 @@ from typing import Any
 
 import pytest
 from bed.build import binaries, helm
+from bed.client import Api
 from bed.control_plane import ControlPlane, load_crd
+from bed.processes import wait_for
 from chart import Accounts
 from kuberay.control import KubeRay, in_thread
+from kuberay_contract import KUBELET_OFF, World, api_of
 from operator_process import OperatorProcess, StartOperator
 from pipelines import ENV, Pipelines
+from scenes import Outcome, Theatre
 
 CRDS = Path(__file__).parents[2] / "crds"
 SUMMARY = pytest.StashKey[list[str]]()
@@ -80,6 +84,33 @@ def kuberay(control_plane: ControlPlane) -> Iterator[KubeRay]:
     standin.stop()
 
 
+@pytest.fixture(scope="session")
+def contract_api(request: pytest.FixtureRequest, summary: list[str]) -> Iterator[Api]:
+    """An API server at which a KubeRay works: the stand-in, or the one of KUBERAY_KUBECONFIG where that is set."""
+    named = os.environ.get("KUBERAY_KUBECONFIG")
+    if named:
+        summary.append(f"KubeRay's contract checked against the one at KUBERAY_KUBECONFIG={named}")
+        api = api_of(Path(named))
+        yield api
+        api.close()
+    else:
+        request.getfixturevalue("kuberay")
+        plane: ControlPlane = request.getfixturevalue("control_plane")
+        yield plane.api
+
+
+@pytest.fixture
+def world(contract_api: Api, request: pytest.FixtureRequest) -> Iterator[World]:
+    """A new namespace at `contract_api` in which no pod runs by itself."""
+    words = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).strip("-")[:30].strip("-")
+    name = f"c{next(NUMBERS)}-{os.getpid()}-{words}"
+    contract_api.create("/api/v1/namespaces", {"metadata": {"name": name, "labels": KUBELET_OFF}})
+    account = f"/api/v1/namespaces/{name}/serviceaccounts/default"
+    wait_for("a service account", lambda: contract_api.find(account), 60)
+    yield World(contract_api, name)
+    contract_api.delete(f"/api/v1/namespaces/{name}")
+
+
 @pytest.fixture
 def namespace(control_plane: ControlPlane, request: pytest.FixtureRequest) -> Iterator[str]:
     """A new namespace for this test in which Pods can be created; its end is begun, not waited for."""
@@ -128,3 +159,29 @@ def pipelines(
     operator = start_operator(namespace, namespaces=[namespace], env=ENV)
     operator.wait_ready()
     return Pipelines(control_plane, kuberay, namespace, operator)
+
+
+@pytest.fixture(scope="module")
+def theatre(
+    control_plane: ControlPlane,
+    kuberay: KubeRay,
+    accounts: Accounts,
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Theatre]:
+    """All scenes of the module that were asked for are on; see `scenes`."""
+    asked = [item.callspec.params["outcome"] for item in request.session.items if _is_scene(item, request.path)]
+    name = f"t{next(NUMBERS)}-{request.path.stem.removeprefix('test_').replace('_', '-')}"
+    theatre = Theatre(control_plane, kuberay, accounts, tmp_path_factory.mktemp(name), name, asked)
+    yield theatre
+    theatre.close()
+
+
+def _is_scene(item: pytest.Item, path: Path) -> bool:
+    return item.path == path and isinstance(item, pytest.Function) and "outcome" in getattr(item, "fixturenames", ())
+
+
+@pytest.fixture
+def outcome(theatre: Theatre, request: pytest.FixtureRequest) -> Outcome:
+    """Waits for the end of a scene, and raises what it raised."""
+    return lambda: theatre.outcome(request.param)

@@ -103,7 +103,8 @@ class Pipelines:
             live = self.get(name)
             return live if check(live) else None
 
-        found = wait_for(f"{what} of pipeline {name}", look, timeout, lambda: self._tell(name))
+        # Many wait at the same time, and each look costs the API server something.
+        found = wait_for(f"{what} of pipeline {name}", look, timeout, lambda: self._tell(name), pause=0.1)
         assert found is not None
         return found
 

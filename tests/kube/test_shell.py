@@ -241,6 +241,45 @@ def test_an_api_server_that_dies_is_waited_for(control_plane: ControlPlane, name
     assert looks(operator, "one")[-1].endswith(": 1 {}")
 
 
+def test_a_lease_that_cannot_be_renewed_ends_it_and_a_new_start_works(
+    control_plane: ControlPlane, namespace: str, start: Start
+) -> None:
+    make(control_plane, namespace, "one")
+    operator = start()
+    wait_for_look(operator, "one", ": 1")
+    control_plane.api_server.kill()
+    try:
+        assert operator.wait_exit() == 3
+        operator.start()
+        wait_for("what it waits for", lambda: "lease: get /apis/coordination" in operator.ready()[1], 30, operator.tail)
+    finally:
+        control_plane.api_server.start()
+        control_plane.wait_until_ready()
+    before = len(looks(operator, "one"))
+    wait_for("a look after the new start", lambda: len(looks(operator, "one")) > before, 60, operator.tail)
+    operator.wait_ready()
+
+
+def test_a_slow_etcd_is_borne(control_plane: ControlPlane, namespace: str, start: Start) -> None:
+    make(control_plane, namespace, "one")
+    operator = start(env={"FAKE_WRITES": "1", "SERVEPIPE_LEASE_DURATION_S": "120", "SERVEPIPE_STEADY_S": "0.2"})
+    wait_for("a write", lambda: written_by(control_plane, namespace) == operator.name, 30, operator.tail)
+    control_plane.etcd.freeze()
+    try:
+        operator.wait_for_message("looking again in")
+    finally:
+        control_plane.etcd.thaw()
+    make(control_plane, namespace, "two")
+    wait_for_look(operator, "two", ": 1")
+    wait_for(
+        "a write for it",
+        lambda: control_plane.api.find(f"/api/v1/namespaces/{namespace}/configmaps/two-seen"),
+        60,
+        operator.tail,
+    )
+    operator.must_run()
+
+
 def test_another_installations_pipelines_are_left_alone(
     control_plane: ControlPlane, namespace: str, start: Start
 ) -> None:
@@ -364,3 +403,12 @@ def test_each_record_says_what_it_is_about(control_plane: ControlPlane, namespac
     assert counted["servepipe_reconciles_total", "ok"] >= 1
     assert counted["servepipe_kubernetes_requests_total", "200", "servepipelines", "watch"] >= 1
     assert any(key[0] == "servepipe_build_info" for key in counted)
+
+
+def test_the_operator_itself_starts_and_stops(
+    control_plane: ControlPlane, namespace: str, start_operator: StartOperator
+) -> None:
+    operator = start_operator(namespace, namespaces=(namespace,))
+    operator.wait_ready()
+    assert operator.stop() == 0
+    assert [record for record in operator.logs() if record["level"] not in ("debug", "info")] == []

@@ -85,6 +85,8 @@ class ControlPlane:
             f"--root-ca-file={self.authority}",
             "--use-service-account-credentials=true",
             "--leader-elect=false",
+            # Pods of tests have addresses in 127.0.0.0/8, which may not be in endpoints: these would try for ever.
+            "--controllers=*,-endpoints-controller,-endpointslice-controller,-endpointslice-mirroring-controller",
             "--bind-address=127.0.0.1",
             f"--secure-port={manager_port}",
             f"--cert-dir={folder}",

@@ -51,13 +51,14 @@ class StandIn:
     def __init__(self, kubeconfig: Path, pace: Pace) -> None:
         self._api = Api(kubeconfig)
         self._timing = Timing().faster(pace.faster)
+        self._resync_s = RESYNC_S / pace.faster
         self._clusters: dict[Key, RayCluster] = {}
         self._seen: dict[Key, tuple[str, frozenset[str]]] = {}
         self._store = Store(self._api, self._changed)
         self._addresses = Addresses(self._answer)
         self._kubelet = Kubelet(self._api, self._store, self._addresses, self._cluster, pace.pod_start_s)
         self._answers = Answers(self._kubelet.at)
-        self._controller = Controller(self._api, self._store, 2.0 / pace.faster)
+        self._controller = Controller(self._api, self._store, pace.faster)
         self._autoscaler = Autoscaler(self._api, self._store, self._clusters.get, pace.faster)
         self._queues: dict[str, WorkQueue[Key]] = {
             "controller": WorkQueue("controller", lambda key: self._controller.reconcile(*key), pace.workers),
@@ -86,7 +87,7 @@ class StandIn:
 
     async def _resync(self) -> None:
         while True:
-            await asyncio.sleep(RESYNC_S)
+            await asyncio.sleep(self._resync_s)
             for obj in self._store.all(RAYCLUSTERS):
                 self._enqueue(_key(obj))
 
@@ -119,6 +120,7 @@ class StandIn:
         if kind == RAYCLUSTERS.plural:
             if after is None:
                 self._gone(_key(obj))
+                self._enqueue(_key(obj))
             elif before is None or _matters(before) != _matters(after):
                 self._enqueue(_key(obj))
                 if names.autoscaling(obj):

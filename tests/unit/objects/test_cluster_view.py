@@ -8,8 +8,9 @@ import pytest
 
 from servepipe_operator.engine.state import Json
 from servepipe_operator.objects.children import says
-from servepipe_operator.objects.cluster_view import view, worst_pod
+from servepipe_operator.objects.cluster_view import view
 from servepipe_operator.objects.names import Owner, metadata
+from servepipe_operator.objects.pod_trouble import PodTrouble, first_trouble
 
 NAME = "diamond-12345"
 
@@ -37,7 +38,13 @@ NOT_READY = {"HeadPodReady": ("False", "ContainersNotReady", "ray-head is not re
 QUOTA = ("True", "FailedCreateWorkerPod", "exceeded quota")
 HEAD = pod("head", "head", podIP="10.0.0.1")
 UNSCHEDULABLE = [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "no GPU"}]
-PULLING = [{"name": "ray-head", "state": {"waiting": {"reason": "ImagePullBackOff", "message": "not found"}}}]
+PULLING = [
+    {
+        "name": "ray-head",
+        "image": "models:1",
+        "state": {"waiting": {"reason": "ImagePullBackOff", "message": "not found"}},
+    }
+]
 PULLING_HEAD = pod("head", "head", containerStatuses=PULLING)
 INVALID = {"involvedObject": {"uid": "rc-1"}, "reason": "InvalidRayClusterSpec", "message": "name too long"}
 
@@ -57,7 +64,7 @@ INVALID = {"involvedObject": {"uid": "rc-1"}, "reason": "InvalidRayClusterSpec",
             [pod("head", "head", containerStatuses=PULLING)],
             [],
             "HeadPodNotReady",
-            "not found",
+            "cannot pull its image models:1",
             False,
             False,
         ),
@@ -126,9 +133,21 @@ def test_only_a_pod_that_will_not_come_is_worth_a_word() -> None:
     coming = [{"name": "c", "state": {"waiting": {"reason": "ContainerCreating"}}}]
     ending = pod("w", "worker", conditions=UNSCHEDULABLE)
     ending["metadata"]["deletionTimestamp"] = "now"
-    assert worst_pod([None, ending, pod("w", "worker", containerStatuses=coming)]) == ""
+    assert first_trouble([ending, pod("w", "worker", containerStatuses=coming)]) is None
     init = pod("w", "worker", initContainerStatuses=PULLING)
-    assert worst_pod([init]) == "pod w, container ray-head: ImagePullBackOff: not found"
+    assert first_trouble([init]) == PodTrouble("container ray-head cannot pull its image models:1")
+
+
+def test_a_trouble_reads_the_same_whatever_the_kubelet_calls_it_now(owner: Owner) -> None:
+    def told(name: str, reason: str) -> str:
+        waiting = {"waiting": {"reason": reason, "message": f"attempt {name}"}}
+        pods = [pod(name, "worker", containerStatuses=[{"name": "ray", "image": "models:1", "state": waiting}])]
+        found = view(owner, NAME, [cluster(owner, READY)], [HEAD, *pods], [])
+        assert found.problem is not None
+        return found.problem.message
+
+    assert told("w-1", "ErrImagePull") == told("w-2", "ImagePullBackOff")
+    assert "kubectl -n " in told("w-1", "CrashLoopBackOff")
 
 
 @pytest.mark.parametrize(

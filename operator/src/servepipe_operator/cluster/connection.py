@@ -110,7 +110,7 @@ async def connect(
     except (ConfigException, OSError) as error:
         raise ClusterError(
             f"No way to a cluster: {error}", fix="Name a kubeconfig with --kubeconfig or KUBECONFIG, or a --context."
-        ) from error
+        ) from None
     async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session:
         kube = Kube(session, login.access, manager=manager)
         yield Connection(kube, login.context, namespace or login.namespace, bool(namespace))

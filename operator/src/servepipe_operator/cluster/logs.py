@@ -45,7 +45,7 @@ def logs(arguments: argparse.Namespace) -> int:
                         f"Ray's dashboard cannot be read: {str(error) or type(error).__name__}",
                         where=f"Service {head.service} in namespace {head.namespace}",
                         fix="It is reached through the API server, which needs the right to get services/proxy.",
-                    ) from error
+                    ) from None
             return 0
 
     return run(work())

@@ -143,7 +143,7 @@ def _why_failed(view: View, candidate: Candidate) -> tuple[str, str] | None:
         return why
     deadline_s = view.goal.nodes[candidate.node].live.deadline_s
     if candidate.stage is Stage.STARTING and candidate.watched_s is not None and candidate.watched_s >= deadline_s:
-        return "ProgressDeadlineExceeded", _late(found, deadline_s)
+        return "ProgressDeadlineExceeded", _late(view, found, candidate.node, candidate.revision, deadline_s)
     return None
 
 
@@ -159,13 +159,15 @@ def _why_ingress_failed(view: View, checkpoint: Checkpoint, rollout: Rollout) ->
     if why := failure(found):
         return why
     if rollout.ingress_watched_s is not None and rollout.ingress_watched_s >= view.goal.deadline_s:
-        return "ProgressDeadlineExceeded", _late(found, view.goal.deadline_s)
+        return "ProgressDeadlineExceeded", _late(view, found, INGRESS, rollout.ingress, view.goal.deadline_s)
     return None
 
 
-def _late(found: Application, deadline_s: int) -> str:
+def _late(view: View, found: Application, name: str, revision: str, deadline_s: int) -> str:
+    hindrance = view.hindrance(found, view.identity(name, revision))
     said = found.deployment_message or found.message
-    return f"not healthy after {deadline_s} s" + (f": {headline(said)}" if said else "")
+    why = hindrance.why if hindrance else headline(said) if said else ""
+    return f"not healthy after {deadline_s} s" + (f": {why}" if why else "")
 
 
 def _with_failure(

@@ -79,6 +79,7 @@ class Slot:
         pool: The pool that it serves now; its name tells the first one.
         contents: `PodWish.digest` of what its template holds.
         wish: What to write into its template, or None to leave that alone.
+        trouble: Why pods of it do not come, or ""; with `unschedulable`, because no machine has room for them.
     """
 
     name: str
@@ -89,6 +90,8 @@ class Slot:
     low: int = 0
     high: int = 0
     wish: PodWish | None = None
+    trouble: str = ""
+    unschedulable: bool = False
 
     @property
     def idle(self) -> bool:

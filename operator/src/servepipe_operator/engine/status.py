@@ -16,15 +16,12 @@ from servepipe_operator.engine.health import (
     failure,
     headline,
     is_ready,
-    missing_resources,
     running,
-    waits_for_room,
 )
 from servepipe_operator.engine.history import Checkpoint, Failure
 from servepipe_operator.engine.layout import Layout, live_of
 from servepipe_operator.engine.names import INGRESS, application
 from servepipe_operator.engine.rollout import Candidate, Rollout, Stage, View, retry_at
-from servepipe_operator.engine.serve_config import demand
 from servepipe_operator.engine.state import Application, Json, Observed
 from servepipe_operator.engine.times import timestamp
 
@@ -82,7 +79,8 @@ def report(
     waits = nodes_ready.status == "False" and not view.goal.suspend
     # An empty Serve and nodes that do not get ready are two things to wait for.
     waiting_for = ("nodes" if view.deployed.applications else "cluster") if waits else ""
-    stalled = _stalled(view, checkpoint, rollout, nodes, waiting_for)
+    problem = observed.cluster.message if observed.cluster else ""
+    stalled = _stalled(view, checkpoint, rollout, nodes, waiting_for, problem)
     stalled = _first_of(_outside(observed, replacement), stalled)
     changes = [] if view.goal.suspend else _changes(view, checkpoint, layout, nodes)
     if layout.draining:
@@ -267,12 +265,8 @@ def _candidate(view: View, candidate: Candidate, waiting: Mapping[str, str]) -> 
 
 def _no_room(view: View, name: str, revision: str, found: Application | None) -> str:
     """``"m1 needs GPU: 1 needed, 0 free of 0"`` where a replica was not placed, else ``""``."""
-    needs = demand(view.identity(name, revision), view.environment)
-    if not waits_for_room(found, needs, view.capacity):
-        return ""
-    assert found is not None
-    missing = missing_resources(needs, view.capacity) if view.capacity else headline(found.deployment_message)
-    return f"{name}: {missing}"
+    found_hindrance = view.hindrance(found, view.identity(name, revision))
+    return f"{name}: {found_hindrance.why}" if found_hindrance and found_hindrance.no_room else ""
 
 
 def _failed(failed: Failure, *, retried: bool) -> Json:
@@ -404,7 +398,7 @@ def _first_of(first: Condition | None, second: Condition | None) -> Condition | 
 
 
 def _stalled(
-    view: View, checkpoint: Checkpoint, rollout: Rollout, nodes: Mapping[str, _Node], waiting_for: str
+    view: View, checkpoint: Checkpoint, rollout: Rollout, nodes: Mapping[str, _Node], waiting_for: str, problem: str
 ) -> Condition | None:
     found: list[tuple[str, str]] = []
     goal_nodes = view.goal.nodes
@@ -426,7 +420,8 @@ def _stalled(
     if view.watch.seconds(waiting_for, 0, view.goal.deadline_s) >= view.goal.deadline_s and not found:
         stuck = [node.why for name, node in nodes.items() if name in view.goal.nodes and not node.ready]
         if stuck and not any(node.no_room for node in nodes.values()):
-            found.append(("ProgressDeadlineExceeded", "; ".join(stuck)))
+            first = [problem] if problem and problem not in "; ".join(stuck) else []
+            found.append(("ProgressDeadlineExceeded", "; ".join([*first, *stuck])))
     if not found:
         return None
     return replace(Condition("Stalled", "True", *found[0]), message="; ".join(text for _, text in found))

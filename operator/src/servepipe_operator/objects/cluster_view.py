@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from servepipe_operator.engine.pools import Slot
 from servepipe_operator.engine.state import ClusterProblem, Json
 from servepipe_operator.objects.names import ROLE_LABEL, Owner, ownership
+from servepipe_operator.objects.pod_trouble import PodTrouble, ending, first_trouble, trouble_of
 from servepipe_operator.objects.raycluster import slots_of
 
-__all__ = ["ClusterView", "view", "worst_pod"]
+__all__ = ["ClusterView", "view"]
 
 CLUSTER_LABEL = "ray.io/cluster"
 GROUP_LABEL = "ray.io/group"
@@ -87,13 +88,15 @@ def view(
     if live["metadata"].get("deletionTimestamp"):
         return ClusterView(None, ClusterProblem("Deleting", f"RayCluster {name} is being deleted"), absent=True)
     mine = [pod for pod in pods if _labels(pod).get(CLUSTER_LABEL) == name]
-    head = next((pod for pod in mine if _labels(pod).get(NODE_TYPE_LABEL) == "head" and not _ending(pod)), None)
-    counts = Counter(_labels(pod).get(GROUP_LABEL, "") for pod in mine if _labels(pod).get(NODE_TYPE_LABEL) == "worker")
-    problem, absent, up = _state(live, name, head, mine, events)
+    head = next((pod for pod in mine if _labels(pod).get(NODE_TYPE_LABEL) == "head" and not ending(pod)), None)
+    workers = [pod for pod in mine if _labels(pod).get(NODE_TYPE_LABEL) == "worker"]
+    counts = Counter(_labels(pod).get(GROUP_LABEL, "") for pod in workers)
+    troubles = _troubles(workers, owner.namespace, name)
+    problem, absent, up = _state(live, name, head, mine, troubles, events)
     return ClusterView(
         live=live,
         problem=problem,
-        slots=tuple(slots_of(live, counts)),
+        slots=tuple(slots_of(live, counts, troubles)),
         head=head,
         ingress_ip=next((_ip(pod) for pod in mine if _labels(pod).get(ROLE_LABEL) == "ingress" and _ready(pod)), ""),
         pods=counts,
@@ -103,7 +106,12 @@ def view(
 
 
 def _state(
-    live: Json, name: str, head: Json | None, pods: Sequence[Json], events: Sequence[Json]
+    live: Json,
+    name: str,
+    head: Json | None,
+    pods: Sequence[Json],
+    troubles: Mapping[str, PodTrouble],
+    events: Sequence[Json],
 ) -> tuple[ClusterProblem | None, bool, bool]:
     """The problem, whether no Ray can run, and whether the head is said to be ready."""
     conditions = {one.get("type"): one for one in (live.get("status") or {}).get("conditions") or []}
@@ -126,33 +134,32 @@ def _state(
         told = f"KubeRay cannot make pods of RayCluster {name}: {failed.get('message')}"
         return ClusterProblem(str(failed.get("reason")), told, stalled=True, blocking=not up), head is None, up
     if up:
-        return _waiting_pods(pods), False, True
-    told = worst_pod([head]) if head else ""
-    message = told or f"the head pod of RayCluster {name} is not ready: {ready.get('message') or ready.get('reason')}"
+        return _waiting_pods(troubles), False, True
+    trouble = trouble_of(head) if head else None
+    if trouble is not None:
+        namespace = live["metadata"]["namespace"]
+        look = f"kubectl -n {namespace} describe pod -l {CLUSTER_LABEL}={name},{NODE_TYPE_LABEL}=head"
+        message = f"the head pod of RayCluster {name} {trouble.message} (see {look})"
+    else:
+        message = f"the head pod of RayCluster {name} is not ready: {ready.get('message') or ready.get('reason')}"
     return ClusterProblem("HeadPodNotReady", message), head is None, False
 
 
-def _waiting_pods(pods: Sequence[Json]) -> ClusterProblem | None:
+def _waiting_pods(troubles: Mapping[str, PodTrouble]) -> ClusterProblem | None:
     """Workers that cannot come: said, and no reason to send nothing to those that are there."""
-    told = worst_pod([pod for pod in pods if _labels(pod).get(NODE_TYPE_LABEL) == "worker"])
+    told = "; ".join(trouble.message for trouble in troubles.values())
     return ClusterProblem("PodsNotReady", told, blocking=False) if told else None
 
 
-def worst_pod(pods: Iterable[Json | None]) -> str:
-    """Why a pod does not come: what its scheduler or its container says, or ""."""
-    for pod in pods:
-        if pod is None or _ending(pod):
-            continue
-        status = pod.get("status") or {}
-        where = f"pod {pod['metadata']['name']}"
-        for condition in status.get("conditions") or ():
-            if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
-                return f"{where}: {condition.get('message') or condition.get('reason')}"
-        for container in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
-            waiting = (container.get("state") or {}).get("waiting") or {}
-            if waiting.get("reason") not in (None, "PodInitializing", "ContainerCreating"):
-                return f"{where}, container {container.get('name')}: {waiting['reason']}: {waiting.get('message', '')}"
-    return ""
+def _troubles(pods: Sequence[Json], namespace: str, name: str) -> dict[str, PodTrouble]:
+    """By worker group, and where to look further."""
+    found: dict[str, PodTrouble] = {}
+    for group in sorted({_labels(pod).get(GROUP_LABEL, "") for pod in pods}):
+        trouble = first_trouble(pod for pod in pods if _labels(pod).get(GROUP_LABEL, "") == group)
+        if trouble is not None:
+            look = f"kubectl -n {namespace} describe pod -l {CLUSTER_LABEL}={name},{GROUP_LABEL}={group}"
+            found[group] = replace(trouble, message=f"a pod of worker group {group} {trouble.message} (see {look})")
+    return found
 
 
 def _about(event: Mapping[str, Any], live: Json) -> bool:
@@ -164,14 +171,9 @@ def _labels(pod: Mapping[str, Any]) -> Mapping[str, str]:
     return pod["metadata"].get("labels") or {}
 
 
-def _ending(pod: Mapping[str, Any]) -> bool:
-    phase = (pod.get("status") or {}).get("phase")
-    return bool(pod["metadata"].get("deletionTimestamp")) or phase in ("Failed", "Succeeded")
-
-
 def _ready(pod: Mapping[str, Any]) -> bool:
     conditions = (pod.get("status") or {}).get("conditions") or ()
-    return not _ending(pod) and any(one.get("type") == "Ready" and one.get("status") == "True" for one in conditions)
+    return not ending(pod) and any(one.get("type") == "Ready" and one.get("status") == "True" for one in conditions)
 
 
 def _ip(pod: Mapping[str, Any]) -> str:
