@@ -81,7 +81,7 @@ class StandIn:
                     group.create_task(self._resync())
                     self.ready.set()
             finally:
-                self._addresses.close()
+                await self._addresses.close()
                 for cluster in self._clusters.values():
                     cluster.close()
 
