@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bed.build import binaries
+from bed.build import binaries, helm
 from bed.client import Api
 from bed.control_plane import ControlPlane, load_crd
 from bed.processes import wait_for
 from bed.wire import Wire
+from chart import Accounts
 from kuberay.control import KubeRay, in_thread
 from kuberay_contract import KUBELET_OFF, World, api_of
 from operator_process import OperatorProcess, StartOperator
@@ -41,18 +42,23 @@ def summary(request: pytest.FixtureRequest) -> list[str]:
     return request.config.stash[SUMMARY]
 
 
-@pytest.fixture(scope="session")
-def control_plane(
-    request: pytest.FixtureRequest, summary: list[str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[ControlPlane]:
-    """A running API server with the CRDs of ServePipeline and RayCluster."""
-    capture = request.config.pluginmanager.getplugin("capturemanager")
+def _loudly(config: pytest.Config) -> Callable[[str], None]:
+    """Prints lines past pytest's capture."""
+    capture = config.pluginmanager.getplugin("capturemanager")
 
     def say(line: str) -> None:
         with capture.global_and_fixture_disabled():
             print(f"\n{line}", flush=True)
 
-    found = binaries(say=say)
+    return say
+
+
+@pytest.fixture(scope="session")
+def control_plane(
+    request: pytest.FixtureRequest, summary: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ControlPlane]:
+    """A running API server with the CRDs of ServePipeline and RayCluster."""
+    found = binaries(say=_loudly(request.config))
     plane = ControlPlane(tmp_path_factory.mktemp("control-plane"), found)
     try:
         seconds = plane.start()
@@ -117,16 +123,28 @@ def namespace(control_plane: ControlPlane, request: pytest.FixtureRequest) -> It
     control_plane.api.delete(f"/api/v1/namespaces/{name}")
 
 
+@pytest.fixture(scope="session")
+def accounts(control_plane: ControlPlane, request: pytest.FixtureRequest) -> Accounts:
+    """Service accounts of operators with the chart's rights."""
+    return Accounts(control_plane, helm(say=_loudly(request.config)))
+
+
 @pytest.fixture
-def start_operator(control_plane: ControlPlane, tmp_path: Path) -> Iterator[StartOperator]:
-    """Starts operators as processes, see `OperatorProcess`; by default as the administrator. They end with the test."""
+def start_operator(control_plane: ControlPlane, accounts: Accounts, tmp_path: Path) -> Iterator[StartOperator]:
+    """Starts operators as processes, see `OperatorProcess`. They end with the test.
+
+    Without a kubeconfig each has a service account of its own with the chart's rights, named as its ``instance``.
+    """
     started: list[OperatorProcess] = []
 
     def start(namespace: str, kubeconfig: Path | None = None, **more: Any) -> OperatorProcess:
         instance = more.pop("instance", f"operator-{len(started)}")
-        operator = OperatorProcess(
-            tmp_path, kubeconfig or control_plane.kubeconfig, namespace, instance=instance, **more
-        )
+        user = ""
+        if kubeconfig is None:
+            installation = (more.get("env") or {}).get("SERVEPIPE_INSTALLATION", "servepipe")
+            account = accounts.of(namespace, instance, more.get("namespaces", ()), installation)
+            kubeconfig, user = account.kubeconfig, account.user
+        operator = OperatorProcess(tmp_path, kubeconfig, namespace, instance=instance, user=user, **more)
         started.append(operator)
         operator.start()
         return operator
@@ -147,10 +165,13 @@ def pipelines(
 
 
 @pytest.fixture
-def start(start_operator: StartOperator, namespace: str) -> Start:
-    """Starts the operator's shell around a reconciler that only looks, watching this test's namespace only."""
+def start(start_operator: StartOperator, control_plane: ControlPlane, namespace: str) -> Start:
+    """Starts the operator's shell around a reconciler that only looks, watching this test's namespace only.
 
-    def begin(kubeconfig: Path | None = None, **more: Any) -> OperatorProcess:
+    By default as the administrator.
+    """
+
+    def begin(kubeconfig: Path = control_plane.kubeconfig, **more: Any) -> OperatorProcess:
         return start_operator(namespace, kubeconfig, **{"namespaces": (namespace,), "program": FAKE} | more)
 
     return begin
@@ -189,13 +210,14 @@ def wire(control_plane: ControlPlane) -> Iterator[Wire]:
 def theatre(
     control_plane: ControlPlane,
     kuberay: KubeRay,
+    accounts: Accounts,
     request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Theatre]:
     """All scenes of the module that were asked for are on; see `scenes`."""
     asked = [item.callspec.params["outcome"] for item in request.session.items if _is_scene(item, request.path)]
     name = f"t{next(NUMBERS)}-{request.path.stem.removeprefix('test_').replace('_', '-')}"
-    theatre = Theatre(control_plane, kuberay, tmp_path_factory.mktemp(name), name, asked)
+    theatre = Theatre(control_plane, kuberay, accounts, tmp_path_factory.mktemp(name), name, asked)
     yield theatre
     theatre.close()
 
