@@ -24,18 +24,22 @@ from kuberay.store import (
 
 Object = dict[str, Any]
 
+REQUEUE_S = 2.0
+PATIENCE_S = 30.0
+
 log = logging.getLogger("kuberay.controller")
 
 
 class Controller:
     """Args:
-    requeue_s: KubeRay looks again so long after it wrote a status; 2 s there.
+    faster: Than KubeRay, which looks again 2 s after it wrote a status.
+    events: Whether to emit Events that are no warnings.
     """
 
-    def __init__(self, api: Api, store: Store, requeue_s: float) -> None:
-        self._api, self._store, self._requeue_s = api, store, requeue_s
-        self._events = Events(api)
-        self._pods = PodControl(api, store, self._events)
+    def __init__(self, api: Api, store: Store, faster: float, events: bool) -> None:
+        self._api, self._store, self._requeue_s = api, store, REQUEUE_S / faster
+        self._events = Events(api, events)
+        self._pods = PodControl(api, store, self._events, PATIENCE_S / faster)
 
     async def reconcile(self, namespace: str, name: str) -> float | None:
         """Returns after how many seconds to look again, if nothing happens before.
@@ -45,6 +49,7 @@ class Controller:
         """
         cluster = self._store.get(RAYCLUSTERS, namespace, name)
         if cluster is None:
+            self._pods.forget(namespace, name)
             return None
         if cluster["spec"].get("managedBy", validation.MANAGERS[0]) != validation.MANAGERS[0]:
             return None

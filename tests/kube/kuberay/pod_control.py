@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
+import time
 from typing import Any
 
 from kuberay import names, pods, status
@@ -22,10 +23,31 @@ SCALING = ("replicas", "minReplicas", "maxReplicas")
 
 
 class PodControl:
-    """Creates and deletes the pods of RayClusters."""
+    """Creates and deletes the pods of RayClusters.
 
-    def __init__(self, api: Api, store: Store, events: Events) -> None:
-        self._api, self._store, self._events = api, store, events
+    Args:
+        patience_s: How long KubeRay looks for a pod that it made before it makes another one; 30 s there.
+    """
+
+    def __init__(self, api: Api, store: Store, events: Events, patience_s: float) -> None:
+        self._api, self._store, self._events, self._patience_s = api, store, events, patience_s
+        self._made: dict[tuple[str, str], dict[str, dict[str, float]]] = {}
+        """By RayCluster, group and pod: when it was made, until it was seen."""
+
+    def forget(self, namespace: str, cluster: str) -> None:
+        """Do not look for pods any more that were made."""
+        self._made.pop((namespace, cluster), None)
+
+    def _looks_for(self, cluster: Object, group: str) -> bool:
+        """Whether a pod that was made has not been seen yet. One that vanishes at once is looked for in vain."""
+        namespace = cluster["metadata"]["namespace"]
+        made = self._made.get((namespace, cluster["metadata"]["name"]), {}).get(group, {})
+        now = time.monotonic()
+        for name, at in list(made.items()):
+            if self._store.get(PODS, namespace, name) is None and now - at < self._patience_s:
+                return True
+            del made[name]
+        return False
 
     def of_cluster(self, cluster: Object) -> list[Object]:
         """Every pod with the cluster's label and a node type, whoever made it."""
@@ -57,10 +79,13 @@ class PodControl:
             await self.delete_all(cluster)
             note = f"Deleted all Pods for RayCluster {where} due to spec change with Recreate upgradeStrategy"
             await self._events.emit(cluster, "Normal", "DeletedPod", "Delete", note)
+            self.forget(cluster["metadata"]["namespace"], cluster["metadata"]["name"])
             return
-        await self._head(cluster)
+        if not self._looks_for(cluster, names.HEAD_GROUP):
+            await self._head(cluster)
         for group in names.worker_groups(cluster):
-            await self._group(cluster, group)
+            if not self._looks_for(cluster, group["groupName"]):
+                await self._group(cluster, group)
 
     def _must_recreate(self, cluster: Object) -> bool:
         if (cluster["spec"].get("upgradeStrategy") or {}).get("type") != "Recreate":
@@ -147,6 +172,9 @@ class PodControl:
             await self._events.emit(cluster, "Warning", f"FailedToCreate{kind}Pod", "Create", note)
             raise FailureError(f"FailedCreate{kind}Pod", str(error)) from error
         self._store.put(PODS, made)
+        groups = self._made.setdefault((namespace, cluster["metadata"]["name"]), {})
+        group = made["metadata"]["labels"][names.GROUP]
+        groups.setdefault(group, {})[made["metadata"]["name"]] = time.monotonic()
         note = f"Created {kind.lower()} Pod {namespace}/{made['metadata']['name']}"
         await self._events.emit(cluster, "Normal", f"Created{kind}Pod", "Create", note)
 

@@ -12,6 +12,7 @@ Object = dict[str, Any]
 
 SMALL = {"cpu": "200m", "memory": "256Mi"}
 AUTOSCALER_SIZE = {"cpu": "500m", "memory": "512Mi"}
+PARAMETERS = {"CPU": "num-cpus", "GPU": "num-gpus", "memory": "memory"}
 FOR_RAYSERVICE = {
     "RAY_timeout_ms_task_wait_for_death_info": "0",
     "RAY_gcs_server_request_timeout_seconds": "5",
@@ -60,8 +61,6 @@ def worker_pod(cluster: Object, group: Object, index: int, replica: str = "", ho
     pod = _from_template(cluster, group, "worker", group["groupName"], prefix)
     labels = pod["metadata"]["labels"]
     labels[names.REPLICA_INDEX] = str(index)
-    if cluster["metadata"].get("labels", {}).get(names.ORIGIN) == "RayService":
-        labels[names.SERVES] = "true"
     if names.hosts(group) > 1:
         labels |= {names.REPLICA_NAME: replica, names.HOST_INDEX: str(host)}
     spec, ray = pod["spec"], pod["spec"]["containers"][0]
@@ -94,7 +93,7 @@ def ray_resources(group: Object) -> dict[str, float]:
         if key.endswith("gpu"):
             offered["GPU"] = float(value)
     parameters = group.get("rayStartParams") or {}
-    for key, parameter in {"CPU": "num-cpus", "GPU": "num-gpus", "memory": "memory"}.items():
+    for key, parameter in PARAMETERS.items():
         if parameter in parameters:
             offered[key] = float(parameters[parameter])
     custom = json.loads(parameters["resources"].strip("'\"` ").replace('\\"', '"')) if "resources" in parameters else {}
@@ -107,11 +106,13 @@ def _from_template(cluster: Object, group: Object, node_type: str, group_name: s
     template = copy.deepcopy(group["template"])
     name = cluster["metadata"]["name"]
     wished = {**template.get("metadata", {}).get("labels", {}), **(group.get("labels") or {})}
+    serves = {names.SERVES: str(node_type == "worker").lower()}
+    rayservice = cluster["metadata"].get("labels", {}).get(names.ORIGIN) == "RayService"
     metadata = {
         **{key: value for key, value in template.get("metadata", {}).items() if key != "name"},
         "generateName": prefix,
         "namespace": cluster["metadata"]["namespace"],
-        "labels": names.pod_labels(name, node_type, group_name, wished),
+        "labels": names.pod_labels(name, node_type, group_name, wished) | (serves if rayservice else {}),
         "ownerReferences": [names.owner_reference(cluster)],
     }
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]}
@@ -131,13 +132,21 @@ def _finish(cluster: Object, pod: Object, group: Object, parameters: dict[str, s
     limits = (ray.get("resources") or {}).get("limits") or {}
     if "cpu" in limits:
         parameters.setdefault("num-cpus", str(int(-(-quantity.parse(limits["cpu"]) // 1))))
+    if "memory" in limits:
+        parameters.setdefault("memory", str(int(quantity.parse(limits["memory"]))))
     if group.get("resources"):
-        parameters["resources"] = json.dumps(group["resources"])
+        offered = {name: float(quantity.parse(value)) for name, value in group["resources"].items()}
+        named = {name: offered.pop(name) for name in ("CPU", "GPU", "memory") if name in offered}
+        for name, parameter in PARAMETERS.items():
+            if name in named:
+                parameters[parameter] = f"{named[name]:g}"
+        if offered:
+            parameters["resources"] = f"'{json.dumps(offered)}'"
     if "plasma-directory" not in parameters:
         memory = {"medium": "Memory", **({"sizeLimit": limits["memory"]} if "memory" in limits else {})}
         _mount_empty(spec, ray, "shared-mem", "/dev/shm", memory)
     started = " ".join([command, *(f"--{key}={value}" for key, value in sorted(parameters.items()))])
-    _probe(cluster, ray)
+    _probe(cluster, ray, worker=pod["metadata"]["labels"][names.NODE_TYPE] == "worker")
     before = " ".join([*ray.get("command", []), *ray.get("args", [])])
     ray["command"] = ["/bin/bash", "-c", "--"]
     ray["args"] = [f"{before} && {started} --block" if before else f"{started} --block"]
@@ -149,13 +158,17 @@ def _finish(cluster: Object, pod: Object, group: Object, parameters: dict[str, s
     )
 
 
-def _probe(cluster: Object, ray: Object) -> None:
+def _probe(cluster: Object, ray: Object, *, worker: bool) -> None:
     """Ray's own health, on workers too: only for a RayService they also ask Serve's proxy."""
-    health = {"path": "/api/healthz", "port": 52365}
-    ray.setdefault("livenessProbe", {"httpGet": dict(health), "periodSeconds": 5, "failureThreshold": 120})
-    ray.setdefault("readinessProbe", {"httpGet": dict(health), "periodSeconds": 5, "failureThreshold": 10})
-    if cluster["metadata"].get("labels", {}).get(names.ORIGIN) == "RayService":
-        ray.setdefault("env", []).extend({"name": name, "value": value} for name, value in FOR_RAYSERVICE.items())
+    health: Object = {"httpGet": {"path": "/api/healthz", "port": 52365}}
+    ray.setdefault("livenessProbe", {**health, "periodSeconds": 5, "failureThreshold": 120})
+    if cluster["metadata"].get("labels", {}).get(names.ORIGIN) != "RayService":
+        ray.setdefault("readinessProbe", {**health, "periodSeconds": 5, "failureThreshold": 10})
+        return
+    asked = "wget -q -O- localhost:52365/api/healthz && wget -q -O- localhost:8000/-/healthz"
+    serves: Object = {"exec": {"command": ["bash", "-c", asked]}} if worker else health
+    ray.setdefault("readinessProbe", {**serves, "periodSeconds": 5, "failureThreshold": 1})
+    ray.setdefault("env", []).extend({"name": name, "value": value} for name, value in FOR_RAYSERVICE.items())
 
 
 def _autoscaler(cluster: Object, image: str) -> Object:

@@ -38,11 +38,13 @@ class Pace:
     faster: Than KubeRay, its autoscaler and Serve really are.
     pod_start_s: From a pod's creation until its containers run; not made faster.
     workers: RayClusters that are reconciled at a time; KubeRay's default is 1.
+    events: Without, only warnings are emitted, and the API server has less to do.
     """
 
     faster: float = 10.0
     pod_start_s: float = 0.1
     workers: int = 8
+    events: bool = True
 
 
 class StandIn:
@@ -51,13 +53,14 @@ class StandIn:
     def __init__(self, kubeconfig: Path, pace: Pace) -> None:
         self._api = Api(kubeconfig)
         self._timing = Timing().faster(pace.faster)
+        self._resync_s = RESYNC_S / pace.faster
         self._clusters: dict[Key, RayCluster] = {}
         self._seen: dict[Key, tuple[str, frozenset[str]]] = {}
         self._store = Store(self._api, self._changed)
         self._addresses = Addresses(self._answer)
         self._kubelet = Kubelet(self._api, self._store, self._addresses, self._cluster, pace.pod_start_s)
         self._answers = Answers(self._kubelet.at)
-        self._controller = Controller(self._api, self._store, 2.0 / pace.faster)
+        self._controller = Controller(self._api, self._store, pace.faster, pace.events)
         self._autoscaler = Autoscaler(self._api, self._store, self._clusters.get, pace.faster)
         self._queues: dict[str, WorkQueue[Key]] = {
             "controller": WorkQueue("controller", lambda key: self._controller.reconcile(*key), pace.workers),
@@ -65,6 +68,10 @@ class StandIn:
             "autoscaler": WorkQueue("autoscaler", self._autoscaler.sync, 4),
         }
         self.ready = asyncio.Event()
+
+    async def stop(self) -> None:
+        """To be called before `run` is cancelled: leaves no connection behind."""
+        await self._api.disconnect()
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -80,13 +87,13 @@ class StandIn:
                     group.create_task(self._resync())
                     self.ready.set()
             finally:
-                self._addresses.close()
+                await self._addresses.close()
                 for cluster in self._clusters.values():
                     cluster.close()
 
     async def _resync(self) -> None:
         while True:
-            await asyncio.sleep(RESYNC_S)
+            await asyncio.sleep(self._resync_s)
             for obj in self._store.all(RAYCLUSTERS):
                 self._enqueue(_key(obj))
 
@@ -119,6 +126,7 @@ class StandIn:
         if kind == RAYCLUSTERS.plural:
             if after is None:
                 self._gone(_key(obj))
+                self._enqueue(_key(obj))
             elif before is None or _matters(before) != _matters(after):
                 self._enqueue(_key(obj))
                 if names.autoscaling(obj):

@@ -104,7 +104,7 @@ async def test_a_server_that_is_away_is_told_and_counted() -> None:
 
 async def test_silence_ends_a_watch(monkeypatch: pytest.MonkeyPatch) -> None:
     short = aiohttp.ClientTimeout(total=None, sock_read=0.05)
-    monkeypatch.setattr("servepipe_operator.adapters.kube.WATCH_TIMEOUT", short)
+    monkeypatch.setattr("servepipe_operator.adapters.kube_watch.WATCH_TIMEOUT", short)
     fake = FakeKube()
     async with serving(fake) as kube, asyncio.timeout(10), kube.watch(PIPES, since="100") as changes:
         assert [change async for change in changes] == []

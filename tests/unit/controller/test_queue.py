@@ -312,3 +312,49 @@ async def test_what_is_fatal_is_found_in_a_group_too() -> None:
             await run_workers(queue, work, 1, Backoff(), lambda *_: pytest.fail("not fatal"), (PermissionError,))
     assert has(raised.value, (PermissionError,))
     assert not has(raised.value, (KeyError,))
+
+
+class CountingQueue(WorkQueue[str]):
+    """Counts how often somebody looks whether there is a key."""
+
+    takes = 0
+
+    def take(self) -> str | None:
+        self.takes += 1
+        return super().take()
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.01])
+async def test_a_key_wakes_one_of_those_who_wait(after_s: float) -> None:
+    queue = CountingQueue()
+    waiting = [asyncio.create_task(queue.get()) for _ in range(100)]
+    await asyncio.sleep(0)
+    queue.takes = 0
+    queue.add_after("a", after_s)
+    async with asyncio.timeout(10):  # until somebody has it
+        done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    assert [task.result() for task in done] == ["a"]
+    assert queue.takes == 1
+    queue.close()
+    assert await asyncio.gather(*waiting) == [task.result() for task in waiting]
+
+
+async def test_a_key_whose_taker_is_cancelled_goes_to_another_one() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    first, second = asyncio.create_task(queue.get()), asyncio.create_task(queue.get())
+    await asyncio.sleep(0)
+    queue.add("a")
+    first.cancel()
+    async with asyncio.timeout(10):  # until the other one has it
+        assert await second == "a"
+    assert first.cancelled()
+
+
+async def test_a_timer_that_comes_earlier_than_the_one_waited_for_is_not_missed() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    queue.add_after("late", 3600)
+    waiting = asyncio.create_task(queue.get())
+    await asyncio.sleep(0)
+    queue.add_after("early", 0.01)
+    async with asyncio.timeout(10):  # until it is due
+        assert await waiting == "early"

@@ -92,7 +92,7 @@ def test_a_warning_is_found_by_the_name_of_its_raycluster() -> None:
         store.children("Nothing", A)
 
 
-@pytest.mark.parametrize("status", [None, "text", {}, {"conditions": None}, {"conditions": ["x"]}])
+@pytest.mark.parametrize("status", [None, "text", {}, {"conditions": None}, {"conditions": 1}, {"conditions": ["x"]}])
 def test_a_status_of_any_shape_is_borne(status: Any) -> None:
     cache = Cache(CHILDREN["RayCluster"])
     cache.put(child("r", "a", status=status))

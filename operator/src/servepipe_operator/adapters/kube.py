@@ -12,10 +12,8 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, closing
-from dataclasses import dataclass
-from typing import Any, NamedTuple
-from urllib.parse import quote
+from contextlib import asynccontextmanager
+from typing import Any
 
 import aiohttp
 
@@ -30,7 +28,8 @@ from servepipe_operator.adapters.kube_errors import (
     Unavailable,
     error_from,
 )
-from servepipe_operator.adapters.kube_watch import WATCH_TIMEOUT, changes
+from servepipe_operator.adapters.kube_resource import Page, Resource
+from servepipe_operator.adapters.kube_watch import follow
 from servepipe_operator.adapters.limits import RateLimit
 from servepipe_operator.engine.state import Json
 
@@ -41,32 +40,6 @@ PAGE = 500
 # How often, and how many seconds in total, an overloaded server is asked again.
 BUSY_ATTEMPTS = 4
 BUSY_MOST_S = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Resource:
-    """One kind: its API version as in ``apiVersion``, kind, and plural."""
-
-    api_version: str
-    kind: str
-    plural: str
-    namespaced: bool = True
-
-    def path(self, namespace: str = "", name: str = "", subresource: str = "") -> str:
-        """The path of a collection (no name), an object, or a subresource; no namespace means all of them."""
-        parts = ["api" if "/" not in self.api_version else "apis", *self.api_version.split("/")]
-        if self.namespaced and namespace:
-            parts += ["namespaces", namespace]
-        parts.append(self.plural)
-        parts += [part for part in (name, subresource) if part]
-        return "/" + "/".join(quote(part, safe="") for part in parts)
-
-
-class Page(NamedTuple):
-    """Some objects of a list, and the version of the whole list, from which a watch can go on."""
-
-    items: tuple[Json, ...]
-    version: str
 
 
 OnRequest = Callable[[str, str, int, float], None]
@@ -164,25 +137,16 @@ class Kube:
         query = {"watch": "1", "allowWatchBookmarks": "true", "resourceVersion": since, "timeoutSeconds": str(seconds)}
         query |= {"labelSelector": labels, "fieldSelector": fields}
         await self._rate.wait()
-        headers = await self._credentials(f"watch {path}") | {"Accept": "application/json"}
-        began, code = time.monotonic(), 0
-        try:
-            answer = await self._session.get(
-                self._access.url + path,
-                params={key: value for key, value in query.items() if value},
-                headers=headers,
-                ssl=self._access.ssl_context or True,
-                timeout=WATCH_TIMEOUT,
-            )
-            code = answer.status
-        except (aiohttp.ClientError, OSError) as error:
-            raise Unavailable(f"watch {path}: {str(error) or type(error).__name__}") from error
-        finally:
-            self._on_request("watch", resource.plural, code, time.monotonic() - began)
-        with closing(answer):
-            if code >= 400:
-                raise error_from(f"watch {path}", code, await _text(answer), answer.headers)
-            yield changes(f"watch {path}", answer)
+        async with follow(
+            self._session,
+            f"watch {path}",
+            self._access.url + path,
+            {key: value for key, value in query.items() if value},
+            await self._credentials(f"watch {path}"),
+            self._access.ssl_context or True,
+            lambda code, seconds: self._on_request("watch", resource.plural, code, seconds),
+        ) as changes:
+            yield changes
 
     async def create(self, resource: Resource, body: Json, *, dry_run: bool = False) -> Json:
         """A new object, or with ``dry_run`` only what the server would say to it."""
@@ -343,14 +307,6 @@ class Kube:
             return await self._access.headers()
         except Exception as error:  # a plug-in of the kubeconfig can raise anything
             raise Unavailable(f"{what}: no credentials: {str(error) or type(error).__name__}") from error
-
-
-async def _text(answer: aiohttp.ClientResponse) -> str:
-    """The body of a refusal; the status alone says enough where it does not come whole."""
-    try:
-        return await answer.text()
-    except (aiohttp.ClientError, OSError, UnicodeDecodeError):
-        return ""
 
 
 def _namespace(body: Json) -> str:

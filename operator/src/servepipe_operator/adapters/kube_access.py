@@ -92,6 +92,8 @@ async def person_login(kubeconfig: str = "", context: str = "") -> Login:
     if not context and (namespace := _own_namespace(file)):
         kubernetes_config.load_incluster_config(client_configuration=configuration)
         return Login(_access(configuration), "", namespace)
+    if not _exists(file):
+        raise kubernetes_config.ConfigException(f"there is no kubeconfig at {file}")
     contexts, current = kubernetes_config.list_kube_config_contexts(config_file=file)
     if context:
         current = next((one for one in contexts if one["name"] == context), None)
@@ -109,10 +111,14 @@ def _default_file() -> str:
     return str(Path("~/.kube/config").expanduser())
 
 
+def _exists(kubeconfig: str) -> bool:
+    """Whether any of the files is there; ``KUBECONFIG`` may name several."""
+    return any(Path(path).exists() for path in kubeconfig.split(os.pathsep))
+
+
 def _own_namespace(kubeconfig: str) -> str:
     """The namespace of this pod, "" outside of a cluster and where there is a kubeconfig."""
-    paths = kubeconfig.split(os.pathsep)
-    if any(Path(path).exists() for path in paths) or not IN_CLUSTER_NAMESPACE.exists():
+    if _exists(kubeconfig) or not IN_CLUSTER_NAMESPACE.exists():
         return ""
     return IN_CLUSTER_NAMESPACE.read_text(encoding="utf-8").strip()
 

@@ -7,7 +7,10 @@ asked for bookmarks, which come about once a minute, and silence for longer ends
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator
+import ssl
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, closing
 from typing import Any
 
 import aiohttp
@@ -15,7 +18,7 @@ import aiohttp
 from servepipe_operator.adapters.kube_errors import Unavailable, error_from
 from servepipe_operator.engine.state import Json
 
-__all__ = ["WATCH_TIMEOUT", "changes", "lines"]
+__all__ = ["follow", "lines"]
 
 CONNECT_S = 10.0
 #: More than the minute between two bookmarks.
@@ -33,6 +36,40 @@ async def lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
             yield b"".join(rest)
             rest.clear()
         rest.append(tail)
+
+
+@asynccontextmanager
+async def follow(
+    session: aiohttp.ClientSession,
+    what: str,
+    url: str,
+    query: Mapping[str, str],
+    headers: Mapping[str, str],
+    tls: ssl.SSLContext | bool,
+    on_answer: Callable[[int, float], None],
+) -> AsyncIterator[AsyncIterator[Json]]:
+    """A watch, entered once the server agreed; what it gives is that of `changes`.
+
+    Args:
+        on_answer: Told the HTTP status (0: no answer) and the seconds until it came.
+
+    Raises:
+        KubeError: The server refused, or there is none.
+    """
+    began, code = time.monotonic(), 0
+    try:
+        answer = await session.get(
+            url, params=query, headers={**headers, "Accept": "application/json"}, ssl=tls, timeout=WATCH_TIMEOUT
+        )
+        code = answer.status
+    except (aiohttp.ClientError, OSError) as error:
+        raise Unavailable(f"{what}: {str(error) or type(error).__name__}") from error
+    finally:
+        on_answer(code, time.monotonic() - began)
+    with closing(answer):
+        if code >= 400:
+            raise error_from(what, code, await _text(answer), answer.headers)
+        yield changes(what, answer)
 
 
 async def changes(what: str, answer: aiohttp.ClientResponse) -> AsyncIterator[Json]:
@@ -54,6 +91,14 @@ async def changes(what: str, answer: aiohttp.ClientResponse) -> AsyncIterator[Js
                 yield change
     except (aiohttp.ClientError, TimeoutError, OSError):
         return  # cut off, or silent: whoever watches goes on from where it was
+
+
+async def _text(answer: aiohttp.ClientResponse) -> str:
+    """The body of a refusal; the status alone says enough where it does not come whole."""
+    try:
+        return await answer.text()
+    except (aiohttp.ClientError, OSError, UnicodeDecodeError):
+        return ""
 
 
 def _read(what: str, line: bytes) -> Iterator[Json]:

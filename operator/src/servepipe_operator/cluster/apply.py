@@ -7,6 +7,7 @@ difference, send it. An object that changes in between is read and decided about
 from __future__ import annotations
 
 import argparse
+import asyncio
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -55,6 +56,10 @@ def apply(arguments: argparse.Namespace) -> int:
         async with connect_as(MANAGER, arguments) as connection:
             file = resource_of(arguments.file, connection)
             name, place = file["metadata"]["name"], connection.place(file["metadata"]["namespace"])
+            if arguments.pipeline not in (None, name):
+                raise ServePipeError(
+                    f"The file is the pipeline {name!r}, not {arguments.pipeline!r}", where=arguments.file
+                )
             print(f"{name} in {place}", flush=True)
             result, changed = await applied(
                 connection, file, take_ownership=arguments.take_ownership, dry_run=arguments.dry_run, tell=_tell
@@ -65,7 +70,11 @@ def apply(arguments: argparse.Namespace) -> int:
             print(f"{name} {changed}", flush=True)
             if not arguments.wait:
                 return 0
-            status, text = await wait_until_ready(connection, result, arguments.timeout)
+            try:
+                status, text = await wait_until_ready(connection, result, arguments.timeout)
+            except asyncio.CancelledError:  # Ctrl-C
+                print("Not waited for any longer; what was applied goes on.", file=sys.stderr)
+                raise
             print(text, file=sys.stdout if status == 0 else sys.stderr)
             return status
 

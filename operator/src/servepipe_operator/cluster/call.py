@@ -55,15 +55,16 @@ class Route:
             ) as response:
                 return response.status, response.content_type, await response.read()
         except (aiohttp.ClientError, OSError) as error:
-            raise ClusterError(f"Nothing answers: {str(error) or type(error).__name__}", where=url) from error
+            raise ClusterError(f"Nothing answers: {str(error) or type(error).__name__}", where=url) from None
 
     async def _reachable(self, session: aiohttp.ClientSession) -> bool:
         """Whether this machine sees the pipeline's own URL: usually only pods of the cluster do."""
         timeout = aiohttp.ClientTimeout(total=2 * CONNECT_S, connect=CONNECT_S)
         try:
             async with session.get(f"{self._url.rstrip('/')}/-/ready", timeout=timeout) as response:
-                return response.status == 200
-        except (aiohttp.ClientError, OSError):
+                # A name server that answers every question leads to somebody else, who would read the request.
+                return response.status == 200 and (await response.json()).get("ready") is True
+        except (aiohttp.ClientError, OSError, ValueError, AttributeError):
             return False
 
 

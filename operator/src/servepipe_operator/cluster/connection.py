@@ -110,7 +110,7 @@ async def connect(
     except (ConfigException, OSError) as error:
         raise ClusterError(
             f"No way to a cluster: {error}", fix="Name a kubeconfig with --kubeconfig or KUBECONFIG, or a --context."
-        ) from error
+        ) from None
     async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session:
         kube = Kube(session, login.access, manager=manager)
         yield Connection(kube, login.context, namespace or login.namespace, bool(namespace))
@@ -128,7 +128,7 @@ def in_words(connection: Connection) -> Iterator[None]:
         yield
     except NotFound as error:
         if not error.kind_missing:
-            raise ClusterError(str(error)) from error
+            raise ClusterError(_said(error), where=connection.place()) from error
         raise ClusterError(
             f"The cluster of {connection.place()} does not know {KIND}",
             fix="Install servepipe's CRD and operator into it first.",

@@ -107,9 +107,21 @@ def scaling(live: Mapping[str, Any], sizes: Mapping[str, int]) -> list[Json]:
             patch.append({"op": "add", "path": f"{path}/replicas", "value": replicas})
         changed = {key: value for key, value in (part or {}).items() if key != "autoscaling"} | {"replicas": replicas}
         (wanted["spec"] if name == INGRESS else wanted["spec"]["nodes"])[name] = changed
-    # The words of the SDK's own checks are better than those of the API server.
-    api.validate(wanted)
+    _check(live, wanted)
     return patch
+
+
+def _check(live: Mapping[str, Any], wanted: Json) -> None:
+    """Refuse in the words of the SDK's own checks, which say more than the API server.
+
+    An object with fields that this version does not know is the API server's to judge.
+    """
+    try:
+        before = set(map(str, api.problems(api.validate(plain(live)))))
+    except api.InvalidResourceError:
+        return
+    if found := [one for one in api.problems(api.validate(wanted)) if str(one) not in before]:
+        raise api.InvalidResourceError(found)
 
 
 def switching(live: Mapping[str, Any], switches: Mapping[str, bool]) -> list[Json]:

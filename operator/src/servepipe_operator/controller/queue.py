@@ -66,7 +66,8 @@ class WorkQueue(Generic[Key]):
         self._due: dict[Key, float] = {}  # the earliest timer of each key; entries of _timers that differ are void
         self._timers: list[tuple[float, int, Key]] = []
         self._order = itertools.count()
-        self._changed = asyncio.Event()
+        self._waiters: deque[asyncio.Future[None]] = deque()  # each key that is due wakes one, not all of them
+        self._alarm: asyncio.TimerHandle | None = None  # for the earliest timer, while anyone waits
         self._closed = False
 
     def add(self, key: Key) -> None:
@@ -79,7 +80,7 @@ class WorkQueue(Generic[Key]):
         self._dirty[key] = self._clock()
         if key not in self._active:
             self._ready.append(key)
-            self._changed.set()
+            self._wake()
 
     def add_after(self, key: Key, seconds: float) -> None:
         """Work on ``key`` in ``seconds`` at the latest; an earlier timer or a waiting `add` wins."""
@@ -91,7 +92,8 @@ class WorkQueue(Generic[Key]):
             return
         self._due[key] = due
         heapq.heappush(self._timers, (due, next(self._order), key))
-        self._changed.set()
+        if self._waiters:
+            self._set_alarm()
 
     def take(self) -> Key | None:
         """A key that is due, which is active until `done`; None when there is none."""
@@ -108,16 +110,18 @@ class WorkQueue(Generic[Key]):
         while not self._closed:
             key = self.take()
             if key is not None:
-                if self._ready:
-                    self._changed.set()  # for the next worker
                 return key
-            self._changed.clear()
-            wait = None if not self._timers else max(self._timers[0][0] - self._clock(), 0.001)
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            self._set_alarm()
             try:
-                async with asyncio.timeout(wait):
-                    await self._changed.wait()
-            except TimeoutError:
-                pass
+                await waiter
+            except asyncio.CancelledError:
+                if waiter in self._waiters:
+                    self._waiters.remove(waiter)
+                else:
+                    self._wake()  # the key is for another one now
+                raise
         return None
 
     def done(self, key: Key) -> None:
@@ -125,12 +129,13 @@ class WorkQueue(Generic[Key]):
         self._active.discard(key)
         if key in self._dirty and not self._closed:
             self._ready.append(key)
-            self._changed.set()
+            self._wake()
 
     def close(self) -> None:
         """Give out nothing more and let every `get` return None; what is active goes on."""
         self._closed = True
-        self._changed.set()
+        while self._waiters:
+            self._wake()
 
     @property
     def depth(self) -> int:
@@ -142,6 +147,26 @@ class WorkQueue(Generic[Key]):
         """For how many seconds the oldest due key has waited; 0 when none waits."""
         now = self._clock()
         return max((now - self._dirty[key] for key in self._ready), default=0.0)
+
+    def _wake(self) -> None:
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.cancelled():  # else its task has not run since
+                waiter.set_result(None)
+                return
+
+    def _set_alarm(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        if self._timers:
+            wait = max(self._timers[0][0] - self._clock(), 0.001)
+            self._alarm = asyncio.get_running_loop().call_later(wait, self._ring)
+
+    def _ring(self) -> None:
+        self._fire()
+        if self._waiters:
+            self._set_alarm()
 
     def _fire(self) -> None:
         now = self._clock()
@@ -201,7 +226,7 @@ async def run_workers(
         return again_s
 
     async def worker() -> None:
-        nonlocal running
+        nonlocal running, most
         try:
             while (key := await queue.get()) is not None:
                 place = _Place(loop, slow_s, lambda: running < most and start())
@@ -214,6 +239,9 @@ async def run_workers(
                     queue.add_after(key, again_s)
                 if place.given:
                     return  # who got the place keeps it
+        except BaseException:
+            most = 0  # all end; nobody gets a place any more
+            raise
         finally:
             running -= 1
 

@@ -175,4 +175,5 @@ class WatchStore:
 def _conditions(live: Json) -> dict[str, str]:
     status = live.get("status")
     listed = status.get("conditions") if isinstance(status, dict) else None
-    return {str(one.get("type")): str(one.get("status")) for one in listed or () if isinstance(one, dict)}
+    found = listed if isinstance(listed, list) else []
+    return {str(one.get("type")): str(one.get("status")) for one in found if isinstance(one, dict)}

@@ -8,19 +8,19 @@ __all__ = ["add_cluster_options", "named_cluster", "targets_cluster"]
 
 
 def add_cluster_options(parser: argparse.ArgumentParser, *, only: bool = True) -> None:
-    """Add ``--context``, ``-n`` and ``--kubeconfig``.
+    """Add ``--kube``, ``--context``, ``-n`` and ``--kubeconfig``.
 
     Args:
-        only: The command is about clusters only; else ``--kube`` tells that one is meant.
+        only: The command is about clusters in any case; ``--kube`` is taken, and not worth a line of its help.
     """
     group = parser.add_argument_group("cluster")
-    if not only:
-        group.add_argument(
-            "--kube",
-            action="store_true",
-            default=argparse.SUPPRESS,  # the default says how the command was called
-            help="in the cluster, not on this machine; implied by the options below and by `kubectl servepipe`",
-        )
+    what = "in the cluster, not on this machine; implied by the options below and by `kubectl servepipe`"
+    group.add_argument(
+        "--kube",
+        action="store_true",
+        default=argparse.SUPPRESS,  # the default says how the command was called
+        help=argparse.SUPPRESS if only else what,
+    )
     group.add_argument("--context", metavar="NAME", help="context of the kubeconfig; default: its current one")
     group.add_argument("-n", "--namespace", metavar="NS", help="default: the context's")
     group.add_argument("--kubeconfig", metavar="FILE", help="default: KUBECONFIG, else ~/.kube/config")

@@ -1,7 +1,7 @@
 """The world of the contract suite: RayClusters, seen and changed only through the Kubernetes API.
 
-``KUBERAY_KUBECONFIG`` names a cluster in which KubeRay itself runs; without it the stand-in runs on the test bed. Neither
-has nodes: what a kubelet reports is written here, for both.
+``KUBERAY_KUBECONFIG`` names a cluster in which KubeRay itself runs; without it the stand-in runs on the test bed.
+Neither has nodes: what a kubelet reports is written here, for both.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 from bed.client import Api, Object
 from bed.processes import wait_for
+from kuberay.samples import raycluster
 
 NAMES = itertools.count(1)
 TIMEOUT_S = 30.0
@@ -168,8 +169,9 @@ class World:
 
     # -- waiting
 
-    def wait(self, what: str, check: Callable[[], Any]) -> Any:
-        return wait_for(what, check, TIMEOUT_S, self.evidence)
+    def wait(self, what: str, check: Callable[[], Any], timeout: float = TIMEOUT_S) -> Any:
+        """The first true value of ``check``."""
+        return wait_for(what, check, timeout, self.evidence)
 
     def wait_condition(self, name: str, kind: str, status: str, reason: str = "") -> Object:
         def found() -> Object | None:
@@ -180,9 +182,11 @@ class World:
         return self.wait(f"{kind}={status} {reason}", found)
 
     def passes(self) -> None:
-        """Whatever KubeRay had to do because of earlier changes is done: a RayCluster that is newer has its pod."""
-        from kuberay.samples import raycluster
+        """Whatever KubeRay had to do because of earlier changes is done: a RayCluster that is newer has its pod.
 
+        Needed before a test deletes pods, too: one that goes before KubeRay has looked again is looked for in vain,
+        for 30 s and after that until something else happens, at worst the resync after 300 s.
+        """
         name = f"marker-{next(NAMES)}"
         self.api.create(self.clusters(), raycluster(name))
         self.wait("the marker's head", lambda: self.pods(name))
