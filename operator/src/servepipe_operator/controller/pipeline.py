@@ -215,8 +215,8 @@ class _Seen:
 def newest(seen: Json, written: Json) -> Json:
     """What a watch has seen or what a write was answered, whichever is later.
 
-    Who acts on an older spec after a newer one sends Serve back and forth for as long as the watch lags behind. Versions
-    of one object are numbers that grow; where they are not, the watch counts.
+    Who acts on an older spec after a newer one sends Serve back and forth for as long as the watch lags behind.
+    Versions of one object are numbers that grow; where they are not, the watch counts.
     """
     first, second = (one["metadata"] for one in (seen, written))
     try:
