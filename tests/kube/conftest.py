@@ -12,14 +12,17 @@ from bed.build import binaries, helm
 from bed.client import Api
 from bed.control_plane import ControlPlane, load_crd
 from bed.processes import wait_for
+from bed.wire import Wire
 from chart import Accounts
 from kuberay.control import KubeRay, in_thread
 from kuberay_contract import KUBELET_OFF, World, api_of
 from operator_process import OperatorProcess, StartOperator
 from pipelines import ENV, Pipelines
 from scenes import Outcome, Theatre
+from shell_bed import FAKE, Start
 
 CRDS = Path(__file__).parents[2] / "crds"
+CRD_PATH = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 SUMMARY = pytest.StashKey[list[str]]()
 NUMBERS = itertools.count(1)
 
@@ -164,6 +167,48 @@ def pipelines(
     operator = start_operator(namespace, namespaces=[namespace], env=ENV)
     operator.wait_ready()
     return Pipelines(control_plane, kuberay, namespace, operator)
+
+
+@pytest.fixture
+def start(start_operator: StartOperator, control_plane: ControlPlane, namespace: str) -> Start:
+    """Starts the operator's shell around a reconciler that only looks, watching this test's namespace only.
+
+    By default as the administrator.
+    """
+
+    def begin(kubeconfig: Path = control_plane.kubeconfig, **more: Any) -> OperatorProcess:
+        return start_operator(namespace, kubeconfig, **{"namespaces": (namespace,), "program": FAKE} | more)
+
+    return begin
+
+
+@pytest.fixture
+def without(control_plane: ControlPlane) -> Iterator[Callable[[str], Callable[[], None]]]:
+    """Takes a CRD away; calling the answer puts it back, which happens at the end in any case."""
+    taken: dict[str, dict[str, Any]] = {}
+
+    def back(name: str) -> None:
+        if name in taken:
+            control_plane.install_crd(taken.pop(name))
+
+    def take(name: str) -> Callable[[], None]:
+        live = control_plane.api.get(f"{CRD_PATH}/{name}")
+        taken[name] = {**live, "metadata": {"name": name, "annotations": live["metadata"].get("annotations") or {}}}
+        control_plane.api.delete(f"{CRD_PATH}/{name}")
+        wait_for(f"{name} to go", lambda: control_plane.api.find(f"{CRD_PATH}/{name}") is None)
+        return lambda: back(name)
+
+    yield take
+    for name in list(taken):
+        back(name)
+
+
+@pytest.fixture
+def wire(control_plane: ControlPlane) -> Iterator[Wire]:
+    """A connection to the API server that can be cut."""
+    wire = Wire(control_plane.url)
+    yield wire
+    wire.close()
 
 
 @pytest.fixture(scope="module")
