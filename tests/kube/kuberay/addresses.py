@@ -64,7 +64,7 @@ class Addresses:
         servers = list(self._servers.values())
         for ip, port in list(self._servers):
             self.refuse(ip, port)
-        await self._protocols.shutdown(1.0)
+        await self._protocols.shutdown(0.1)
         for server in servers:
             await server.wait_closed()
         await asyncio.sleep(0)  # transports that were aborted close in the loop's next round

@@ -34,7 +34,7 @@ from servepipe_operator.objects.pods import DASHBOARD_PORT, SERVE_PORT
 from servepipe_operator.ports import History, Ports, Routing, UnreachableError
 from servepipe_operator.reconcile import reconcile
 
-__all__ = ["PipelineReconciler"]
+__all__ = ["PipelineReconciler", "newest"]
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +48,7 @@ class _Pipeline:
 
     Args:
         parsed: The generation that was read last, and what it says.
-        seen_version: The resourceVersion from which the last status was written, and what the server answered to it:
-            until the watch has caught up, that is the newer one.
+        written: What the server answered to the last status: until the watch has caught up, that is the newer one.
     """
 
     uid: str
@@ -57,7 +56,6 @@ class _Pipeline:
     kept: Kept = field(default_factory=Kept)
     applications: dict[str, Application] = field(default_factory=dict)
     parsed: tuple[int | None, ServePipeline] | None = None
-    seen_version: str = ""
     written: Json | None = None
 
 
@@ -84,15 +82,14 @@ class PipelineReconciler:
         if known is None or known.uid != uid:
             await self._forget(key)
             known = self._pipelines[key] = _Pipeline(uid, self._history(key, uid))
-        if known.written is not None and known.seen_version == live["metadata"]["resourceVersion"]:
-            live = known.written
+        if known.written is not None:
+            live = newest(live, known.written)
         return await self._look(key, known, live)
 
     async def _look(self, key: Key, known: _Pipeline, live: Json) -> float | None:
         reference = references.Owner(API_VERSION, KIND, key.namespace, key.name, known.uid)
         status = KubeStatus(self._context.kube, PIPELINES, reference, live)
         events = KubeEvents(self._context.kube, reference, self._told, self._settings.instance, _lost)
-        version = str(live["metadata"]["resourceVersion"])
         try:
             return await self._reconcile(key, known, live, status, events)
         except Conflict as error:
@@ -119,7 +116,7 @@ class PipelineReconciler:
                 await events.emit(Event("Warning", problem.reason, problem.message))
             return self._settings.steady_s
         finally:
-            known.seen_version, known.written = version, status.latest
+            known.written = status.latest
 
     async def _reconcile(
         self, key: Key, known: _Pipeline, live: Json, status: KubeStatus, events: KubeEvents
@@ -213,6 +210,20 @@ class _Seen:
 
     def missing(self) -> frozenset[str]:
         return self._store.missing()
+
+
+def newest(seen: Json, written: Json) -> Json:
+    """What a watch has seen or what a write was answered, whichever is later.
+
+    Who acts on an older spec after a newer one sends Serve back and forth for as long as the watch lags behind.
+    Versions of one object are numbers that grow; where they are not, the watch counts.
+    """
+    first, second = (one["metadata"] for one in (seen, written))
+    try:
+        later = int(second["resourceVersion"]) > int(first["resourceVersion"])
+    except ValueError:
+        later = False
+    return written if later and first["uid"] == second["uid"] else seen
 
 
 # --- Reading ----------------------------------------------------------------------------------------------------------
