@@ -127,8 +127,7 @@ class Stage(Pipelines):
             return said and all(word in one["message"] for word in words)
 
         live = self.wait_until(f"{kind}={status} {reason} with {words}", name, check, timeout)
-        message = str(self.condition(live, kind)["message"])
-        return message
+        return str(self.condition(live, kind)["message"])
 
     def looked(self, name: str, times: int = 5, timeout: float = 60.0) -> None:
         """Wait until the operator has asked the pipeline's dashboard so often again."""
