@@ -76,6 +76,7 @@ generate: $(READY) ## write the generated files (the CRD)
 bench: $(READY) ## benchmarks; writes benchmarks/results/
 	@mkdir -p benchmarks/results
 	@$(BIN)/python benchmarks/interpreter.py --json benchmarks/results/interpreter.json
+	@$(BIN)/python benchmarks/operator_load.py --json benchmarks/results/operator.json
 
 lock: ## pin all dependencies again (requirements.lock)
 	@$(PYTHON) -m venv .cache/lock && .cache/lock/bin/pip install --quiet uv==$(UV_VERSION)

@@ -6,6 +6,7 @@ removed. Lists are replaced as a whole, except ``conditions``, which are merged 
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import json
 import uuid
@@ -22,6 +23,13 @@ from servepipe_operator.adapters.kube import Kube
 from servepipe_operator.adapters.kube_access import Access
 
 Json = dict[str, Any]
+PLURALS = {
+    "ServePipeline": "servepipelines",
+    "RayCluster": "rayclusters",
+    "Service": "services",
+    "Pod": "pods",
+    "Event": "events",
+}
 # Answers instead of the server, before (``return web.Response``) anything is stored; None lets the request through.
 Fault = Callable[[str, str], "web.Response | None"]
 
@@ -40,10 +48,21 @@ class FakeKube:
     requests: list[str] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     lose_answers: Callable[[str, str], bool] = lambda method, path: False
+    #: What discovery knows, as prefix and plural, less `missing_kinds`.
+    served: tuple[str, ...] = (
+        "apis/servepipe.dev/v1alpha1/servepipelines",
+        "apis/ray.io/v1/rayclusters",
+        "api/v1/pods",
+    )
     missing_kinds: set[str] = field(default_factory=set)
     terminating: set[str] = field(default_factory=set)
     version: int = 100
     oldest_version: int = 0
+    #: What watches are told: version, type, object's collection, object.
+    changes: list[tuple[int, str, str, Json]] = field(default_factory=list)
+    watches: int = 0
+    _cuts: int = 0
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def writes(self) -> list[str]:
@@ -59,6 +78,8 @@ class FakeKube:
         for fault in self.faults:
             if (answer := fault(request.method, request.path)) is not None:
                 return answer
+        if request.query.get("watch"):
+            return await self._watch(request)
         text = await request.text()
         answer = self.answer(request, json.loads(text) if text else None)
         if self.lose_answers(request.method, request.path):
@@ -66,9 +87,65 @@ class FakeKube:
             request.transport.close()
         return answer
 
+    def put(self, body: Json) -> Json:
+        """What `kubectl replace` would do, or create."""
+        group = body["apiVersion"]
+        path = [("apis" if "/" in group else "api"), group, "namespaces", body["metadata"]["namespace"]]
+        return self._store(("/".join([*path, PLURALS[body["kind"]]]), body["metadata"]["name"]), body)
+
+    def remove(self, body: Json, *, seen: bool = True) -> None:
+        """The object goes; watches are not told unless ``seen``."""
+        [key] = [key for key, one in self.objects.items() if one["metadata"]["uid"] == body["metadata"]["uid"]]
+        self._gone(key) if seen else self.objects.pop(key)
+
+    def cut_watches(self) -> None:
+        """All watches that are open end."""
+        self._cuts += 1
+        self._wake()
+
+    async def _watch(self, request: web.Request) -> web.StreamResponse:
+        parts = request.path.strip("/").split("/")
+        if parts[-1] in self.missing_kinds:
+            return web.Response(status=404, text="404 page not found\n")
+        group = "/".join(parts[:2] if parts[0] == "api" else parts[:3]) + "/"
+        inside = f"/namespaces/{parts[-2]}/" if "namespaces" in parts else "/"
+        since, cuts = int(request.query["resourceVersion"]), self._cuts
+        response = web.StreamResponse()
+        await response.prepare(request)
+        if since < self.oldest_version:
+            gone = {"kind": "Status", "code": 410, "reason": "Expired", "message": f"too old resource version: {since}"}
+            await response.write(json.dumps({"type": "ERROR", "object": gone}).encode() + b"\n")
+            return response
+        self.watches += 1
+        told = 0
+        end = asyncio.get_running_loop().call_later(int(request.query["timeoutSeconds"]), self._wake)
+        try:
+            while self._cuts == cuts and end.when() > asyncio.get_running_loop().time():
+                changed = self._changed
+                for version, kind, collection, live in self.changes[told:]:
+                    mine = collection.startswith(group) and collection.endswith("/" + parts[-1])
+                    if version > since and mine and inside in collection + "/" and _selected(request, live):
+                        await response.write(json.dumps({"type": kind, "object": live}).encode() + b"\n")
+                told = len(self.changes)
+                await changed.wait()
+        finally:
+            end.cancel()
+            self.watches -= 1
+        return response
+
+    def _tell(self, kind: str, collection: str, live: Json) -> None:
+        self.changes.append((self.version, kind, collection, copy.deepcopy(live)))
+        self._wake()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
     def answer(self, request: web.Request, body: Any) -> web.Response:
         parts = request.path.strip("/").split("/")
         prefix, rest = (parts[:2], parts[2:]) if parts[0] == "api" else (parts[:3], parts[3:])
+        if not rest:
+            return self._discover("/".join(prefix))
         namespace = rest[1] if rest[0] == "namespaces" and len(rest) > 2 else ""
         plural, name, sub = [*(rest[2:] if namespace else rest), "", ""][:3]
         if plural in self.missing_kinds:
@@ -97,6 +174,14 @@ class FakeKube:
             case _:
                 return self._delete(key, body or {})
 
+    def _discover(self, group: str) -> web.Response:
+        known = [one for one in self.served if one.startswith(group + "/")]
+        names = [one.rpartition("/")[2] for one in known]
+        found = [{"name": name} for name in names if name not in self.missing_kinds]
+        if not found:
+            return web.Response(status=404, text="404 page not found\n")
+        return web.json_response({"kind": "APIResourceList", "resources": found})
+
     def _missing(self, key: tuple[str, str]) -> web.Response:
         return status(404, "NotFound", f'{key[0]} "{key[1]}" not found', name=key[1])
 
@@ -111,17 +196,22 @@ class FakeKube:
             self.version += 1
             meta["resourceVersion"] = str(self.version)
             self.objects[key] = new
+            self._tell("ADDED" if old is None else "MODIFIED", key[0], new)
         return self.objects[key]
 
+    def _gone(self, key: tuple[str, str]) -> None:
+        live = self.objects.pop(key)
+        self.version += 1
+        self._tell("DELETED", key[0], {**live, "metadata": {**live["metadata"], "resourceVersion": str(self.version)}})
+
     def _list(self, request: web.Request, prefix: list[str], plural: str, namespace: str) -> web.Response:
-        wanted = [pair.split("=", 1) for pair in request.query.get("labelSelector", "").split(",") if pair]
         group = "/".join(prefix)
         items = [
             item
             for (collection, _), item in sorted(self.objects.items())
             if collection.startswith(group + "/") and collection.split("/")[-1] == plural
             if not namespace or f"/namespaces/{namespace}/" in f"{collection}/"
-            if all(item["metadata"].get("labels", {}).get(name) == value for name, value in wanted)
+            if _selected(request, item)
         ]
         start, _, version = request.query.get("continue", "0").partition("@")
         if version and int(version) < self.oldest_version:
@@ -193,10 +283,17 @@ class FakeKube:
         for name, value in options.get("preconditions", {}).items():
             if meta[name] != value:
                 return status(409, "Conflict", f"Precondition failed: {name} in precondition: {value}", name=key[1])
-        del self.objects[key]
+        self._gone(key)
         for manager in [m for m in self.applied if m[:2] == key]:
             del self.applied[manager]
         return web.json_response({"kind": "Status", "status": "Success"})
+
+
+def _selected(request: web.Request, live: Json) -> bool:
+    """By ``labelSelector`` with ``name=value`` and ``name``; fields are not looked at."""
+    labels = live["metadata"].get("labels", {})
+    wanted = [pair.partition("=") for pair in request.query.get("labelSelector", "").split(",") if pair]
+    return all(labels.get(name) == value if sign else name in labels for name, sign, value in wanted)
 
 
 def merge(live: Any, before: Any, now: Any) -> Any:

@@ -27,6 +27,7 @@ SLOW_RECONFIGURE_S = 2.6
 REQUEST_S = (0.5, 9.0, 3.0)
 """How long requests take, one after the other."""
 DRAIN_S = 3.0
+PROXY_DRAIN_S = 30.0
 TRIES = 3
 
 
@@ -39,6 +40,7 @@ class Timing:
     reconfigure_s: float = RECONFIGURE_S
     slow_reconfigure_s: float = SLOW_RECONFIGURE_S
     drain_s: float = DRAIN_S
+    proxy_drain_s: float = PROXY_DRAIN_S
 
     def faster(self, factor: float) -> Timing:
         return Timing(*(getattr(self, one.name) / factor for one in fields(self)))

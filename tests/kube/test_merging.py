@@ -3,7 +3,9 @@
 The real kubectl and API server are what is tested here: the schema has to be such that they merge as documented.
 """
 
+import contextlib
 import copy
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +14,8 @@ from typing import Any
 import pytest
 from bed.client import Object
 from bed.control_plane import ControlPlane
+
+from servepipe.cli import main
 
 NAME = "shop"
 GRAPH = {
@@ -77,6 +81,17 @@ class Person:
     def server_side(self, file: Object, *flags: str) -> str:
         return self.kubectl("apply", "--server-side", *flags, "-f", "-", file=file)
 
+    def servepipe(self, file: Object, *flags: str) -> str:
+        """`servepipe apply`; its kubeconfig is that of kubectl."""
+        path = self.folder / "pipeline.json"
+        path.write_text(json.dumps(file))
+        place = ("-n", self.namespace, "--kubeconfig", str(self.plane.kubeconfig))
+        complaint = io.StringIO()
+        with contextlib.redirect_stderr(complaint):
+            status = main(["apply", "-f", str(path), "--no-wait", *place, *flags])
+        assert (status == 0) == (complaint.getvalue() == ""), complaint.getvalue()
+        return complaint.getvalue()
+
     def patch(self, file: Object) -> str:
         return self.kubectl("patch", "svp", NAME, "--type=merge", "-p", json.dumps({"spec": file["spec"]}))
 
@@ -103,6 +118,7 @@ AUTHORS: dict[str, tuple[Callable[[Person, Object], str], Callable[[Person, Obje
     "kubectl apply --server-side": (Person.server_side, Person.server_side),
     "kubectl patch --type merge": (Person.create, Person.patch),
     "kubectl edit": (Person.create, Person.edit),
+    "servepipe apply": (Person.servepipe, Person.servepipe),
 }
 OPS: dict[str, Callable[[Person], str]] = {
     "kubectl apply": lambda ops: ops.apply(pipeline(replicas=7)),

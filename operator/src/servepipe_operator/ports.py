@@ -9,9 +9,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from servepipe_operator.engine.state import Application, Capacity, Event, Json, Record, RoutingAck
+from servepipe.api.problem import Problem
+from servepipe.api.v1alpha1 import ServePipeline
+from servepipe_operator.engine.pools import Slot
+from servepipe_operator.engine.state import (
+    Application,
+    Capacity,
+    ClusterPlan,
+    ClusterProblem,
+    Event,
+    Json,
+    Record,
+    RoutingAck,
+)
 
 __all__ = [
+    "Cluster",
+    "ClusterState",
     "ConflictError",
     "Events",
     "History",
@@ -98,11 +112,49 @@ class Events(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class ClusterState:
+    """The Kubernetes side of a pipeline.
+
+    Args:
+        problem: Why the RayCluster takes nothing now, or None.
+        slots: Its worker groups in their order.
+        absent: No Ray of this pipeline can be running.
+        up: The head is said to be ready: if it does not answer all the same, nobody knows what runs.
+    """
+
+    problem: ClusterProblem | None
+    slots: tuple[Slot, ...] = ()
+    absent: bool = False
+    up: bool = True
+
+
+class Cluster(Protocol):
+    """The objects of one pipeline beside its history."""
+
+    async def look(self, kept: Json | None) -> ClusterState:
+        """What there is of the cluster that `Checkpoint.cluster` names; None: none was decided on yet."""
+        ...
+
+    async def refusals(self, pipeline: ServePipeline) -> tuple[Problem, ...]:
+        """What the API server has against the pods of a spec that is not accepted yet."""
+        ...
+
+    async def apply(self, plan: ClusterPlan) -> tuple[ClusterProblem, ...]:
+        """Make it so, as far as it goes; what does not go is answered.
+
+        Raises:
+            UnreachableError: The API server does not answer, or something changed meanwhile: look again.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
 class Ports:
-    """All of them, for one pipeline."""
+    """All of them, for one pipeline. ``cluster`` is None on one machine."""
 
     serve: ServeApi
     routing: Routing
     history: History
     status: StatusWriter
     events: Events
+    cluster: Cluster | None = None

@@ -1,28 +1,47 @@
 """One look at a pipeline: observe, plan, act. The same for every shell.
 
-    observe ─▶ plan ─▶ records ─▶ PUT ─▶ status ─▶ events ─▶ prune
+    observe ─▶ plan ─▶ records ─▶ cluster ─▶ PUT ─▶ status ─▶ events ─▶ prune
 
 The order matters. Records come before anything of them is sent to Ray, so that a process that is killed in between
-finds out what it was doing. Status comes after the PUT, so that it never tells of something that was not sent.
+finds out what it was doing. The cluster's worker groups come before the actors that ask for them. Status comes after
+the PUT, so that it never tells of something that was not sent.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
+from servepipe.api.problem import Problem
 from servepipe.api.v1alpha1 import ServePipeline
 from servepipe_operator.engine.conditions import Condition
+from servepipe_operator.engine.goal import spec_name
+from servepipe_operator.engine.history import decided as decided_by
 from servepipe_operator.engine.names import INGRESS
 from servepipe_operator.engine.plan import plan
-from servepipe_operator.engine.state import Capacity, Environment, Json, Observed, Plan, RoutingAck
+from servepipe_operator.engine.state import (
+    Capacity,
+    ClusterProblem,
+    Environment,
+    Event,
+    Json,
+    Observed,
+    Plan,
+    RoutingAck,
+)
 from servepipe_operator.engine.status import with_problem
-from servepipe_operator.ports import Ports, ServeRejectedError, UnreachableError
+from servepipe_operator.ports import ClusterState, Ports, ServeRejectedError, UnreachableError
 
 __all__ = ["observe", "reconcile"]
 
 
-async def reconcile(pipeline: ServePipeline, ports: Ports, environment: Environment, now: float) -> Plan:
+async def reconcile(
+    pipeline: ServePipeline, ports: Ports, environment: Environment, now: float, refused: Sequence[Problem] = ()
+) -> Plan:
     """Look once and act.
+
+    Args:
+        refused: Why ``pipeline`` is not the resource as it stands, but what was accepted before.
 
     Returns:
         The plan as carried out: its status is the one that counts, ``look_again_after_s`` says when to come back.
@@ -31,12 +50,18 @@ async def reconcile(pipeline: ServePipeline, ports: Ports, environment: Environm
         UnreachableError: History or status could not be reached; nothing may be done without them. As a
             `ConflictError`, what was read of history is out of date: nothing was sent, look again.
     """
-    observed = await observe(ports)
+    observed = await observe(pipeline, ports, refused)
     decided = plan(pipeline, observed, environment, now)
     for record in decided.records:
         await ports.history.write(record)
+    troubles: tuple[ClusterProblem, ...] = ()
+    if ports.cluster is not None and decided.cluster is not None:
+        troubles = await ports.cluster.apply(decided.cluster)
+    if any(trouble.blocking for trouble in troubles):
+        decided = replace(decided, serve_config=None, begun=())
     if decided.serve_config is not None:
         decided = await _put(pipeline, ports, environment, now, observed, decided)
+    decided = _told(decided, observed, troubles, environment, now)
     if decided.status != observed.status:
         await ports.status.write(decided.status)
     for event in (*decided.events, *decided.begun):
@@ -46,35 +71,59 @@ async def reconcile(pipeline: ServePipeline, ports: Ports, environment: Environm
     return decided
 
 
-async def observe(ports: Ports) -> Observed:
+async def observe(pipeline: ServePipeline, ports: Ports, refused: Sequence[Problem] = ()) -> Observed:
     """Everything that the engine may know. What does not answer is marked as such and never guessed."""
     records = await ports.history.list()
     status = await ports.status.read()
+    seen = Observed("NotStarted", records=records, status=status, refused=tuple(refused))
+    if ports.cluster is None:
+        return await _observe_serve(ports, seen, None)
+    kept = decided_by(records)
+    state = await ports.cluster.look(kept.get("cluster"))
+    if not refused and kept.get("spec") != spec_name(pipeline.spec):
+        seen = replace(seen, refused=await ports.cluster.refusals(pipeline))
+    seen = replace(seen, slots=state.slots, cluster=state.problem)
+    return seen if state.absent else await _observe_serve(ports, seen, state)
+
+
+async def _observe_serve(ports: Ports, seen: Observed, state: ClusterState | None) -> Observed:
     try:
         applications = await ports.serve.applications()
     except UnreachableError as error:
-        return Observed("Unreachable", str(error), records=records, status=status)
+        ready, not_ready = await _ready(ports) if state is not None else (None, ())
+        if state is not None and not state.up and ready is None:
+            return replace(seen, detail=str(error))
+        return replace(seen, serve="Unreachable", detail=str(error), ready=ready, not_ready=not_ready)
     if applications is None:
-        return Observed("NotStarted", records=records, status=status)
+        return seen
     acks: tuple[RoutingAck, ...] | None = None
-    ready: bool | None = None
-    not_ready: tuple[str, ...] = ()
+    ready, not_ready = None, ()
     if INGRESS in applications:
-        try:
-            ready, not_ready = await ports.routing.ready()
-            acks = await ports.routing.acks()
-        except UnreachableError:
-            pass  # the engine waits for those who did not answer
-    return Observed(
-        "Running",
+        ready, not_ready = await _ready(ports)
+        acks = await _acks(ports) if ready is not None else None
+    return replace(
+        seen,
+        serve="Running",
         applications=applications,
         acks=acks,
         ready=ready,
         not_ready=not_ready,
-        records=records,
-        status=status,
         capacity=await _capacity(ports),
     )
+
+
+async def _ready(ports: Ports) -> tuple[bool | None, tuple[str, ...]]:
+    try:
+        return await ports.routing.ready()
+    except UnreachableError:
+        return None, ()  # the engine waits for those who did not answer
+
+
+async def _acks(ports: Ports) -> tuple[RoutingAck, ...] | None:
+    try:
+        return await ports.routing.acks()
+    except UnreachableError:
+        return None
 
 
 async def _capacity(ports: Ports) -> Capacity | None:
@@ -101,3 +150,21 @@ async def _put(
         status = with_problem(decided.status, observed.status, condition, now)
         return replace(decided, status=status, begun=(), prune=(), look_again_after_s=environment.steady_s)
     return decided
+
+
+def _told(
+    decided: Plan, observed: Observed, troubles: Sequence[ClusterProblem], environment: Environment, now: float
+) -> Plan:
+    """The plan with what the cluster lacks in its status: what callers reach is not what the spec asks for."""
+    stalled = [problem for problem in (observed.cluster, *troubles) if problem is not None and problem.stalled]
+    news = [Event("Warning", problem.reason, problem.message) for problem in stalled]
+    if troubles:
+        first = troubles[0]
+        message = "; ".join(trouble.message for trouble in troubles)
+        conditions = [Condition("Ready", "False", first.reason, message)]
+        conditions += [Condition("Stalled", "True", first.reason, message)] if first.stalled else []
+        status = decided.status
+        for condition in conditions:
+            status = with_problem(status, observed.status, condition, now)
+        decided = replace(decided, status=status, prune=(), look_again_after_s=environment.changing_s)
+    return replace(decided, events=(*decided.events, *news))

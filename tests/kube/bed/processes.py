@@ -23,8 +23,14 @@ class DeadlineError(AssertionError):
     """A deadline passed; the message says what was waited for and what was seen last."""
 
 
-def wait_for(what: str, check: Callable[[], T], timeout: float = 30.0, evidence: Callable[[], str] = lambda: "") -> T:
-    """The first truthy value of `check`, asked until `timeout` seconds have passed.
+def wait_for(
+    what: str,
+    check: Callable[[], T],
+    timeout: float = 30.0,
+    evidence: Callable[[], str] = lambda: "",
+    pause: float = 0.02,
+) -> T:
+    """The first truthy value of `check`, asked every `pause` seconds until `timeout` seconds have passed.
 
     Its AssertionErrors and OSErrors mean: not yet. Raises DeadlineError.
     """
@@ -39,7 +45,7 @@ def wait_for(what: str, check: Callable[[], T], timeout: float = 30.0, evidence:
             seen = error
         if time.monotonic() > deadline:
             raise DeadlineError(f"waited {timeout:g} s for {what}; last seen: {seen!r}\n{evidence()}")
-        time.sleep(0.02)
+        time.sleep(pause)
 
 
 def free_ports(count: int) -> list[int]:

@@ -37,7 +37,7 @@ moments) is looked for in vain for 30 s, and then made only when something else 
 stand-in does so too, as much faster as everything else.
 
 What is otherwise than in KubeRay: the containers' commands and the hash of a spec have another form; no webhooks,
-Ingress, batch schedulers, TLS, NetworkPolicy and history server; Redis is not emptied by a Job. A pod has no node, so it
-is gone at once when it is deleted (a finalizer on the template keeps it Terminating), and port-forward, exec and the API
-server's Service proxy do not reach it.
+Ingress, batch schedulers, TLS, NetworkPolicy and history server; Redis is not emptied by a Job. A pod has no node, so
+it is gone at once when it is deleted (a finalizer on the template keeps it Terminating), and port-forward, exec and the
+API server's Service proxy do not reach it.
 """

@@ -60,10 +60,14 @@ class Addresses:
                 transport.abort()
 
     async def close(self) -> None:
-        """Everything, also what hangs."""
-        for server in self._servers.values():
-            server.close()
-        await self._protocols.shutdown(timeout=0.1)
+        """Stop to listen anywhere; every connection is gone when this returns."""
+        servers = list(self._servers.values())
+        for ip, port in list(self._servers):
+            self.refuse(ip, port)
+        await self._protocols.shutdown(0.1)
+        for server in servers:
+            await server.wait_closed()
+        await asyncio.sleep(0)  # transports that were aborted close in the loop's next round
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         assert request.transport is not None

@@ -130,6 +130,7 @@ def in_thread(kubeconfig: Path, pace: Pace | None = None) -> KubeRay:
             return
         made.set_result(standin)
         await stopping.wait()
+        await standin.stop()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         # Connections end in later rounds of the loop.

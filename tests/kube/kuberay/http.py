@@ -109,7 +109,7 @@ def _proxy(cluster: RayCluster, pod: str, request: web.BaseRequest) -> web.Respo
     serve = cluster.serve
     serve.settle()
     on_head = cluster.head is not None and cluster.head.pod == pod
-    if not serve.running or not (on_head or pod in serve.proxied()):
+    if not serve.running or not (on_head or serve.proxy_answers(pod)):
         return web.Response(status=503, text="there is no proxy here")
     path = request.path
     if path == "/-/healthz":

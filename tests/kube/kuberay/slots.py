@@ -32,6 +32,8 @@ class Node:
     ip: str
     resources: Resources
     idle_since: float = field(default_factory=time.time)
+    served: bool = False
+    """It had a replica at some time."""
 
 
 class SlotServe(SimulatedServe):
@@ -65,7 +67,7 @@ class SlotServe(SimulatedServe):
         now = self.clock.now
         for node in self.nodes.values():
             if node.name in busy:
-                node.idle_since = now
+                node.idle_since, node.served = now, True
 
     def place(self, application: SimApplication, replica: SimReplica) -> bool:
         wanted = demand(application)
@@ -101,6 +103,12 @@ class SlotServe(SimulatedServe):
     def proxied(self) -> set[str]:
         """Nodes where Serve's proxy answers: those with a replica that serves."""
         return {replica.node for _, replica in self._placed() if replica.alive}
+
+    def proxy_answers(self, name: str) -> bool:
+        """Whether requests to a node are answered: without replicas a proxy drains for a while, and is not ready."""
+        node = self.nodes.get(name)
+        drains = node is not None and node.served and self.clock.now - node.idle_since < self.timing.proxy_drain_s
+        return drains or name in self.proxied()
 
     def next_due(self) -> float | None:
         """When `settle` will have something to do, if nobody does anything before."""

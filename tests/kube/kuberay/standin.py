@@ -69,6 +69,10 @@ class StandIn:
         }
         self.ready = asyncio.Event()
 
+    async def stop(self) -> None:
+        """To be called before `run` is cancelled: leaves no connection behind."""
+        await self._api.disconnect()
+
     async def run(self) -> None:
         """Until cancelled."""
         async with self._api:

@@ -192,6 +192,9 @@ def test_deploying_is_left_to_the_backend(file: Path, monkeypatch: pytest.Monkey
     seen: list[Any] = []
 
     class Backend:
+        def __init__(self, name: str) -> None:
+            assert name == "local"
+
         def deploy(self, resource: Any, *, import_root: Path | None) -> str:
             seen.append((resource.name, import_root))
             return "handle"

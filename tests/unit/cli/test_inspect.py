@@ -76,9 +76,31 @@ def test_a_difference_has_colours_on_a_terminal(
     run: Run, write: Write, compiled: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write("other.yaml", compiled.read_text().replace("args: [2]", "args: [3]"))
-    monkeypatch.setattr("servepipe.cli.inspect.sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("servepipe.cli.difference.sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.delenv("NO_COLOR", raising=False)
     ran = run("diff", compiled, "other.yaml")
     assert "\033[31m-      args: [2]\033[0m\n\033[32m+      args: [3]\033[0m\n" in ran.out
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\033" not in run("diff", compiled, "other.yaml").out
+
+
+def test_one_file_is_compared_with_a_cluster_by_another_distribution(
+    run: Run, compiled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+
+    class Entry:
+        def load(self) -> Any:
+            return lambda arguments: seen.append((arguments.old, arguments.namespace, arguments.context)) or 1
+
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda **wanted: [Entry()])
+    assert run("diff", compiled, "-n", "shop", "--kube").status == 1
+    assert seen == [(str(compiled), "shop", None)]
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda **wanted: [])
+    ran = run("diff", compiled)
+    assert ran.status == 2
+    assert 'pip install "servepipe[operator]"' in ran.err
+    assert "two files are compared without a cluster" in run("diff", compiled, compiled, "-n", "shop").err
 
 
 @pytest.mark.parametrize(

@@ -131,7 +131,9 @@ def test_a_plug_in_whose_extra_is_missing(monkeypatch: pytest.MonkeyPatch, run: 
     assert run("--help").status == 0
 
 
-@pytest.mark.parametrize(("module", "extra"), [("ray.serve", "runtime"), ("kopf", "operator"), ("unheard_of", "local")])
+@pytest.mark.parametrize(
+    ("module", "extra"), [("ray.serve", "runtime"), ("prometheus_client", "operator"), ("unheard_of", "local")]
+)
 def test_a_command_whose_extra_is_missing(monkeypatch: pytest.MonkeyPatch, run: Run, module: str, extra: str) -> None:
     def command(arguments: argparse.Namespace) -> None:
         raise ModuleNotFoundError(f"No module named {module!r}", name=module)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from servepipe_operator.controller.queue import Backoff, WorkQueue, run_workers
+from servepipe_operator.controller.queue import Backoff, WorkQueue, has, run_workers
 
 
 @dataclass
@@ -225,3 +225,136 @@ def test_with_real_workers_every_last_add_is_followed_by_a_run(
         assert unplanned == []
 
     asyncio.run(check())
+
+
+async def test_work_that_takes_long_gives_its_place_to_another_key_up_to_a_limit() -> None:
+    queue: WorkQueue[int] = WorkQueue()
+    let_go, at_once, most_seen = asyncio.Event(), 0, 0
+    ended: list[int] = []
+    all_hang = asyncio.Event()
+
+    async def work(key: int) -> float | None:
+        nonlocal at_once, most_seen
+        at_once += 1
+        most_seen = max(most_seen, at_once)
+        if at_once == 5:
+            all_hang.set()
+        await let_go.wait()
+        at_once -= 1
+        ended.append(key)
+        if len(ended) == 12:
+            queue.close()
+        elif at_once == 0:
+            assert len(ended) >= 5
+        return None
+
+    for key in range(12):
+        queue.add(key)
+    task = asyncio.create_task(
+        run_workers(queue, work, 2, Backoff(), lambda *_: pytest.fail("no error"), slow_s=0.01, most=5)
+    )
+    async with asyncio.timeout(10):  # until as many hang as may
+        await all_hang.wait()
+    assert queue.depth == 7
+    let_go.set()
+    async with asyncio.timeout(10):  # until all were worked on, with the places that are left
+        await task
+    assert sorted(ended) == list(range(12))
+    assert most_seen == 5
+
+
+async def test_work_is_cancelled_after_its_limit_and_counts_as_failed() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    queue.add("a")
+    errors: list[Exception] = []
+
+    async def work(key: str) -> float | None:
+        await asyncio.Event().wait()
+        return None
+
+    def failed(key: str, error: Exception, again_s: float) -> None:
+        errors.append(error)
+        queue.close()
+
+    async with asyncio.timeout(10):  # until the worker ended
+        await run_workers(queue, work, 1, Backoff(), failed, limit_s=0.01)
+    assert isinstance(errors[0], TimeoutError)
+
+
+async def test_a_worker_survives_work_that_was_cancelled_by_something_else() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    queue.add("a")
+    errors: list[str] = []
+
+    async def work(key: str) -> float | None:
+        if errors:
+            queue.close()
+            return None
+        other = asyncio.create_task(asyncio.sleep(60))
+        other.cancel()
+        await other
+        return None
+
+    async with asyncio.timeout(10):  # until the second look
+        await run_workers(queue, work, 1, Backoff(0.001), lambda key, error, _: errors.append(str(error)))
+    assert errors == ["something that the work waited for was cancelled"]
+
+
+async def test_what_is_fatal_is_found_in_a_group_too() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    queue.add("a")
+
+    async def work(key: str) -> float | None:
+        raise ExceptionGroup("of a task group", [ValueError("x"), PermissionError("lost")])
+
+    with pytest.raises(ExceptionGroup) as raised:
+        async with asyncio.timeout(10):  # until the worker ended
+            await run_workers(queue, work, 1, Backoff(), lambda *_: pytest.fail("not fatal"), (PermissionError,))
+    assert has(raised.value, (PermissionError,))
+    assert not has(raised.value, (KeyError,))
+
+
+class CountingQueue(WorkQueue[str]):
+    """Counts how often somebody looks whether there is a key."""
+
+    takes = 0
+
+    def take(self) -> str | None:
+        self.takes += 1
+        return super().take()
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.01])
+async def test_a_key_wakes_one_of_those_who_wait(after_s: float) -> None:
+    queue = CountingQueue()
+    waiting = [asyncio.create_task(queue.get()) for _ in range(100)]
+    await asyncio.sleep(0)
+    queue.takes = 0
+    queue.add_after("a", after_s)
+    async with asyncio.timeout(10):  # until somebody has it
+        done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    assert [task.result() for task in done] == ["a"]
+    assert queue.takes == 1
+    queue.close()
+    assert await asyncio.gather(*waiting) == [task.result() for task in waiting]
+
+
+async def test_a_key_whose_taker_is_cancelled_goes_to_another_one() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    first, second = asyncio.create_task(queue.get()), asyncio.create_task(queue.get())
+    await asyncio.sleep(0)
+    queue.add("a")
+    first.cancel()
+    async with asyncio.timeout(10):  # until the other one has it
+        assert await second == "a"
+    assert first.cancelled()
+
+
+async def test_a_timer_that_comes_earlier_than_the_one_waited_for_is_not_missed() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    queue.add_after("late", 3600)
+    waiting = asyncio.create_task(queue.get())
+    await asyncio.sleep(0)
+    queue.add_after("early", 0.01)
+    async with asyncio.timeout(10):  # until it is due
+        assert await waiting == "early"

@@ -15,8 +15,8 @@ import pytest
 from servepipe.cli.trouble import report
 from servepipe.errors import RunError, ServePipeError
 from servepipe_operator.adapters.processes import Process
+from servepipe_operator.commands import register
 from servepipe_operator.local import supervisor
-from servepipe_operator.local.commands import register
 from servepipe_operator.local.control import ControlServer
 from servepipe_operator.local.run_folder import Run, RunFolder
 

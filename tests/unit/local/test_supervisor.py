@@ -16,7 +16,7 @@ from servepipe_operator.local.run_folder import RunFolder
 from servepipe_operator.local.run_record import RunRecord
 from servepipe_operator.local.sources import Compiled
 from servepipe_operator.local.supervisor import Options, Supervisor
-from servepipe_operator.local.view import QuietView
+from servepipe_operator.view import QuietView
 
 COMPILED = Compiled(SMALL, "small", "/project", {}, ())
 

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from servepipe_operator.objects.names import Owner, cluster_name, labels, metadata, ownership
-from servepipe_operator.objects.versions import version_mismatch, version_problem
+from servepipe_operator.engine.names import cluster_name
+from servepipe_operator.engine.versions import version_mismatch, version_problem
+from servepipe_operator.objects.names import Owner, labels, metadata, ownership
 
 
 def test_the_cluster_of_the_longest_name_fits() -> None:

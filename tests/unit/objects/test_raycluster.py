@@ -13,13 +13,13 @@ from small_specs import make_spec
 
 from servepipe.api.v1alpha1 import Spec
 from servepipe.runtime.flags import serve_environment
+from servepipe_operator.engine.pools import PodWish, Wanted, assign
 from servepipe_operator.engine.state import Json
+from servepipe_operator.engine.wishes import ingress_wish, node_wish
 from servepipe_operator.objects.names import Owner
 from servepipe_operator.objects.patch import patch
 from servepipe_operator.objects.pods import CONTENTS_ANNOTATION
-from servepipe_operator.objects.pools import PodWish, Wanted, assign
 from servepipe_operator.objects.raycluster import environment_of, raycluster, slots_of
-from servepipe_operator.objects.wishes import ingress_wish, node_wish
 
 OWNER = Owner("diamond", "shop", "uid-1", "main")
 FULL_NODE: Json = {

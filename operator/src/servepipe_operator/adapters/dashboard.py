@@ -37,14 +37,16 @@ class Place:
     """A Service and the pod behind it.
 
     Args:
-        port: The Service's port, which is also the pod's.
+        port: The Service's port.
         pod_ip: Where it is known; needed by the way ``pod-ip``.
+        pod_port: The pod's port; 0: the same.
     """
 
     namespace: str
     service: str
     port: int
     pod_ip: str = ""
+    pod_port: int = 0
 
 
 def base_url(way: DashboardWay, place: Place, access: Access, cluster_domain: str = "cluster.local") -> str:
@@ -56,7 +58,7 @@ def base_url(way: DashboardWay, place: Place, access: Access, cluster_domain: st
             if not place.pod_ip:
                 raise UnreachableError(f"the pod behind Service {place.namespace}/{place.service} has no IP yet")
             host = f"[{place.pod_ip}]" if ":" in place.pod_ip else place.pod_ip
-            return f"http://{host}:{place.port}"
+            return f"http://{host}:{place.pod_port or place.port}"
         case "proxy":
             path = f"/api/v1/namespaces/{place.namespace}/services/{place.service}:{place.port}/proxy"
             return access.url + path

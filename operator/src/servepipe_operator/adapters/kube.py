@@ -12,9 +12,8 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import asynccontextmanager
 from typing import Any
-from urllib.parse import quote
 
 import aiohttp
 
@@ -29,35 +28,18 @@ from servepipe_operator.adapters.kube_errors import (
     Unavailable,
     error_from,
 )
+from servepipe_operator.adapters.kube_resource import Page, Resource
+from servepipe_operator.adapters.kube_watch import follow
 from servepipe_operator.adapters.limits import RateLimit
 from servepipe_operator.engine.state import Json
 
-__all__ = ["Kube", "Resource"]
+__all__ = ["Kube", "Page", "Resource"]
 
 FIELD_MANAGER = "servepipe"
 PAGE = 500
 # How often, and how many seconds in total, an overloaded server is asked again.
 BUSY_ATTEMPTS = 4
 BUSY_MOST_S = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Resource:
-    """One kind: its API version as in ``apiVersion``, kind, and plural."""
-
-    api_version: str
-    kind: str
-    plural: str
-    namespaced: bool = True
-
-    def path(self, namespace: str = "", name: str = "", subresource: str = "") -> str:
-        """The path of a collection (no name), an object, or a subresource; no namespace means all of them."""
-        parts = ["api" if "/" not in self.api_version else "apis", *self.api_version.split("/")]
-        if self.namespaced and namespace:
-            parts += ["namespaces", namespace]
-        parts.append(self.plural)
-        parts += [part for part in (name, subresource) if part]
-        return "/" + "/".join(quote(part, safe="") for part in parts)
 
 
 OnRequest = Callable[[str, str, int, float], None]
@@ -77,6 +59,7 @@ class Kube:
         timeout_s: For one request, all in all.
         allowed: Asked before every write; raises where this process must not write (any more).
         on_request: Told the verb, the plural, the HTTP status (0: no answer) and the seconds of each request.
+        manager: Under which name the API server notes who set a field.
         sleep: Replaced by tests.
     """
 
@@ -90,6 +73,7 @@ class Kube:
         timeout_s: float = 20.0,
         allowed: Callable[[], None] = lambda: None,
         on_request: OnRequest = _unmeasured,
+        manager: str = FIELD_MANAGER,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._session = session
@@ -99,6 +83,7 @@ class Kube:
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
         self._allowed = allowed
         self._on_request = on_request
+        self._manager = manager
         self._sleep = sleep
 
     async def get(self, resource: Resource, namespace: str, name: str) -> Json:
@@ -107,14 +92,15 @@ class Kube:
 
     async def pages(
         self, resource: Resource, namespace: str = "", labels: str = "", fields: str = ""
-    ) -> AsyncIterator[tuple[Json, ...]]:
+    ) -> AsyncIterator[Page]:
         """Objects page by page. Raises `Gone` when the list grew too old in the middle."""
         token = ""
         while True:
             query = {"limit": str(PAGE), "labelSelector": labels, "fieldSelector": fields, "continue": token}
             body = await self._call("list", resource, resource.path(namespace), query=query)
-            yield tuple(body.get("items") or ())
-            token = (body.get("metadata") or {}).get("continue") or ""
+            metadata = body.get("metadata") or {}
+            yield Page(tuple(body.get("items") or ()), str(metadata.get("resourceVersion") or ""))
+            token = metadata.get("continue") or ""
             if not token:
                 return
 
@@ -125,21 +111,57 @@ class Kube:
         for attempt in (1, 2):
             try:
                 pages = self.pages(resource, namespace, labels, fields)
-                return tuple([item async for page in pages for item in page])
+                return tuple([item async for page in pages for item in page.items])
             except Gone:
                 if attempt == 2:
                     raise
         raise AssertionError("unreachable")
 
+    @asynccontextmanager
+    async def watch(
+        self,
+        resource: Resource,
+        namespace: str = "",
+        labels: str = "",
+        fields: str = "",
+        *,
+        since: str,
+        seconds: int = 300,
+    ) -> AsyncIterator[AsyncIterator[Json]]:
+        """What changes after the version ``since``; entered once the server agreed. See `kube_watch.changes`.
+
+        Args:
+            seconds: After which the server ends it, so that many watches spread over many servers again.
+        """
+        path = resource.path(namespace)
+        query = {"watch": "1", "allowWatchBookmarks": "true", "resourceVersion": since, "timeoutSeconds": str(seconds)}
+        query |= {"labelSelector": labels, "fieldSelector": fields}
+        await self._rate.wait()
+        async with follow(
+            self._session,
+            f"watch {path}",
+            self._access.url + path,
+            {key: value for key, value in query.items() if value},
+            await self._credentials(f"watch {path}"),
+            self._access.ssl_context or True,
+            lambda code, seconds: self._on_request("watch", resource.plural, code, seconds),
+        ) as changes:
+            yield changes
+
     async def create(self, resource: Resource, body: Json, *, dry_run: bool = False) -> Json:
         """A new object, or with ``dry_run`` only what the server would say to it."""
-        query = {"fieldManager": FIELD_MANAGER, "dryRun": "All" if dry_run else ""}
+        query = {"fieldManager": self._manager, "dryRun": "All" if dry_run else ""}
         path = resource.path(_namespace(body))
         return await self._call("create", resource, path, "POST", query=query, body=body)
 
-    async def apply(self, resource: Resource, body: Json) -> Json:
-        """Server-side apply with force: create or change what ``body`` says and drop what we no longer say."""
-        return await self._apply(resource, body, "")
+    async def apply(self, resource: Resource, body: Json, *, force: bool = True, dry_run: bool = False) -> Json:
+        """Server-side apply: create or change what ``body`` says and drop what we no longer say.
+
+        Args:
+            force: Take the fields that others hold with another value; without, they are a `Conflict` that names them.
+            dry_run: Only answer with the object as it would become.
+        """
+        return await self._apply(resource, body, "", force=force, dry_run=dry_run)
 
     async def apply_status(self, resource: Resource, body: Json) -> Json:
         """Like `apply` for ``/status``; never creates the object."""
@@ -153,7 +175,7 @@ class Kube:
                 resource,
                 resource.path(namespace, name),
                 "PATCH",
-                query={"fieldManager": FIELD_MANAGER},
+                query={"fieldManager": self._manager},
                 body=tuple(operations),
                 content_type="application/json-patch+json",
             )
@@ -166,7 +188,7 @@ class Kube:
     async def update(self, resource: Resource, body: Json) -> Json:
         """Replace an object; with its resourceVersion in ``body``, only if it did not change meanwhile."""
         path = resource.path(_namespace(body), body["metadata"]["name"])
-        return await self._call("update", resource, path, "PUT", query={"fieldManager": FIELD_MANAGER}, body=body)
+        return await self._call("update", resource, path, "PUT", query={"fieldManager": self._manager}, body=body)
 
     async def delete(
         self,
@@ -200,13 +222,19 @@ class Kube:
         """What other sessions need to speak to the same server."""
         return self._access
 
-    async def _apply(self, resource: Resource, body: Json, subresource: str) -> Json:
+    async def _apply(
+        self, resource: Resource, body: Json, subresource: str, *, force: bool = True, dry_run: bool = False
+    ) -> Json:
         return await self._call(
             "apply",
             resource,
             resource.path(_namespace(body), body["metadata"]["name"], subresource),
             "PATCH",
-            query={"fieldManager": FIELD_MANAGER, "force": "true"},
+            query={
+                "fieldManager": self._manager,
+                "force": str(force).lower(),
+                "dryRun": "All" if dry_run else "",
+            },
             body=body,
             content_type="application/apply-patch+yaml",
         )
@@ -241,11 +269,7 @@ class Kube:
         what = f"{verb} {path}"
         code = 0
         async with self._slots:
-            try:
-                credentials = await self._access.headers()
-            except Exception as error:  # a plug-in of the kubeconfig can raise anything
-                raise Unavailable(f"{what}: no credentials: {str(error) or type(error).__name__}") from error
-            headers = credentials | {"Accept": "application/json", "Content-Type": kind}
+            headers = await self._credentials(what) | {"Accept": "application/json", "Content-Type": kind}
             guarded: GuardedBody | None = None
             if method != "GET":
                 self._allowed()
@@ -277,6 +301,12 @@ class Kube:
         except ValueError as error:
             raise Unavailable(f"{what}: the answer is not JSON: {text[:200]}", code) from error
         return answer if isinstance(answer, dict) else {}
+
+    async def _credentials(self, what: str) -> dict[str, str]:
+        try:
+            return await self._access.headers()
+        except Exception as error:  # a plug-in of the kubeconfig can raise anything
+            raise Unavailable(f"{what}: no credentials: {str(error) or type(error).__name__}") from error
 
 
 def _namespace(body: Json) -> str:

@@ -29,6 +29,11 @@ class KubeStatus:
         self._owner = owner
         self._live = live
 
+    @property
+    def latest(self) -> Json | None:
+        """The whole object as it was read or answered last."""
+        return self._live
+
     async def read(self) -> Json:
         """See `servepipe_operator.ports.StatusWriter.read`. Raises `kube_errors.KubeError`."""
         if self._live is None:

@@ -114,15 +114,22 @@ class Elector:
                 f"(any more); it was last seen with {self._holder or 'nobody'}"
             )
 
-    async def acquire(self, on_wait: Callable[[str], None] = lambda why: None) -> None:
-        """Return once this process leads; errors are told to ``on_wait`` and the next look follows."""
+    async def acquire(
+        self, on_wait: Callable[[str], None] = lambda why: None, on_error: Callable[[KubeError], None] | None = None
+    ) -> None:
+        """Return once this process leads.
+
+        Args:
+            on_wait: Told at each look who leads.
+            on_error: Told what went wrong at a look, instead of ``on_wait``; the next look follows.
+        """
         while True:
             try:
                 if await self._try():
                     return
-                on_wait(f"Lease {self._namespace}/{self._name} is held by {self._holder}")
+                on_wait(f"Lease {self._namespace}/{self._name} is held by {self._holder or 'nobody'}")
             except KubeError as error:
-                on_wait(str(error))
+                on_wait(str(error)) if on_error is None else on_error(error)
             await self._sleep(self._times.retry_s * (1 + 0.2 * self._chance()))
 
     async def keep(self) -> None:

@@ -60,7 +60,7 @@ class Metrics:
         build.labels(version, platform.python_version(), installation).set(1)
 
     def reconciled(self, result: str, seconds: float) -> None:
-        """One look ended. ``result``: ok, changed, unreachable, or error."""
+        """One look ended. ``result``: ok, changing, gone, unreachable, cancelled, or error."""
         self._reconciles.labels(result).inc()
         self._seconds.labels(result).observe(seconds)
 

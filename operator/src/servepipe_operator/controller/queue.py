@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
 
-__all__ = ["Backoff", "WorkQueue", "run_workers"]
+__all__ = ["Backoff", "WorkQueue", "has", "run_workers"]
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -66,7 +66,8 @@ class WorkQueue(Generic[Key]):
         self._due: dict[Key, float] = {}  # the earliest timer of each key; entries of _timers that differ are void
         self._timers: list[tuple[float, int, Key]] = []
         self._order = itertools.count()
-        self._changed = asyncio.Event()
+        self._waiters: deque[asyncio.Future[None]] = deque()  # each key that is due wakes one, not all of them
+        self._alarm: asyncio.TimerHandle | None = None  # for the earliest timer, while anyone waits
         self._closed = False
 
     def add(self, key: Key) -> None:
@@ -79,7 +80,7 @@ class WorkQueue(Generic[Key]):
         self._dirty[key] = self._clock()
         if key not in self._active:
             self._ready.append(key)
-            self._changed.set()
+            self._wake()
 
     def add_after(self, key: Key, seconds: float) -> None:
         """Work on ``key`` in ``seconds`` at the latest; an earlier timer or a waiting `add` wins."""
@@ -91,7 +92,8 @@ class WorkQueue(Generic[Key]):
             return
         self._due[key] = due
         heapq.heappush(self._timers, (due, next(self._order), key))
-        self._changed.set()
+        if self._waiters:
+            self._set_alarm()
 
     def take(self) -> Key | None:
         """A key that is due, which is active until `done`; None when there is none."""
@@ -108,16 +110,18 @@ class WorkQueue(Generic[Key]):
         while not self._closed:
             key = self.take()
             if key is not None:
-                if self._ready:
-                    self._changed.set()  # for the next worker
                 return key
-            self._changed.clear()
-            wait = None if not self._timers else max(self._timers[0][0] - self._clock(), 0.001)
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            self._set_alarm()
             try:
-                async with asyncio.timeout(wait):
-                    await self._changed.wait()
-            except TimeoutError:
-                pass
+                await waiter
+            except asyncio.CancelledError:
+                if waiter in self._waiters:
+                    self._waiters.remove(waiter)
+                else:
+                    self._wake()  # the key is for another one now
+                raise
         return None
 
     def done(self, key: Key) -> None:
@@ -125,12 +129,13 @@ class WorkQueue(Generic[Key]):
         self._active.discard(key)
         if key in self._dirty and not self._closed:
             self._ready.append(key)
-            self._changed.set()
+            self._wake()
 
     def close(self) -> None:
         """Give out nothing more and let every `get` return None; what is active goes on."""
         self._closed = True
-        self._changed.set()
+        while self._waiters:
+            self._wake()
 
     @property
     def depth(self) -> int:
@@ -142,6 +147,26 @@ class WorkQueue(Generic[Key]):
         """For how many seconds the oldest due key has waited; 0 when none waits."""
         now = self._clock()
         return max((now - self._dirty[key] for key in self._ready), default=0.0)
+
+    def _wake(self) -> None:
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.cancelled():  # else its task has not run since
+                waiter.set_result(None)
+                return
+
+    def _set_alarm(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        if self._timers:
+            wait = max(self._timers[0][0] - self._clock(), 0.001)
+            self._alarm = asyncio.get_running_loop().call_later(wait, self._ring)
+
+    def _ring(self) -> None:
+        self._fire()
+        if self._waiters:
+            self._set_alarm()
 
     def _fire(self) -> None:
         now = self._clock()
@@ -158,6 +183,10 @@ async def run_workers(
     backoff: Backoff[Key],
     on_error: Callable[[Key, Exception, float], None],
     fatal: tuple[type[Exception], ...] = (),
+    *,
+    slow_s: float = 2.0,
+    most: int = 0,
+    limit_s: float | None = None,
 ) -> None:
     """Work on keys until the queue is closed.
 
@@ -167,23 +196,86 @@ async def run_workers(
         backoff: When to try again after ``work`` raised.
         on_error: Told the key, what was raised, and the seconds until the next attempt.
         fatal: What ends all workers at once instead, as an `ExceptionGroup`; a lost Lease.
+        slow_s: Work that takes longer no longer counts as one of ``workers``: another key gets its place, so that
+            many that wait for something of their own do not hold up the others.
+        most: How many keys at once with those; 0 means sixteen times ``workers``.
+        limit_s: Work that takes longer is cancelled and counts as failed, with a `TimeoutError`.
     """
+    loop = asyncio.get_running_loop()
+    most = most or 16 * workers
+    running = 0
+
+    async def look(key: Key) -> float | None:
+        try:
+            async with asyncio.timeout(limit_s):
+                again_s = await work(key)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            failure: Exception = RuntimeError("something that the work waited for was cancelled")
+        except Exception as error:
+            if has(error, fatal):
+                raise
+            failure = error
+        else:
+            backoff.forget(key)
+            return again_s
+        again_s = backoff.next_s(key)
+        on_error(key, failure, again_s)
+        return again_s
 
     async def worker() -> None:
-        while (key := await queue.get()) is not None:
-            try:
-                again_s = await work(key)
-                backoff.forget(key)
-            except fatal:
-                raise
-            except Exception as error:
-                again_s = backoff.next_s(key)
-                on_error(key, error, again_s)
-            finally:
-                queue.done(key)
-            if again_s is not None:
-                queue.add_after(key, again_s)
+        nonlocal running, most
+        try:
+            while (key := await queue.get()) is not None:
+                place = _Place(loop, slow_s, lambda: running < most and start())
+                try:
+                    again_s = await look(key)
+                finally:
+                    place.end()
+                    queue.done(key)
+                if again_s is not None:
+                    queue.add_after(key, again_s)
+                if place.given:
+                    return  # who got the place keeps it
+        except BaseException:
+            most = 0  # all end; nobody gets a place any more
+            raise
+        finally:
+            running -= 1
+
+    def start() -> bool:
+        nonlocal running
+        running += 1
+        group.create_task(worker())
+        return True
 
     async with asyncio.TaskGroup() as group:
         for _ in range(workers):
-            group.create_task(worker())
+            start()
+
+
+class _Place:
+    """A worker's place among the others, which is given to another one after a while, as soon as there is room."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, after_s: float, give: Callable[[], bool]) -> None:
+        self._loop, self._after_s, self._give = loop, after_s, give
+        self.given = False
+        self._timer = loop.call_later(after_s, self._due)
+
+    def _due(self) -> None:
+        self.given = self._give()
+        if not self.given:
+            self._timer = self._loop.call_later(self._after_s, self._due)
+
+    def end(self) -> None:
+        """The work ended."""
+        self._timer.cancel()
+
+
+def has(error: BaseException, kinds: tuple[type[Exception], ...]) -> bool:
+    """Whether ``error`` is one of ``kinds``, or a group with one of them."""
+    if isinstance(error, BaseExceptionGroup):
+        return any(has(one, kinds) for one in error.exceptions)
+    return isinstance(error, kinds)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from servepipe_operator.engine import defaults
+from servepipe_operator.engine.cluster import wanted_cluster
 from servepipe_operator.engine.deployed import Deployed
 from servepipe_operator.engine.goal import Goal
 from servepipe_operator.engine.health import failure, headline, is_ready
@@ -19,12 +20,12 @@ from servepipe_operator.engine.history import (
 )
 from servepipe_operator.engine.names import INGRESS, application
 from servepipe_operator.engine.rollout import Candidate, Rollout, Stage, View, look, retry_at
-from servepipe_operator.engine.state import Application, Event, Record
+from servepipe_operator.engine.state import Application, Environment, Event, Json, Record
 
 __all__ = ["accept", "advance"]
 
 
-def accept(goal: Goal, memory: Memory, now: float) -> tuple[Checkpoint, list[Record]]:
+def accept(goal: Goal, memory: Memory, environment: Environment, now: float) -> tuple[Checkpoint, list[Record]]:
     """The checkpoint with this spec accepted, and the records of everything in it that is new."""
     before = memory.checkpoint
     sequence = before.sequence + 1 if before else 1
@@ -39,12 +40,15 @@ def accept(goal: Goal, memory: Memory, now: float) -> tuple[Checkpoint, list[Rec
         if application(name, revision) not in memory.revisions:
             records.append(revision_record(application(name, revision), identity, sequence))
     if before is None:
-        return Checkpoint(goal.spec_name, goal.graph_revision, at=now), records
+        return Checkpoint(
+            goal.spec_name, goal.graph_revision, cluster=_cluster(goal, None, environment), at=now
+        ), records
     # A node that never answered and is not wanted any more leaves nothing behind.
     known = {name: unit for name, unit in before.nodes.items() if unit.stable or name in goal.nodes}
     # A graph that never answered anybody needs no protection, and one whose record is lost cannot have any.
     keeps_graph = before.ingress.stable and (before.graph == goal.graph_revision or before.graph in memory.graphs)
     graph = before.graph if keeps_graph else goal.graph_revision
+    before = replace(before, cluster=_cluster(goal, before.cluster, environment))
     if before.spec == goal.spec_name:
         return replace(before, graph=graph, nodes=known), records
     nodes = {
@@ -54,6 +58,10 @@ def accept(goal: Goal, memory: Memory, now: float) -> tuple[Checkpoint, list[Rec
         for name, unit in known.items()
     }
     return replace(before, spec=goal.spec_name, graph=graph, nodes=nodes), records
+
+
+def _cluster(goal: Goal, kept: Json | None, environment: Environment) -> Json | None:
+    return wanted_cluster(goal.accepted, kept, environment.cluster) if environment.cluster else kept
 
 
 def advance(view: View, checkpoint: Checkpoint) -> tuple[Checkpoint, Rollout, list[Event]]:
@@ -135,7 +143,7 @@ def _why_failed(view: View, candidate: Candidate) -> tuple[str, str] | None:
         return why
     deadline_s = view.goal.nodes[candidate.node].live.deadline_s
     if candidate.stage is Stage.STARTING and candidate.watched_s is not None and candidate.watched_s >= deadline_s:
-        return "ProgressDeadlineExceeded", _late(found, deadline_s)
+        return "ProgressDeadlineExceeded", _late(view, found, candidate.node, candidate.revision, deadline_s)
     return None
 
 
@@ -151,13 +159,15 @@ def _why_ingress_failed(view: View, checkpoint: Checkpoint, rollout: Rollout) ->
     if why := failure(found):
         return why
     if rollout.ingress_watched_s is not None and rollout.ingress_watched_s >= view.goal.deadline_s:
-        return "ProgressDeadlineExceeded", _late(found, view.goal.deadline_s)
+        return "ProgressDeadlineExceeded", _late(view, found, INGRESS, rollout.ingress, view.goal.deadline_s)
     return None
 
 
-def _late(found: Application, deadline_s: int) -> str:
+def _late(view: View, found: Application, name: str, revision: str, deadline_s: int) -> str:
+    hindrance = view.hindrance(found, view.identity(name, revision))
     said = found.deployment_message or found.message
-    return f"not healthy after {deadline_s} s" + (f": {headline(said)}" if said else "")
+    why = hindrance.why if hindrance else headline(said) if said else ""
+    return f"not healthy after {deadline_s} s" + (f": {why}" if why else "")
 
 
 def _with_failure(

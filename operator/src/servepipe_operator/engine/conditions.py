@@ -10,10 +10,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from servepipe.api.problem import Problem
 from servepipe_operator.engine.state import Json
 from servepipe_operator.engine.times import timestamp
 
-__all__ = ["Condition", "merged"]
+__all__ = ["Condition", "in_a_line", "merged"]
 
 _MESSAGE_LIMIT = 2000
 
@@ -26,6 +27,12 @@ class Condition:
     status: Literal["True", "False", "Unknown"]
     reason: str
     message: str = ""
+
+
+def in_a_line(problem: Problem) -> str:
+    """A problem as a message has it: ``where: what. What to do``."""
+    told = f"{problem.where}: {problem.what}" if problem.where else problem.what
+    return f"{told}. {problem.fix.rstrip('.')}" if problem.fix else told
 
 
 def merged(now_true: Iterable[Condition], before: object, now: float, generation: int | None) -> list[Json]:

@@ -100,11 +100,13 @@ class Goal:
 
     Args:
         spec_name: Of its record.
+        accepted: The spec as its author wrote it; ``spec`` is the same as JSON.
         graph_revision: Hash of ``graph_data``: the graph, the names of the nodes, and who holds whom.
     """
 
     pipeline: str
     spec_name: str
+    accepted: Spec
     spec: Json
     graph_revision: str
     graph_data: Json
@@ -151,6 +153,7 @@ def read(pipeline: str, spec: Spec, memory: Memory, environment: Environment) ->
     return Goal(
         pipeline=pipeline,
         spec_name=name_of_spec,
+        accepted=spec,
         spec=json,
         graph_revision=name_of(graph_data, memory.graphs),
         graph_data=graph_data,

@@ -19,6 +19,7 @@ __all__ = [
     "Failure",
     "Memory",
     "Unit",
+    "decided",
     "graph_record",
     "prunable",
     "read",
@@ -70,6 +71,7 @@ class Unit:
 class Checkpoint:
     """The commit point: the accepted spec, the graph that callers get, and the stable revisions.
 
+    ``cluster`` is the RayCluster as it was decided when the first spec was accepted (`engine.cluster`), or None.
     ``at`` is when it was written (epoch seconds): whatever became superfluous by it may drain from then on.
     """
 
@@ -77,6 +79,7 @@ class Checkpoint:
     graph: str
     ingress: Unit = field(default_factory=Unit)
     nodes: Mapping[str, Unit] = field(default_factory=dict)
+    cluster: Json | None = None
     at: float = 0.0
     sequence: int = 0
 
@@ -98,6 +101,8 @@ class Checkpoint:
             "ingress": _dump(self.ingress),
             "nodes": {name: _dump(unit) for name, unit in sorted(self.nodes.items())},
         }
+        if self.cluster is not None:
+            data["cluster"] = self.cluster
         return Record("checkpoint", _CHECKPOINT, data, self.sequence)
 
 
@@ -145,6 +150,12 @@ def read(records: Iterable[Record]) -> Memory:
                 checkpoint = record
     found = _load_checkpoint(checkpoint, revisions) if checkpoint else None
     return Memory(found, revisions, graphs, specs, defaults)
+
+
+def decided(records: Iterable[Record]) -> Json:
+    """The checkpoint that counts, as it is written; {} before the first one."""
+    checkpoints = [record for record in records if record.kind == "checkpoint"]
+    return max(checkpoints, key=lambda record: record.sequence).data if checkpoints else {}
 
 
 def revision_record(name: str, identity: Json, sequence: int) -> Record:
@@ -211,6 +222,7 @@ def _load_checkpoint(record: Record, revisions: Mapping[str, Json]) -> Checkpoin
         at=data["at"],
         ingress=_load(INGRESS, data["ingress"], revisions),
         nodes={name: _load(name, unit, revisions) for name, unit in data["nodes"].items()},
+        cluster=data.get("cluster"),
         sequence=record.sequence,
     )
 

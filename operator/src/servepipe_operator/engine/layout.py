@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from servepipe_operator.engine.goal import Live, covers, default_live
 from servepipe_operator.engine.health import alive, building
 from servepipe_operator.engine.history import Checkpoint
 from servepipe_operator.engine.names import INGRESS, application, node_of, revision_of
+from servepipe_operator.engine.placement import Placement, Tenant, place
+from servepipe_operator.engine.pools import Slot
 from servepipe_operator.engine.revisions import held_nodes
-from servepipe_operator.engine.rollout import Candidate, Rollout, Stage, View
+from servepipe_operator.engine.rollout import Candidate, Rollout, Stage, View, without_new_ingress
 from servepipe_operator.engine.scaling import candidate_bounds, stable_bounds
 from servepipe_operator.engine.serve_config import (
     holder_config,
@@ -57,23 +59,40 @@ def to_put(view: View, wanted: Mapping[str, Json]) -> Json | None:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Every application that is to be deployed, by name, and those of them that are only there to drain."""
+    """Every application that is to be deployed.
+
+    Args:
+        applications: By name.
+        draining: Those of them that are only there to drain.
+        rollout: As it can be carried out; something may have to wait for a worker group.
+        waiting: What waits for one, and why, by application; of the ingress ``ingress``.
+        slots: The worker groups that are wanted.
+    """
 
     applications: Mapping[str, Json]
     draining: frozenset[str]
+    rollout: Rollout
+    waiting: Mapping[str, str] = field(default_factory=dict)
+    slots: tuple[Slot, ...] = ()
 
 
 def lay_out(view: View, checkpoint: Checkpoint, rollout: Rollout) -> Layout:
     """What is to be deployed now."""
     if view.goal.suspend:
         draining = _suspended(view, checkpoint)
-        return Layout(draining, frozenset(draining))
+        return Layout(draining, frozenset(draining), rollout, slots=view.slots or ())
     parts = _parts(view, checkpoint, rollout)
     leaving = {
         name: found.config
         for name, found in view.deployed.applications.items()
         if name != INGRESS and name not in parts and found.config and not _removable(view, checkpoint, name)
     }
+    placement = _place(view, checkpoint, rollout, parts, leaving)
+    ingress = _ingress_tenant(rollout.ingress)
+    if ingress in placement.waiting and checkpoint.ingress.stable not in (None, rollout.ingress):
+        held = lay_out(view, checkpoint, without_new_ingress(rollout, checkpoint))
+        return replace(held, waiting={**held.waiting, INGRESS: placement.waiting[ingress]})
+    parts = {name: part for name, part in parts.items() if name not in placement.waiting}
     table = _table(view, checkpoint, rollout)
     wanted: dict[str, Json] = dict(leaving)
     for name, part in parts.items():
@@ -87,6 +106,7 @@ def lay_out(view: View, checkpoint: Checkpoint, rollout: Rollout) -> Layout:
             part.autoscaling,
             _holder_table(part.identity, table, [*parts, *leaving]),
             view.environment,
+            placement.pinned.get(name, {}),
         )
     wanted[INGRESS] = ingress_application(
         view.goal.pipeline,
@@ -96,8 +116,55 @@ def lay_out(view: View, checkpoint: Checkpoint, rollout: Rollout) -> Layout:
         view.goal.ingress,
         table,
         view.environment,
+        placement.pinned.get(ingress, {}),
     )
-    return Layout(wanted, frozenset(leaving))
+    return Layout(wanted, frozenset(leaving), rollout, placement.waiting, placement.slots)
+
+
+def _place(
+    view: View, checkpoint: Checkpoint, rollout: Rollout, parts: Mapping[str, _Part], leaving: Mapping[str, Json]
+) -> Placement:
+    """Everything that needs pods. Without pools nothing is pinned and nothing waits."""
+    if view.slots is None:
+        return Placement({}, {}, ())
+    deployed = view.deployed
+    tenants = []
+    for name, part in parts.items():
+        found = deployed.applications.get(name)
+        first = checkpoint.unit(part.node).stable in (None, part.revision)
+        low, high = part.autoscaling["min_replicas"], part.autoscaling["max_replicas"]
+        tenants.append(Tenant(name, part.node, part.identity, found.config if found else None, low, high, first))
+    for name, config in leaving.items():
+        known = view.memory.revisions.get(name, {})
+        high = len(deployed.applications[name].replicas)
+        tenants.append(Tenant(name, node_of(name), known, config, 0, high, first=False))
+    return place([*tenants, *_ingresses(view, checkpoint, rollout)], view.goal.accepted, view.slots)
+
+
+def _ingresses(view: View, checkpoint: Checkpoint, rollout: Rollout) -> list[Tenant]:
+    """The ingress that is to run, and the one that Serve is about to replace by it, or still replaces."""
+    scale, stable = view.goal.ingress.scale, checkpoint.ingress.stable
+    found = view.deployed.applications.get(INGRESS)
+    revisions = {rollout.ingress, *([stable] if stable else []), *([view.deployed.ingress] if found else [])}
+    tenants = []
+    for revision in sorted(revisions):
+        config = found.config if found and view.deployed.ingress == revision else None
+        if revision != rollout.ingress and config is None:
+            continue  # no replica is added to it, and its group keeps the pods that it has
+        low = scale.low if revision == rollout.ingress else 0
+        identity = view.identity(INGRESS, revision) if _known(view, revision) else {}
+        name = _ingress_tenant(revision)
+        tenants.append(Tenant(name, INGRESS, identity, config, low, scale.high, first=revision == stable or not stable))
+    return tenants
+
+
+def _known(view: View, revision: str) -> bool:
+    return revision == view.goal.ingress.revision or application(INGRESS, revision) in view.memory.revisions
+
+
+def _ingress_tenant(revision: str) -> str:
+    """Two revisions of the ingress are one application in Serve, and yet need two worker groups."""
+    return f"{INGRESS}@{revision}"
 
 
 def _suspended(view: View, checkpoint: Checkpoint) -> dict[str, Json]:

@@ -1,8 +1,18 @@
-"""The names of what runs in Ray."""
+"""The names of what runs in Ray, and of the RayCluster that it runs in."""
 
 from __future__ import annotations
 
-__all__ = ["INGRESS", "INGRESS_DEPLOYMENT", "NODE_DEPLOYMENT", "application", "node_of", "revision_of"]
+from servepipe_operator.engine.revisions import digest
+
+__all__ = [
+    "INGRESS",
+    "INGRESS_DEPLOYMENT",
+    "NODE_DEPLOYMENT",
+    "application",
+    "cluster_name",
+    "node_of",
+    "revision_of",
+]
 
 #: The application (and its deployment) that takes the callers' requests. No node may be called so.
 INGRESS = "ingress"
@@ -25,3 +35,12 @@ def node_of(application_name: str) -> str:
 def revision_of(application_name: str) -> str:
     """``""`` for a name that is not of a node's revision."""
     return application_name.partition(_SEPARATOR)[2]
+
+
+def cluster_name(pipeline: str, uid: str, revision: str) -> str:
+    """The RayCluster's name, at most 50 characters for a pipeline's 44.
+
+    KubeRay finds heads and Secrets by this name alone: a pipeline that is deleted and made again at once, or that
+    needs a second cluster, must not find those of the first.
+    """
+    return f"{pipeline}-{digest([uid, revision], 5)}"

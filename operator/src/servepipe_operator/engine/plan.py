@@ -22,19 +22,29 @@ from servepipe.api.v1alpha1 import ServePipeline, Spec
 from servepipe_operator.engine import goal as goals
 from servepipe_operator.engine import history
 from servepipe_operator.engine.advance import accept, advance
-from servepipe_operator.engine.conditions import Condition
+from servepipe_operator.engine.cluster import cluster_plan, cluster_problems, replacement_problem, wanted_cluster
+from servepipe_operator.engine.conditions import Condition, in_a_line
 from servepipe_operator.engine.deployed import Deployed
 from servepipe_operator.engine.goal import Goal
 from servepipe_operator.engine.history import Checkpoint, Memory
 from servepipe_operator.engine.layout import Layout, lay_out, to_put
-from servepipe_operator.engine.names import INGRESS, application
+from servepipe_operator.engine.names import INGRESS, application, cluster_name
 from servepipe_operator.engine.rollout import View, look, retry_at
-from servepipe_operator.engine.state import Environment, Event, Json, Observed, Plan, Record
+from servepipe_operator.engine.state import (
+    ClusterPlan,
+    ClusterProblem,
+    Environment,
+    Event,
+    Json,
+    Observed,
+    Plan,
+    Record,
+)
 from servepipe_operator.engine.status import blind, report
 from servepipe_operator.engine.times import seconds
 from servepipe_operator.engine.watch import Watch
 
-__all__ = ["plan"]
+__all__ = ["plan", "refused_status"]
 
 
 def plan(pipeline: ServePipeline, observed: Observed, environment: Environment, now: float) -> Plan:
@@ -47,10 +57,12 @@ def plan(pipeline: ServePipeline, observed: Observed, environment: Environment, 
         now: Epoch seconds.
     """
     memory = history.read(observed.records)
-    wrong = _problems(pipeline, memory)
+    wrong = [*observed.refused, *_problems(pipeline, memory, environment)]
+    replacement = None if wrong else _replacement(pipeline, memory, environment)
+    wrong += [replacement] if replacement else []
     generation = pipeline.metadata.generation
     goal = _goal(pipeline, wrong, memory, environment)
-    accepted = _accepted(wrong, goal, environment)
+    accepted = _accepted(wrong, "ClusterReplacementRequired" if replacement else "InvalidSpec", goal, environment)
     if goal is None:
         why = "no spec was accepted yet" if memory.checkpoint is None else "the last accepted spec cannot be read"
         status = blind(observed, accepted, "NotAccepted", why, now, generation)
@@ -59,13 +71,17 @@ def plan(pipeline: ServePipeline, observed: Observed, environment: Environment, 
     if observed.serve == "Unreachable":
         why = observed.detail or "Ray Serve does not answer"
         status = blind(observed, accepted, "Unreachable", why, now, generation)
-        return Plan(status=status, look_again_after_s=environment.changing_s)
+        cluster = None if paused or memory.checkpoint is None else _cluster(pipeline, goal, memory.checkpoint, observed)
+        return Plan(cluster=cluster, status=status, look_again_after_s=environment.changing_s)
 
+    if _moves(goal, memory, environment) and not paused:
+        observed = _in_a_new_cluster(observed)
     view = _view(goal, memory, observed, environment, now)
-    checkpoint, records = accept(goal, memory, now)
+    checkpoint, records = accept(goal, memory, environment, now)
+    cluster = None
     if paused:
-        rollout, told = look(view, checkpoint), []
-        layout, put = Layout({}, frozenset()), None
+        told = []
+        layout, put = Layout({}, frozenset(), look(view, checkpoint)), None
         records = []
     else:
         fresh = memory.checkpoint is None or checkpoint.spec != memory.checkpoint.spec
@@ -74,15 +90,20 @@ def plan(pipeline: ServePipeline, observed: Observed, environment: Environment, 
         told += happened
         checkpoint, records = _committed(checkpoint, memory, records, now)
         layout = lay_out(view, checkpoint, rollout)
-        put = None if goal.suspend and observed.serve == "NotStarted" else to_put(view, layout.applications)
+        resting = goal.suspend and observed.serve == "NotStarted"
+        blocked = observed.cluster is not None and observed.cluster.blocking
+        put = None if resting or blocked else to_put(view, layout.applications)
+        cluster = _cluster(pipeline, goal, checkpoint, observed, layout)
 
+    kept = checkpoint.cluster
     outcome = report(
         view,
         checkpoint,
-        rollout,
+        layout,
         observed,
         accepted=_paused(accepted) if paused else accepted,
-        draining=layout.draining,
+        replacement=in_a_line(replacement) if replacement else "",
+        cluster=cluster_name(pipeline.name, pipeline.metadata.uid or "", kept["revision"]) if kept else "",
         pending_put=put is not None,
         generation=generation,
         url=environment.url,
@@ -90,6 +111,7 @@ def plan(pipeline: ServePipeline, observed: Observed, environment: Environment, 
     changing = (outcome.changing or put is not None) and not paused
     return Plan(
         records=tuple(records),
+        cluster=cluster,
         serve_config=put,
         status=outcome.status,
         events=tuple(told),
@@ -99,13 +121,57 @@ def plan(pipeline: ServePipeline, observed: Observed, environment: Environment, 
     )
 
 
+def refused_status(problems: Sequence[Problem], before: Json, now: float, generation: int | None) -> Json:
+    """The status of a resource that cannot be read at all, before anything was accepted."""
+    accepted = _accepted(problems, "InvalidSpec", None, Environment())
+    observed = Observed("NotStarted", status=before)
+    return blind(observed, accepted, "NotAccepted", "no spec was accepted yet", now, generation)
+
+
 # --- Phases -----------------------------------------------------------------------------------------------------------
 
 
-def _problems(pipeline: ServePipeline, memory: Memory) -> Sequence[Problem]:
+def _problems(pipeline: ServePipeline, memory: Memory, environment: Environment) -> Sequence[Problem]:
     """What is wrong with the spec. One that was accepted stays so: a stricter version of this code stops nobody."""
     known = memory.checkpoint.spec if memory.checkpoint else None
-    return [] if goals.spec_name(pipeline.spec) == known else problems(pipeline)
+    if goals.spec_name(pipeline.spec) == known:
+        return []
+    found = problems(pipeline)
+    return [*found, *cluster_problems(pipeline.spec, environment.cluster)] if environment.cluster else found
+
+
+def _replacement(pipeline: ServePipeline, memory: Memory, environment: Environment) -> Problem | None:
+    if environment.cluster is None or memory.checkpoint is None:
+        return None
+    return replacement_problem(pipeline.spec, memory.checkpoint, environment.cluster)
+
+
+def _moves(goal: Goal, memory: Memory, environment: Environment) -> bool:
+    """Another RayCluster takes the place of one in which nothing ever served."""
+    kept = memory.checkpoint.cluster if memory.checkpoint else None
+    if kept is None or environment.cluster is None:
+        return False
+    return bool(wanted_cluster(goal.accepted, kept, environment.cluster)["revision"] != kept["revision"])
+
+
+def _in_a_new_cluster(observed: Observed) -> Observed:
+    """What is known of a cluster that was only just decided on."""
+    creating = ClusterProblem("Creating", "another RayCluster is being created")
+    return Observed("NotStarted", records=observed.records, status=observed.status, slots=(), cluster=creating)
+
+
+def _cluster(
+    pipeline: ServePipeline, goal: Goal, checkpoint: Checkpoint, observed: Observed, layout: Layout | None = None
+) -> ClusterPlan | None:
+    """The RayCluster; its worker groups as they are while nobody knows what runs."""
+    if checkpoint.cluster is None:
+        return None
+    slots = layout.slots if layout else observed.slots or ()
+    # Pods go after the last request is answered.
+    empty = layout is not None and not layout.applications and not observed.applications
+    suspend = goal.suspend and (empty or observed.serve == "NotStarted")
+    uid = pipeline.metadata.uid or ""
+    return cluster_plan(pipeline.name, uid, checkpoint.cluster, goal.accepted, slots, suspend)
 
 
 def _goal(pipeline: ServePipeline, wrong: Sequence[Problem], memory: Memory, environment: Environment) -> Goal | None:
@@ -127,12 +193,10 @@ def _read_old(pipeline: str, name: str, memory: Memory, environment: Environment
     return goals.read(pipeline, spec, memory, environment)
 
 
-def _accepted(wrong: Sequence[Problem], goal: Goal | None, environment: Environment) -> Condition:
+def _accepted(wrong: Sequence[Problem], reason: str, goal: Goal | None, environment: Environment) -> Condition:
     if wrong:
         kept = "" if goal is None else "; the last accepted spec goes on serving"
-        return Condition(
-            "Accepted", "False", "InvalidSpec", "; ".join(str(one).replace("\n ", "") for one in wrong) + kept
-        )
+        return Condition("Accepted", "False", reason, "; ".join(map(in_a_line, wrong)) + kept)
     notices = [] if goal is None else _notices(goal, environment)
     return Condition("Accepted", "True", "Accepted", "; ".join(notices) or "the spec is valid")
 
@@ -168,6 +232,7 @@ def _view(goal: Goal, memory: Memory, observed: Observed, environment: Environme
         started=_started(observed.status),
         watch=Watch.of(observed.status, now),
         now=now,
+        slots=observed.slots,
     )
 
 

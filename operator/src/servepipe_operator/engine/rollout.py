@@ -28,15 +28,27 @@ from enum import Enum
 
 from servepipe_operator.engine.deployed import Deployed
 from servepipe_operator.engine.goal import Goal, Live, NodeGoal, covers
-from servepipe_operator.engine.health import alive, is_ready, waits_for_room
+from servepipe_operator.engine.health import alive, is_ready
 from servepipe_operator.engine.history import Checkpoint, Failure, Memory, Unit
 from servepipe_operator.engine.names import INGRESS, application
+from servepipe_operator.engine.pools import Slot
+from servepipe_operator.engine.room import Hindrance, hindrance
 from servepipe_operator.engine.scaling import candidate_bounds, wanted
 from servepipe_operator.engine.serve_config import demand
-from servepipe_operator.engine.state import Capacity, Environment, Json
+from servepipe_operator.engine.state import Application, Capacity, Environment, Json
 from servepipe_operator.engine.watch import Watch
 
-__all__ = ["Candidate", "Rollout", "Stage", "View", "attempt_of", "backing_off", "look", "retry_at"]
+__all__ = [
+    "Candidate",
+    "Rollout",
+    "Stage",
+    "View",
+    "attempt_of",
+    "backing_off",
+    "look",
+    "retry_at",
+    "without_new_ingress",
+]
 
 _RETRY_FIRST_S = 300
 _RETRY_MOST_S = 3600
@@ -92,6 +104,7 @@ class View:
         old_lives: Live settings of the nodes by the name of an older spec.
         started: When each candidate's application was started, by name, as far as status tells.
         watch: How long what has a deadline has been watched.
+        slots: As in `Observed`.
     """
 
     goal: Goal
@@ -103,6 +116,7 @@ class View:
     started: Mapping[str, float]
     watch: Watch
     now: float
+    slots: tuple[Slot, ...] | None = None
 
     def identity(self, node: str, revision: str) -> Json:
         """Of a revision of a node or of the ingress, from history or, for what is new, from the goal."""
@@ -110,6 +124,15 @@ class View:
         if goal is not None and goal.revision == revision:
             return goal.identity
         return self.memory.revisions[application(node, revision)]
+
+    def hindrance(self, found: Application | None, identity: Json) -> Hindrance | None:
+        """What keeps replicas of an application from starting."""
+        return hindrance(found, demand(identity, self.environment), self.capacity, self.slots)
+
+    def lacks_room(self, found: Application | None, identity: Json) -> bool:
+        """Whether one of its replicas waits for room."""
+        found_hindrance = self.hindrance(found, identity)
+        return found_hindrance is not None and found_hindrance.no_room
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +204,25 @@ def look(view: View, checkpoint: Checkpoint) -> Rollout:
         replacing_ingress=revision != unit.stable,
         ingress_waits=waits,
         ingress_watched_s=_ingress_watched(view, unit, revision, attempt),
+    )
+
+
+def without_new_ingress(rollout: Rollout, checkpoint: Checkpoint) -> Rollout:
+    """The same while the new ingress has to wait; with it waits a graph that needs it."""
+    stable = checkpoint.ingress.stable
+    assert stable is not None
+    candidates = rollout.candidates
+    if rollout.reshaping:
+        candidates = {name: _held_back(candidate) for name, candidate in candidates.items()}
+    return replace(
+        rollout,
+        candidates=candidates,
+        switched=False,
+        ingress=stable,
+        ingress_attempt=attempt_of(checkpoint.ingress, stable),
+        replacing_ingress=False,
+        ingress_waits=True,
+        ingress_watched_s=None,
     )
 
 
@@ -271,7 +313,7 @@ def _placed(view: View, checkpoint: Checkpoint, node: NodeGoal, candidate: Candi
         stage = Stage.OFFERED
     else:
         stage = Stage.STARTING
-    no_room = waits_for_room(found, demand(node.identity, view.environment), view.capacity)
+    no_room = view.lacks_room(found, node.identity)
     since = view.started.get(name, view.now)
     watched_s = None
     # What is not there yet and what has no room makes no progress.
@@ -311,7 +353,7 @@ def _ingress_watched(view: View, unit: Unit, revision: str, attempt: int) -> int
     replaces = unit.stable not in (None, revision) and deployed.ingress == revision
     if found is None or not replaces or deployed.attempt(INGRESS) != attempt or deployed.settled:
         return None
-    if waits_for_room(found, demand(view.identity(INGRESS, revision), view.environment), view.capacity):
+    if view.lacks_room(found, view.identity(INGRESS, revision)):
         return None
     return view.watch.seconds(application(INGRESS, revision), attempt, view.goal.deadline_s)
 

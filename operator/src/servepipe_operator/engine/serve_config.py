@@ -13,6 +13,7 @@ Some settings look needless and are not; each was paid for with an outage or a r
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from servepipe.api.quantity import parse_quantity
@@ -67,6 +68,7 @@ def node_application(
     autoscaling: Json,
     table: Json,
     environment: Environment,
+    pinned: Mapping[str, int],
 ) -> Json:
     """One revision of a node with replicas of its own."""
     code = identity.get("code")
@@ -100,7 +102,7 @@ def node_application(
                 "graceful_shutdown_timeout_s": live.drain_s,
                 "health_check_period_s": live.health_period_s,
                 "health_check_timeout_s": live.health_timeout_s,
-                "ray_actor_options": actor_options(identity, environment),
+                "ray_actor_options": actor_options(identity, environment, pinned),
                 "max_surge_percent": 100,
                 "rolling_update_percentage": 1.0,
             }
@@ -116,6 +118,7 @@ def ingress_application(
     goal: IngressGoal,
     table: Json,
     environment: Environment,
+    pinned: Mapping[str, int],
 ) -> Json:
     """The ingress: ``args`` are its identity, ``user_config`` is the graph and the weights."""
     paths = [environment.code_paths[code] for code in identity["codes"] if code in environment.code_paths]
@@ -149,7 +152,7 @@ def ingress_application(
                 # The process is part of the id: an old one never acknowledges the table of a new one.
                 "user_config": {"table": digest([args, content], 16), **content},
                 "graceful_shutdown_timeout_s": goal.request_timeout_s,
-                "ray_actor_options": actor_options(identity, environment),
+                "ray_actor_options": actor_options(identity, environment, pinned),
                 "max_surge_percent": 100,
                 "rolling_update_percentage": 1.0,
             }
@@ -195,16 +198,20 @@ def inline_entry(identity: Json, live: Live) -> Json:
     }
 
 
-def actor_options(identity: Json, environment: Environment) -> Json:
-    """Ray's options of one replica."""
+def actor_options(identity: Json, environment: Environment, pinned: Mapping[str, int] = MappingProxyType({})) -> Json:
+    """Ray's options of one replica.
+
+    Args:
+        pinned: Custom resources that only its slot has.
+    """
     resources = identity.get("resources", {})
     options: Json = {"num_cpus": _number(resources.get("cpu", "1"))}
     if "memory" in resources:
         options["memory"] = int(parse_quantity(resources["memory"]))
     if "gpu" in resources and not environment.gpus_ignored:
         options["num_gpus"] = _number(resources["gpu"])
-    if resources.get("custom"):
-        options["resources"] = {name: _number(value) for name, value in resources["custom"].items()}
+    if custom := {name: _number(value) for name, value in resources.get("custom", {}).items()} | dict(pinned):
+        options["resources"] = custom
     if "runtimeEnv" in identity:
         options["runtime_env"] = identity["runtimeEnv"]
     return options

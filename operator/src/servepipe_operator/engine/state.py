@@ -8,11 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from servepipe.api.problem import Problem
+
+if TYPE_CHECKING:
+    from servepipe.api.v1alpha1 import Spec
+    from servepipe_operator.engine.pools import Slot
 
 __all__ = [
     "Application",
     "Capacity",
+    "ClusterDefaults",
+    "ClusterPlan",
+    "ClusterProblem",
     "Environment",
     "Event",
     "Json",
@@ -81,6 +90,29 @@ class Capacity:
     available: Mapping[str, float]
 
 
+@dataclass(frozen=True, slots=True)
+class ClusterProblem:
+    """Why the Ray cluster takes nothing now: a condition's reason and message.
+
+    Args:
+        stalled: It does not come by itself, somebody has to do something.
+        blocking: Nothing is sent to Serve meanwhile.
+    """
+
+    reason: str
+    message: str
+    stalled: bool = False
+    blocking: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterDefaults:
+    """What a pipeline gets that names none of its own. ``image`` may hold ``{ray_version}``."""
+
+    ray_version: str
+    image: str
+
+
 RecordKind: TypeAlias = Literal["node", "graph", "spec", "checkpoint"]
 
 
@@ -108,6 +140,9 @@ class Observed:
         records: The whole history of this pipeline.
         status: The resource's status as last written, or {}. Never needed for correctness.
         capacity: Ray's resources, or None where nobody can tell.
+        slots: The worker groups of the RayCluster in its order, () before there is one; None where there are no pools.
+        cluster: Why the cluster takes nothing now; then nothing is sent to Serve.
+        refused: What the shell found wrong with the spec as it stands.
     """
 
     serve: Literal["Unreachable", "NotStarted", "Running"]
@@ -119,6 +154,9 @@ class Observed:
     records: tuple[Record, ...] = ()
     status: Json = field(default_factory=dict)
     capacity: Capacity | None = None
+    slots: tuple[Slot, ...] | None = None
+    cluster: ClusterProblem | None = None
+    refused: tuple[Problem, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +171,7 @@ class Environment:
         ignored_fields: Fields of the resource that mean nothing here (images on one machine): one notice each.
         gpus_ignored: GPUs asked for are left out of actors (``servepipe up --no-gpu``).
         replicas_at_most: Cap on the replicas of any one node, or None.
+        cluster: Defaults of the RayCluster; None where the cluster is not the engine's business.
         steady_s: When to look again while nothing changes.
         changing_s: When to look again while something does.
     """
@@ -144,6 +183,7 @@ class Environment:
     ignored_fields: frozenset[str] = frozenset()
     gpus_ignored: bool = False
     replicas_at_most: int | None = None
+    cluster: ClusterDefaults | None = None
     steady_s: float = 10.0
     changing_s: float = 2.0
 
@@ -159,13 +199,36 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
+class ClusterPlan:
+    """The RayCluster that the pipeline is to have.
+
+    Args:
+        name: Of the RayCluster; another one of this pipeline is not needed any more.
+        ray_version, image: Its version of Ray, and the image of pods for which none is named.
+        spec: The accepted one.
+        slots: Its worker groups. Those that are to be written have their wish.
+        suspend: No pod is needed.
+    """
+
+    name: str
+    ray_version: str
+    image: str
+    spec: Spec
+    slots: tuple[Slot, ...]
+    suspend: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
-    """What a shell has to do, in this order: records, PUT, status, events, prune. ``serve_config`` None: no PUT.
+    """What a shell has to do, in this order: records, cluster, PUT, status, events, prune.
+
+    ``cluster`` None: no object is touched. ``serve_config`` None: no PUT.
 
     ``events`` tell what the records say, ``begun`` what the PUT does: nothing of it happened where Serve refused it.
     """
 
     records: tuple[Record, ...] = ()
+    cluster: ClusterPlan | None = None
     serve_config: Json | None = None
     status: Json = field(default_factory=dict)
     events: tuple[Event, ...] = ()

@@ -6,7 +6,7 @@ is what it asks for.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from servepipe_operator.engine.conditions import Condition, merged
@@ -16,15 +16,12 @@ from servepipe_operator.engine.health import (
     failure,
     headline,
     is_ready,
-    missing_resources,
     running,
-    waits_for_room,
 )
 from servepipe_operator.engine.history import Checkpoint, Failure
-from servepipe_operator.engine.layout import live_of
+from servepipe_operator.engine.layout import Layout, live_of
 from servepipe_operator.engine.names import INGRESS, application
 from servepipe_operator.engine.rollout import Candidate, Rollout, Stage, View, retry_at
-from servepipe_operator.engine.serve_config import demand
 from servepipe_operator.engine.state import Application, Json, Observed
 from servepipe_operator.engine.times import timestamp
 
@@ -58,27 +55,36 @@ class _Node:
 def report(
     view: View,
     checkpoint: Checkpoint,
-    rollout: Rollout,
+    layout: Layout,
     observed: Observed,
     *,
     accepted: Condition,
-    draining: Collection[str],
+    replacement: str,
+    cluster: str,
     pending_put: bool,
     generation: int | None,
     url: str,
 ) -> Report:
-    """The status while Serve answers or was never started."""
+    """The status while Serve answers or was never started.
+
+    Args:
+        replacement: Why the spec as it stands needs another RayCluster, or "".
+        cluster: Name of the RayCluster, or "".
+    """
+    rollout = layout.rollout
     names = sorted(view.goal.nodes.keys() | checkpoint.nodes.keys())
-    nodes = {name: _node(view, checkpoint, rollout, name) for name in names}
+    nodes = {name: _node(view, checkpoint, layout, name) for name in names}
     before = observed.status
     nodes_ready = _nodes_ready(view, nodes)
     waits = nodes_ready.status == "False" and not view.goal.suspend
     # An empty Serve and nodes that do not get ready are two things to wait for.
     waiting_for = ("nodes" if view.deployed.applications else "cluster") if waits else ""
-    stalled = _stalled(view, checkpoint, rollout, nodes, waiting_for)
-    changes = [] if view.goal.suspend else _changes(view, checkpoint, rollout, nodes)
-    if draining:
-        changes.append((_DRAINING, f"waiting for the last requests of {', '.join(sorted(draining))}"))
+    problem = observed.cluster.message if observed.cluster else ""
+    stalled = _stalled(view, checkpoint, rollout, nodes, waiting_for, problem)
+    stalled = _first_of(_outside(observed, replacement), stalled)
+    changes = [] if view.goal.suspend else _changes(view, checkpoint, layout, nodes)
+    if layout.draining:
+        changes.append((_DRAINING, f"waiting for the last requests of {', '.join(sorted(layout.draining))}"))
     if pending_put and not changes:
         changes = [("Applying", "a changed configuration is being applied")]
     available = _available(view, checkpoint, observed, nodes)
@@ -95,6 +101,8 @@ def report(
         "graph": {"revision": checkpoint.graph},
         "nodes": {name: node.json for name, node in nodes.items()},
     }
+    if cluster:
+        status["clusters"] = [{"name": cluster, "role": "Active"}]
     upgrading = ", ".join(f"{c.node} {c.weight}%" for c in rollout.candidates.values() if c.active)
     if upgrading:
         status["upgrading"] = upgrading
@@ -124,7 +132,19 @@ def blind(
 ) -> Json:
     """The status while nobody knows what serves: what was known stays, and every claim about now is Unknown."""
     unknown = [Condition(kind, "Unknown", reason, message) for kind in ("NodesReady", "Available", "Ready")]
-    conditions = [accepted, Condition("ClusterReady", "Unknown", reason, message), *unknown]
+    if observed.ready is not None:
+        # The ingress answers by itself, whoever else does not.
+        unknown[1] = _asked(observed)
+    cluster = observed.cluster
+    conditions = [
+        accepted,
+        Condition("ClusterReady", "False", cluster.reason, cluster.message)
+        if cluster
+        else Condition("ClusterReady", "Unknown", reason, message),
+        *unknown,
+    ]
+    if outside := _outside(observed, ""):
+        conditions.append(outside)
     status = {key: value for key, value in observed.status.items() if key not in ("conditions", "observedGeneration")}
     status["conditions"] = merged(conditions, observed.status.get("conditions"), now, generation)
     return _headed(status, generation, "")
@@ -152,9 +172,9 @@ def _headed(status: Json, generation: int | None, url: str) -> Json:
 # --- Nodes ------------------------------------------------------------------------------------------------------------
 
 
-def _node(view: View, checkpoint: Checkpoint, rollout: Rollout, name: str) -> _Node:
+def _node(view: View, checkpoint: Checkpoint, layout: Layout, name: str) -> _Node:
     unit = checkpoint.unit(name)
-    candidate = rollout.candidates.get(name)
+    candidate = layout.rollout.candidates.get(name)
     json: Json = {}
     ready = available = False
     why = no_room = ""
@@ -170,7 +190,7 @@ def _node(view: View, checkpoint: Checkpoint, rollout: Rollout, name: str) -> _N
         ready = False
         why = f"{name} is not at revision {candidate.revision} yet" if unit.stable else why
         if candidate.stage is not Stage.FAILED:
-            json["candidate"], waits_for = _candidate(view, candidate)
+            json["candidate"], waits_for = _candidate(view, candidate, layout.waiting)
             no_room = no_room or waits_for
     if unit.failed is not None:
         json["failedRevision"] = _failed(unit.failed, retried=candidate is not None)
@@ -227,7 +247,7 @@ def _state(found: Application | None, ready: bool, live: Live, no_room: str) -> 
     return (found.deployment_status or found.status).title().replace("_", "")
 
 
-def _candidate(view: View, candidate: Candidate) -> tuple[Json, str]:
+def _candidate(view: View, candidate: Candidate, waiting: Mapping[str, str]) -> tuple[Json, str]:
     json: Json = {"revision": candidate.revision, "weight": candidate.weight}
     if candidate.stage is Stage.WAITING:
         return json | {"reason": "Waiting", "message": "another upgrade goes first"}, ""
@@ -238,17 +258,15 @@ def _candidate(view: View, candidate: Candidate) -> tuple[Json, str]:
     no_room = _no_room(view, candidate.node, candidate.revision, found) if candidate.no_room else ""
     if no_room:
         return json | {"reason": "InsufficientCapacity", "message": no_room}, no_room
+    if why := waiting.get(application(candidate.node, candidate.revision)):
+        return json | {"reason": "WaitingForWorkers", "message": why}, ""
     return json | {"reason": candidate.stage.value}, ""
 
 
 def _no_room(view: View, name: str, revision: str, found: Application | None) -> str:
     """``"m1 needs GPU: 1 needed, 0 free of 0"`` where a replica was not placed, else ``""``."""
-    needs = demand(view.identity(name, revision), view.environment)
-    if not waits_for_room(found, needs, view.capacity):
-        return ""
-    assert found is not None
-    missing = missing_resources(needs, view.capacity) if view.capacity else headline(found.deployment_message)
-    return f"{name}: {missing}"
+    found_hindrance = view.hindrance(found, view.identity(name, revision))
+    return f"{name}: {found_hindrance.why}" if found_hindrance and found_hindrance.no_room else ""
 
 
 def _failed(failed: Failure, *, retried: bool) -> Json:
@@ -268,6 +286,8 @@ def _failed(failed: Failure, *, retried: bool) -> Json:
 
 
 def _cluster(observed: Observed) -> Condition:
+    if observed.cluster is not None:
+        return Condition("ClusterReady", "False", observed.cluster.reason, observed.cluster.message)
     if observed.serve == "Running":
         return Condition("ClusterReady", "True", "Running", "Ray Serve answers")
     return Condition("ClusterReady", "False", "NotStarted", observed.detail or "Ray Serve is not started yet")
@@ -298,7 +318,15 @@ def _available(view: View, checkpoint: Checkpoint, observed: Observed, nodes: Ma
     if missing or observed.ready is False:
         named = ", ".join(sorted({*missing, *observed.not_ready})) or "the ingress"
         return Condition("Available", "False", "NodesNotAnswering", f"no replica that answers: {named}")
-    return Condition("Available", "True", "Answering", "callers are answered")
+    return Condition("Available", "Unknown", "NoAnswer", "the ingress has replicas, but /-/ready was not answered")
+
+
+def _asked(observed: Observed) -> Condition:
+    """What the ingress answered."""
+    if observed.ready:
+        return Condition("Available", "True", "Answering", "callers are answered")
+    named = ", ".join(sorted(observed.not_ready)) or "the ingress"
+    return Condition("Available", "False", "NodesNotAnswering", f"no replica that answers: {named}")
 
 
 def _served(view: View, checkpoint: Checkpoint) -> list[str]:
@@ -329,8 +357,9 @@ def _ready(
     return Condition("Ready", "True", "Ready", "what serves is what the spec asks for")
 
 
-def _changes(view: View, checkpoint: Checkpoint, rollout: Rollout, nodes: Mapping[str, _Node]) -> list[tuple[str, str]]:
+def _changes(view: View, checkpoint: Checkpoint, layout: Layout, nodes: Mapping[str, _Node]) -> list[tuple[str, str]]:
     """What is under way, as reason and message, the most important first."""
+    rollout = layout.rollout
     changes = [("InsufficientCapacity", node.no_room) for node in nodes.values() if node.no_room]
     active = [candidate for candidate in rollout.candidates.values() if candidate.active]
     for candidate in active:
@@ -345,7 +374,7 @@ def _changes(view: View, checkpoint: Checkpoint, rollout: Rollout, nodes: Mappin
         if failed is None or failed.revision != rollout.ingress:
             changes.append(("ReplacingIngress", "the ingress is being started with new code or hooks"))
     elif rollout.ingress_waits:
-        changes.append(("IngressWaits", "the ingress is replaced after the nodes"))
+        changes.append(("IngressWaits", layout.waiting.get(INGRESS, "the ingress is replaced after the nodes")))
     ingress = view.deployed.applications.get(INGRESS)
     if checkpoint.ingress.stable and not is_ready(ingress, view.goal.ingress.scale.low):
         count = running(ingress) if ingress else 0
@@ -353,8 +382,23 @@ def _changes(view: View, checkpoint: Checkpoint, rollout: Rollout, nodes: Mappin
     return changes
 
 
+def _outside(observed: Observed, replacement: str) -> Condition | None:
+    """What only somebody else can change, and no node is to blame for."""
+    if replacement:
+        return Condition("Stalled", "True", "ClusterReplacementRequired", replacement)
+    problem = observed.cluster
+    return Condition("Stalled", "True", problem.reason, problem.message) if problem and problem.stalled else None
+
+
+def _first_of(first: Condition | None, second: Condition | None) -> Condition | None:
+    """Both in one, under the reason of the first."""
+    if first is None or second is None:
+        return first or second
+    return replace(first, message=f"{first.message}; {second.message}")
+
+
 def _stalled(
-    view: View, checkpoint: Checkpoint, rollout: Rollout, nodes: Mapping[str, _Node], waiting_for: str
+    view: View, checkpoint: Checkpoint, rollout: Rollout, nodes: Mapping[str, _Node], waiting_for: str, problem: str
 ) -> Condition | None:
     found: list[tuple[str, str]] = []
     goal_nodes = view.goal.nodes
@@ -376,7 +420,8 @@ def _stalled(
     if view.watch.seconds(waiting_for, 0, view.goal.deadline_s) >= view.goal.deadline_s and not found:
         stuck = [node.why for name, node in nodes.items() if name in view.goal.nodes and not node.ready]
         if stuck and not any(node.no_room for node in nodes.values()):
-            found.append(("ProgressDeadlineExceeded", "; ".join(stuck)))
+            first = [problem] if problem and problem not in "; ".join(stuck) else []
+            found.append(("ProgressDeadlineExceeded", "; ".join([*first, *stuck])))
     if not found:
         return None
     return replace(Condition("Stalled", "True", *found[0]), message="; ".join(text for _, text in found))

@@ -1,104 +1,26 @@
-"""The commands of one machine: `up`, and those that speak to what it runs.
-
-Registered by the entry point ``servepipe.commands``. Nothing heavy is imported before a command runs.
-"""
+"""What the commands do with a pipeline on this machine: `up`, and those that speak to what it runs."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
 import importlib.util
-import json
 import signal
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from servepipe.errors import MissingExtraError, RunError, ServePipeError
+from servepipe.errors import MissingExtraError, RunError
 
 if TYPE_CHECKING:
     from servepipe_operator.local.run_folder import Run
 
-__all__ = ["register"]
+__all__ = ["apply", "call", "down", "logs", "require_extra", "scale", "status", "up"]
 
 DOWN_TIMEOUT_S = 90.0
 EXIT_TERMINATED = 143
-_UP = """\
-Run a pipeline on this machine, in a Ray of its own, until Ctrl-C or `servepipe down`.
-
-  servepipe up pipeline.py
-  servepipe up pipeline.yaml --watch --port 8080
-
-Revisions and their code are kept in $XDG_STATE_HOME/servepipe (default: ~/.local/state/servepipe): the next start of
-the same pipeline goes on from there."""
-_EXAMPLES = {
-    "status": "servepipe status -o json",
-    "scale": "servepipe scale m1=3 ingress=2",
-    "apply": "servepipe apply pipeline.py",
-    "logs": "servepipe logs m1 -f",
-    "call": "servepipe call '[1, 2, 3]'",
-    "down": "servepipe down -p diamond",
-}
 NEEDED = ("ray", "aiohttp", "psutil", "rich")
-
-
-def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the commands to ``servepipe``; each sets ``run``, a function of the arguments that returns the exit code."""
-    up = subparsers.add_parser("up", help="run a pipeline on this machine, in a Ray of its own", description=_UP)
-    up.add_argument("file", metavar="FILE[:APP]", help="pipeline.yaml, or the pipeline.py that builds it")
-    up.add_argument("--watch", action="store_true", help="apply the file again when it or a node's module changes")
-    up.add_argument("--port", type=_port, metavar="N", help="HTTP port; default: 8000 or the next free one")
-    up.add_argument("--replicas-at-most", type=_positive, metavar="N", help="no node gets more replicas than this")
-    up.add_argument("--no-gpu", action="store_true", help="leave out the GPUs that nodes ask for")
-    up.set_defaults(run=_up)
-
-    status = _addressed(subparsers, "status", "show nodes, revisions, replicas and conditions", _status)
-    status.add_argument("-o", "--output", choices=["table", "json", "yaml"], default="table")
-
-    scale = _addressed(subparsers, "scale", "change the number of replicas of a node", _scale)
-    scale.add_argument("sizes", metavar="NODE=N", nargs="+", type=_size)
-
-    apply = _addressed(subparsers, "apply", "change what runs to what a file says", _apply)
-    apply.add_argument("file", metavar="FILE[:APP]")
-
-    logs = _addressed(subparsers, "logs", "show what a node's replicas print and log", _logs)
-    logs.add_argument("node", metavar="NODE")
-    logs.add_argument("-f", "--follow", action="store_true", help="go on with what is written from now on")
-
-    call = _addressed(subparsers, "call", "send one request", _call)
-    call.add_argument("body", metavar="JSON|@FILE", help="the request's body; @FILE reads it, @- from standard input")
-
-    _addressed(subparsers, "down", "stop a run and everything it started", _down)
-
-
-def _addressed(
-    subparsers: argparse._SubParsersAction[argparse.ArgumentParser], name: str, what: str, run: Any
-) -> argparse.ArgumentParser:
-    description = f"{what[0].upper()}{what[1:]}.\n\n  {_EXAMPLES[name]}"
-    parser = subparsers.add_parser(name, help=what, description=description)
-    parser.add_argument("-p", "--pipeline", metavar="NAME", help="which run; needed where more than one goes on")
-    parser.set_defaults(run=run)
-    return parser
-
-
-def _port(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 65535:
-        raise argparse.ArgumentTypeError(f"{text} is not between 1 and 65535")
-    return int(text)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
-    return int(text)
-
-
-def _size(text: str) -> tuple[str, int]:
-    node, equals, number = text.partition("=")
-    if not node or not equals or not number.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not NODE=N, like m1=3")
-    return node, int(number)
 
 
 def require_extra() -> None:
@@ -118,25 +40,20 @@ def _target(arguments: argparse.Namespace, *, stream: Any = None) -> Run:
     """The run that a command addresses; it is named before anything else happens."""
     from servepipe_operator.local.run_folder import find_run
 
-    if getattr(arguments, "kube", False):
-        raise RunError(
-            "This version speaks to pipelines on this machine only",
-            fix="Use `servepipe` instead of `kubectl servepipe`.",
-        )
     run = find_run(arguments.pipeline)
     print(f"{run.pipeline} on this machine ({run.url or 'starting'})", file=stream or sys.stdout, flush=True)
     return run
 
 
-def _up(arguments: argparse.Namespace) -> int:
+def up(arguments: argparse.Namespace) -> int:
     require_extra()
     from servepipe_operator.local.sources import compile_file
     from servepipe_operator.local.supervisor import Options, Supervisor
-    from servepipe_operator.local.view import view_for
+    from servepipe_operator.view import view_for
 
     source = str(Path(arguments.file).absolute())
 
-    async def up() -> int:
+    async def go() -> int:
         # Until the run has handlers of its own SIGTERM ends the import like Ctrl-C does, with another code.
         terminated = asyncio.Event()
         loop, here = asyncio.get_running_loop(), asyncio.current_task()
@@ -164,34 +81,24 @@ def _up(arguments: argparse.Namespace) -> int:
         return await Supervisor(compiled, options, view_for(sys.stdout)).run()
 
     try:
-        return asyncio.run(up())
+        return asyncio.run(go())
     except KeyboardInterrupt:
         return 130
 
 
-def _status(arguments: argparse.Namespace) -> int:
+def status(arguments: argparse.Namespace) -> int:
     from servepipe_operator.local.client import ControlClient
-    from servepipe_operator.local.view import HEADINGS, condition_lines, node_rows
+    from servepipe_operator.view import follow, print_snapshot
 
     run = _target(arguments, stream=None if arguments.output == "table" else sys.stderr)
-    snapshot = ControlClient(run).status()
-    if arguments.output == "json":
-        _print(json.dumps(snapshot, indent=2))
-    elif arguments.output == "yaml":
-        import yaml
-
-        _print(yaml.safe_dump(snapshot, sort_keys=False, allow_unicode=True).rstrip())
-    else:
-        rows = [HEADINGS, *node_rows(snapshot["status"])]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
-        for row in rows:
-            _print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-        for line in condition_lines(snapshot["status"]):
-            _print(line)
+    client = ControlClient(run)
+    if arguments.watch:
+        return follow(client.status)
+    print_snapshot(client.status(), arguments.output)
     return 0
 
 
-def _scale(arguments: argparse.Namespace) -> int:
+def scale(arguments: argparse.Namespace) -> int:
     from servepipe_operator.local.client import ControlClient
 
     client = ControlClient(_target(arguments))
@@ -201,7 +108,7 @@ def _scale(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _apply(arguments: argparse.Namespace) -> int:
+def apply(arguments: argparse.Namespace) -> int:
     from servepipe_operator.local.client import ControlClient
     from servepipe_operator.local.sources import compile_file
 
@@ -213,7 +120,7 @@ def _apply(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _logs(arguments: argparse.Namespace) -> int:
+def logs(arguments: argparse.Namespace) -> int:
     from servepipe_operator.local.client import ControlClient
 
     run = _target(arguments, stream=sys.stderr)
@@ -225,39 +132,15 @@ def _logs(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _call(arguments: argparse.Namespace) -> int:
+def call(arguments: argparse.Namespace) -> int:
+    from servepipe_operator.bodies import body_of, show_answer
     from servepipe_operator.local.client import post_json
 
     run = _target(arguments, stream=sys.stderr)
-    status, kind, body = post_json(run.url, _body(arguments.body))
-    good = 200 <= status < 300
-    if kind == "application/json" or kind.startswith("text/"):
-        print(body.decode(errors="replace"), file=sys.stdout if good else sys.stderr)
-    else:
-        sys.stdout.buffer.write(body)
-    if not good:
-        print(f"HTTP {status}", file=sys.stderr)  # noqa: T201
-    return 0 if good else 1
+    return show_answer(*post_json(run.url, body_of(arguments.body)))
 
 
-def _body(argument: str) -> bytes:
-    if not argument.startswith("@"):
-        try:
-            json.loads(argument)
-        except ValueError as error:
-            raise ServePipeError(
-                f"The argument is not JSON: {error}", where=argument, fix="Quote it for the shell, like '[1, 2, 3]'."
-            ) from None
-        return argument.encode()
-    if argument == "@-":
-        return sys.stdin.buffer.read()
-    try:
-        return Path(argument[1:]).read_bytes()
-    except OSError as error:
-        raise ServePipeError(f"The file cannot be read: {error.strerror}", where=argument[1:]) from error
-
-
-def _down(arguments: argparse.Namespace) -> int:
+def down(arguments: argparse.Namespace) -> int:
     from servepipe_operator.local.client import ControlClient
     from servepipe_operator.local.run_folder import RunFolder
 
@@ -283,4 +166,4 @@ def _down(arguments: argparse.Namespace) -> int:
 
 
 def _print(text: str) -> None:
-    print(text, flush=True)  # noqa: T201 - this is a command's output
+    print(text, flush=True)

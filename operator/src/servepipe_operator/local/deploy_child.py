@@ -15,7 +15,7 @@ from typing import Any
 from servepipe.errors import ServePipeError
 from servepipe_operator.local.sources import compile_document
 from servepipe_operator.local.supervisor import Options, Supervisor
-from servepipe_operator.local.view import PlainView
+from servepipe_operator.view import PlainView
 
 __all__ = ["main"]
 

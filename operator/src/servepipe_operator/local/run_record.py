@@ -11,7 +11,7 @@ from servepipe.errors import RunError
 from servepipe_operator.adapters.local_ray import LocalRay
 from servepipe_operator.adapters.processes import identify
 from servepipe_operator.local.run_folder import Run, RunFolder
-from servepipe_operator.local.view import View
+from servepipe_operator.view import View
 
 __all__ = ["RunRecord"]
 

@@ -24,8 +24,10 @@ import aiohttp
 
 from servepipe.errors import RunError, ServePipeError
 from servepipe_operator.adapters.file_history import FileHistory
+from servepipe_operator.adapters.following import FollowingRouting, RememberingServe, deployed_route
 from servepipe_operator.adapters.local_ray import LocalRay
 from servepipe_operator.adapters.processes import adopt_orphans
+from servepipe_operator.adapters.routing import IngressRouting
 from servepipe_operator.adapters.serve_api import RayServeApi
 from servepipe_operator.adapters.sockets import PortNumbers, choose_ports
 from servepipe_operator.adapters.status_file import StatusFile
@@ -40,11 +42,11 @@ from servepipe_operator.local.run_folder import RunFolder, ports_locked, with_po
 from servepipe_operator.local.run_record import RunRecord
 from servepipe_operator.local.snapshot import snapshot_of
 from servepipe_operator.local.sources import Compiled, compile_document
-from servepipe_operator.local.view import View
+from servepipe_operator.local.view_events import ViewEvents
 from servepipe_operator.local.watch import Watched
-from servepipe_operator.local.world import FollowingRouting, RememberingServe, ViewEvents, deployed_route
 from servepipe_operator.ports import Ports, UnreachableError
 from servepipe_operator.reconcile import reconcile
+from servepipe_operator.view import View
 
 __all__ = ["Options", "Supervisor"]
 
@@ -205,7 +207,7 @@ class Supervisor:
                 serve=RememberingServe(
                     RayServeApi(session, ray.dashboard, ray.token, ray.capacity), self._applications
                 ),
-                routing=FollowingRouting(session, lambda: self._url_now(ports)),
+                routing=FollowingRouting(lambda: IngressRouting(session, self._url_now(ports))),
                 history=FileHistory(self.folder.history, self._corrupt_record),
                 status=StatusFile(self.folder.status),
                 events=ViewEvents(self.view),

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from servepipe.api.v1alpha1 import API_VERSION, KIND
-from servepipe_operator.engine.revisions import digest
 from servepipe_operator.engine.state import Json
 
 __all__ = [
@@ -17,7 +16,6 @@ __all__ = [
     "POOL_LABEL",
     "ROLE_LABEL",
     "Owner",
-    "cluster_name",
     "ingress_policy_name",
     "labels",
     "metadata",
@@ -42,15 +40,6 @@ class Owner:
     namespace: str
     uid: str
     installation: str
-
-
-def cluster_name(pipeline: str, uid: str, revision: str) -> str:
-    """The RayCluster's name, at most 50 characters for a pipeline's 44.
-
-    KubeRay finds heads and Secrets by this name alone: a pipeline that is deleted and made again at once, or that
-    needs a second cluster, must not find those of the first.
-    """
-    return f"{pipeline}-{digest([uid, revision], 5)}"
 
 
 def token_secret_name(pipeline: str) -> str:

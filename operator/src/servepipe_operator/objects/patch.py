@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from servepipe_operator.engine.pools import Slot
 from servepipe_operator.engine.state import Json
 from servepipe_operator.objects.names import Owner, labels
-from servepipe_operator.objects.pools import Slot
 from servepipe_operator.objects.raycluster import environment_of, slot_of, worker_group
 
 __all__ = ["patch"]

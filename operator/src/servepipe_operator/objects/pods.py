@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from servepipe.runtime.flags import serve_environment
+from servepipe_operator.engine.pools import INGRESS_POOL, PodWish
 from servepipe_operator.engine.state import Json
+from servepipe_operator.engine.wishes import HEAD_RESOURCES, pod_resources
 from servepipe_operator.objects.merge import merge_template
 from servepipe_operator.objects.names import POOL_LABEL, ROLE_LABEL, Owner, labels
-from servepipe_operator.objects.pools import INGRESS_POOL, PodWish
-from servepipe_operator.objects.wishes import HEAD_RESOURCES, pod_resources
 
 __all__ = [
     "CONTAINER_SECURITY",

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from servepipe.api.v1alpha1 import Cluster, Spec
+from servepipe_operator.engine.pools import DEFAULT_POOL, PodWish, Slot, slot_resource
 from servepipe_operator.engine.revisions import normalised_resources
 from servepipe_operator.engine.state import Json
+from servepipe_operator.engine.wishes import pod_resources
 from servepipe_operator.objects.names import POOL_LABEL, Owner, metadata
+from servepipe_operator.objects.pod_trouble import PodTrouble
 from servepipe_operator.objects.pods import (
     CONTAINER_SECURITY,
     CONTENTS_ANNOTATION,
@@ -16,8 +20,6 @@ from servepipe_operator.objects.pods import (
     head_template,
     worker_template,
 )
-from servepipe_operator.objects.pools import DEFAULT_POOL, PodWish, Slot, slot_resource
-from servepipe_operator.objects.wishes import pod_resources
 
 __all__ = ["environment_of", "raycluster", "slot_of", "slots_of", "worker_group"]
 
@@ -84,13 +86,21 @@ def worker_group(owner: Owner, slot: Slot, wish: PodWish, runtime_image: str, en
     }
 
 
-def slots_of(live: Mapping[str, Any], pods: Mapping[str, int]) -> list[Slot]:
+def slots_of(
+    live: Mapping[str, Any], pods: Mapping[str, int], troubles: Mapping[str, PodTrouble] | None = None
+) -> list[Slot]:
     """The slots of a live RayCluster, in its order.
 
     Args:
         pods: How many pods there are, by the label ``ray.io/group``; terminating ones count.
+        troubles: Why pods do not come, by the same label.
     """
-    return [slot_of(group, pods.get(group["groupName"], 0)) for group in live["spec"].get("workerGroupSpecs") or []]
+    slots = [slot_of(group, pods.get(group["groupName"], 0)) for group in live["spec"].get("workerGroupSpecs") or []]
+    return [_with_trouble(slot, (troubles or {}).get(slot.name)) for slot in slots]
+
+
+def _with_trouble(slot: Slot, found: PodTrouble | None) -> Slot:
+    return replace(slot, trouble=found.message, unschedulable=found.unschedulable) if found else slot
 
 
 def environment_of(live: Mapping[str, Any]) -> dict[str, str]:

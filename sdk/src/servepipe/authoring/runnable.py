@@ -24,6 +24,7 @@ class Runnable(ABC):
         self._execution_cache: Execution | None = None
         self._execution_lock = threading.Lock()  # the first calls may come from several threads at once
         self._backend: Any = None
+        self._target: tuple[str, dict[str, Any]] | None = None
 
     @property
     @abstractmethod
@@ -59,29 +60,37 @@ class Runnable(ABC):
 
         return Execution(self.graph, self.definitions, fakes)
 
-    def deploy(self) -> Any:
-        """Run the pipeline on this machine's Ray, in a child process that ends with this one.
+    def deploy(self, backend: str = "local", **options: Any) -> Any:
+        """Run the pipeline, and wait until it serves.
+
+        Args:
+            backend: ``local``: this machine's Ray, in a child process that ends with this one. ``kubernetes``: a
+                cluster with the operator; what ``servepipe apply`` would do.
+            options: For ``kubernetes``: ``namespace``, ``context``, ``kubeconfig``, ``take_ownership``, ``timeout_s``.
 
         Returns:
             A handle: ``handle.remote(1, 2, 3).result()``.
 
         Raises:
-            ServePipeError: The pipeline is not valid.
+            ServePipeError: The pipeline is not valid, or the cluster refuses it.
             MissingExtraError: The package that can do this is not installed.
             RunError: The pipeline does not start.
         """
-        from servepipe.authoring.backends import backend
+        from servepipe.authoring import backends
         from servepipe.authoring.loader import EndImport, importing
 
         if importing():
             raise EndImport
         resource, root = self._deployable()
+        if self._backend is not None and self._target != (backend, options):
+            self.shutdown()
         if self._backend is None:
-            self._backend = backend()
+            self._backend, self._target = backends.backend(backend, **options), (backend, options)
         return self._backend.deploy(resource, import_root=root)
 
     def shutdown(self) -> None:
-        """Stop what `deploy` started; without a deployment nothing happens."""
+        """Stop what `deploy` started on this machine; a pipeline in a cluster goes on. Without a deployment nothing
+        happens."""
         if self._backend is not None:
             self._backend.shutdown()
             self._backend = None

@@ -44,6 +44,7 @@ Write a graph of models in Python, run it on Ray Serve, upgrade each model on it
   servepipe init hello               start a small project
   servepipe compile pipeline.py      write the ServePipeline that a Python file builds
   servepipe up pipeline.py           run it on this machine
+  servepipe apply -n shop -f FILE    run it in a cluster that has the operator
 """
 
 

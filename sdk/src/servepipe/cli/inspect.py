@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from servepipe.cli.difference import print_difference
 from servepipe.cli.files import add_output, read_pipeline, write_output
+from servepipe.cli.target import add_cluster_options, named_cluster
 from servepipe.cli.trouble import report
-from servepipe.errors import ServePipeError
+from servepipe.errors import MissingExtraError, ServePipeError
 
 if TYPE_CHECKING:
     from servepipe.cli import Commands
@@ -25,12 +27,15 @@ Python files would compile to.
 """
 
 _DIFF = """\
-Compare two pipelines by what they mean: order of fields, comments and quoting do not count.
+Compare two pipelines by what they mean: order of fields, comments and quoting do not count. One file alone is compared
+with the object in the cluster: what `servepipe apply` would change there.
 Exit status: 0 the same, 1 different, 2 trouble.
 
   servepipe diff pipeline.yaml pipeline.py
-  kubectl get servepipeline diamond -o yaml | servepipe diff - pipeline.yaml
+  servepipe diff pipeline.yaml -n shop
 """
+_LIVE = "servepipe.diff"
+"""Entry point group of what compares a file with a cluster."""
 
 _GRAPH = """\
 Draw the compiled graph.
@@ -50,7 +55,8 @@ def register(commands: Commands) -> None:
 
     diff = commands.add_parser("diff", help="compare two pipelines", description=_DIFF)
     diff.add_argument("old", metavar="A", help=_PIPELINE)
-    diff.add_argument("new", metavar="B", help=_PIPELINE)
+    diff.add_argument("new", metavar="B", nargs="?", help="the same; without it A is compared with the cluster")
+    add_cluster_options(diff)
     diff.set_defaults(run=_diff)
 
     graph = commands.add_parser("graph", help="draw the compiled graph", description=_GRAPH)
@@ -75,6 +81,12 @@ def _validate(arguments: argparse.Namespace) -> int:
 def _diff(arguments: argparse.Namespace) -> int:
     from servepipe import api
 
+    if arguments.new is None:
+        return _against_the_cluster(arguments)
+    if named_cluster(arguments):
+        raise ServePipeError(
+            "two files are compared without a cluster", fix="Name one to compare it with what is there."
+        )
     old, new = read_pipeline(arguments.old), read_pipeline(arguments.new)
     lines = list(
         difflib.unified_diff(
@@ -85,14 +97,21 @@ def _diff(arguments: argparse.Namespace) -> int:
             lineterm="",
         )
     )
-    for line in lines:
-        print(_coloured(line) if sys.stdout.isatty() else line)
+    print_difference(lines)
     return 1 if lines else 0
 
 
-def _coloured(line: str) -> str:
-    colour = {"+": "32", "-": "31", "@": "36"}.get(line[:1])
-    return f"\033[{colour}m{line}\033[0m" if colour else line
+def _against_the_cluster(arguments: argparse.Namespace) -> int:
+    """What another distribution knows how to do: the SDK speaks to no cluster."""
+    from importlib.metadata import entry_points
+
+    found = list(entry_points(group=_LIVE, name="diff"))
+    if not found:
+        raise MissingExtraError(
+            "comparing with a cluster is a part that is not installed", fix='pip install "servepipe[operator]"'
+        )
+    compare: Callable[[argparse.Namespace], int] = found[0].load()
+    return compare(arguments)
 
 
 def _graph(arguments: argparse.Namespace) -> None:

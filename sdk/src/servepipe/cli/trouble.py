@@ -27,7 +27,6 @@ _EXTRAS = {
     "aiohttp": "local",
     "psutil": "local",
     "rich": "local",
-    "kopf": "operator",
     "kubernetes": "operator",
     "prometheus_client": "operator",
 }

@@ -1,0 +1,299 @@
+"""The Kubernetes objects of one pipeline: the RayCluster, and what stands around it.
+
+The RayCluster is created once and then changed by JSON patch; everything else is applied. Whatever has a child's name
+and is not ours is left alone and told.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import secrets
+import time
+from base64 import b64decode
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from servepipe.api.problem import Problem
+from servepipe.api.v1alpha1 import ServePipeline
+from servepipe_operator.adapters.kube import Kube, Resource
+from servepipe_operator.adapters.kube_errors import (
+    AlreadyExists,
+    Conflict,
+    Forbidden,
+    Invalid,
+    KubeError,
+    NamespaceTerminating,
+    NotFound,
+    QuotaExceeded,
+    Unavailable,
+)
+from servepipe_operator.adapters.refusals import problem_of
+from servepipe_operator.engine.cluster import wanted_cluster
+from servepipe_operator.engine.names import cluster_name
+from servepipe_operator.engine.state import ClusterDefaults, ClusterPlan, ClusterProblem, Json
+from servepipe_operator.engine.versions import version_mismatch
+from servepipe_operator.objects.children import children, says
+from servepipe_operator.objects.cluster_view import ClusterView, view
+from servepipe_operator.objects.names import Owner, ownership, token_secret_name
+from servepipe_operator.objects.patch import patch
+from servepipe_operator.objects.raycluster import raycluster
+from servepipe_operator.objects.services import TOKEN_KEY, token_secret
+from servepipe_operator.objects.templates import pod_of, problems_of_templates, templates
+from servepipe_operator.ports import ClusterState, UnreachableError
+
+__all__ = ["NETWORK_POLICIES", "PDBS", "PODS", "RAYCLUSTERS", "SECRETS", "SERVICES", "Kept", "KubeCluster", "Seen"]
+
+RAYCLUSTERS = Resource("ray.io/v1", "RayCluster", "rayclusters")
+SERVICES = Resource("v1", "Service", "services")
+SECRETS = Resource("v1", "Secret", "secrets")
+PODS = Resource("v1", "Pod", "pods")
+NETWORK_POLICIES = Resource("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies")
+PDBS = Resource("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets")
+
+#: Seconds for which a Secret that was seen is taken to be there.
+SECRET_S = 300.0
+
+_APPLIED = {one.kind: one for one in (SERVICES, NETWORK_POLICIES, PDBS)}
+
+
+class Seen(Protocol):
+    """What watches have seen of this pipeline; it may be a moment old."""
+
+    def children(self, kind: str) -> Sequence[Json]:
+        """Objects with the pipeline's label, also those of another owner. ``Event``: warnings about RayClusters."""
+        ...
+
+    def missing(self) -> frozenset[str]:
+        """Kinds that the API server does not serve, as CRDs are named."""
+        ...
+
+
+@dataclass(slots=True)
+class Kept:
+    """What is kept of one pipeline between looks.
+
+    Args:
+        token: Ray's, as it was read or made last, or "".
+        token_at: When the Secret was seen last, in monotonic seconds.
+        versions: What the pod of a head, by its uid, answered as its version of Ray.
+    """
+
+    token: str = ""
+    token_at: float = -math.inf
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+class KubeCluster:
+    """The `Cluster` port of one pipeline.
+
+    Args:
+        owner: The pipeline.
+        seen: What watches know.
+        kept: Between looks.
+        ray_version: Asks the head; raises `UnreachableError`.
+        operator_peers: From where the operator reaches the pods, for their NetworkPolicies.
+    """
+
+    def __init__(
+        self,
+        kube: Kube,
+        owner: Owner,
+        seen: Seen,
+        defaults: ClusterDefaults,
+        kept: Kept,
+        ray_version: Callable[[ClusterView], Awaitable[str]],
+        operator_peers: Sequence[Json] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._kube, self._owner, self._seen, self._defaults = kube, owner, seen, defaults
+        self._kept, self._ray_version, self._peers, self._clock = kept, ray_version, operator_peers, clock
+        self.view = ClusterView(None, None, absent=True)
+
+    async def look(self, kept: Json | None) -> ClusterState:
+        """See `servepipe_operator.ports.Cluster.look`."""
+        if kept is None:
+            self.view = ClusterView(None, ClusterProblem("Creating", "nothing was created yet"), absent=True)
+        else:
+            self.view = view(
+                self._owner,
+                cluster_name(self._owner.name, self._owner.uid, kept["revision"]),
+                self._seen.children("RayCluster"),
+                self._seen.children("Pod"),
+                self._seen.children("Event"),
+                self._seen.missing(),
+            )
+        found = self.view
+        problem = found.problem
+        if kept is not None and found.live is not None and not found.absent:
+            if not self._kept.token:
+                await self._read_token()
+            problem = problem or await self._other_version(kept["rayVersion"])
+        return ClusterState(problem, found.slots, found.absent, found.up)
+
+    async def _other_version(self, wanted: str) -> ClusterProblem | None:
+        """Asked once of each head: actors of one version of Ray cannot speak to another."""
+        uid = self.view.head_uid
+        if uid not in self._kept.versions:
+            with contextlib.suppress(UnreachableError):  # then Serve will not answer either
+                self._kept.versions = {uid: await self._ray_version(self.view)}
+        told = version_mismatch(wanted, self._kept.versions.get(uid, wanted))
+        return ClusterProblem("RayVersionMismatch", told, stalled=True) if told else None
+
+    async def _read_token(self) -> bool:
+        """Whether there is a Secret of ours; its token is kept."""
+        self._kept.token_at = self._clock()
+        try:
+            found = await self._kube.get(SECRETS, self._owner.namespace, token_secret_name(self._owner.name))
+        except NotFound:
+            return False
+        if ownership(found, self._owner) != "ours":
+            return False
+        self._kept.token = _token_in(found)
+        return True
+
+    async def refusals(self, pipeline: ServePipeline) -> tuple[Problem, ...]:
+        """See `servepipe_operator.ports.Cluster.refusals`."""
+        if wrong := problems_of_templates(pipeline.spec):
+            return tuple(wrong)
+        image = wanted_cluster(pipeline.spec, None, self._defaults)["image"]
+        found = []
+        for one in templates(self._owner, pipeline.spec, image):
+            try:
+                await self._kube.create(PODS, pod_of(self._owner, one.template), dry_run=True)
+            except (NamespaceTerminating, QuotaExceeded):
+                break  # says nothing about the template, and is met again when it matters
+            except Invalid as error:
+                found += [Problem(one.where, cause) for cause in error.causes or (str(error),)]
+            except Forbidden as error:
+                found.append(Problem(one.where, str(error)))
+        return tuple(found)
+
+    async def apply(self, plan: ClusterPlan) -> tuple[ClusterProblem, ...]:
+        """See `servepipe_operator.ports.Cluster.apply`."""
+        problems: list[ClusterProblem] = []
+        secret = await self._checked(self._secret(), problems, blocking=True)
+        wanted = children(self._owner, plan.name, plan.spec, self._peers)
+        # The policies first: no pod is ever open to everybody.
+        for body in wanted:
+            await self._checked(self._child(body), problems, blocking=False)
+        if secret:
+            await self._checked(self._raycluster(plan), problems, blocking=True)
+        names = {(body["kind"], body["metadata"]["name"]) for body in wanted} | {("RayCluster", plan.name)}
+        if not any(problem.blocking for problem in problems):
+            await self._checked(self._remove_others(names), problems, blocking=False)
+        return tuple(problems)
+
+    async def _checked(
+        self, work: Awaitable[ClusterProblem | None], problems: list[ClusterProblem], *, blocking: bool
+    ) -> bool:
+        try:
+            problem = await work
+        except (Unavailable, Conflict):
+            raise
+        except KubeError as error:
+            problem = problem_of(error, blocking)
+        if problem is not None:
+            problems.append(replace(problem, blocking=blocking))
+        return problem is None
+
+    # -- the token
+
+    async def _secret(self) -> ClusterProblem | None:
+        """Makes the Secret where there is none. Secrets are not watched, so it is looked for now and then."""
+        fresh = self._clock() - self._kept.token_at < SECRET_S
+        if (self._kept.token and self.view.live is not None and fresh) or await self._read_token():
+            return None
+        name = token_secret_name(self._owner.name)
+        # One that is lost comes back with the token that Ray's processes were started with, as long as it is known.
+        body = token_secret(self._owner, self._kept.token or secrets.token_urlsafe(32))
+        try:
+            await self._kube.create(SECRETS, body)
+        except AlreadyExists:
+            found = await self._kube.get(SECRETS, self._owner.namespace, name)
+            if problem := self._not_ours("Secret", found):
+                return problem
+            body = found
+        self._kept.token = _token_in(body)
+        return None
+
+    # -- the RayCluster
+
+    async def _raycluster(self, plan: ClusterPlan) -> ClusterProblem | None:
+        live = self.view.live
+        if live is None or live["metadata"]["name"] != plan.name:
+            if self.view.problem is not None and self.view.problem.reason not in ("Creating", "KubeRayMissing"):
+                return self.view.problem
+            return await self._create(plan)
+        operations = patch(live, self._owner, plan.slots, plan.image, plan.suspend, self.view.pods or {})
+        if operations:
+            name = live["metadata"]["name"]
+            await self._kube.json_patch(RAYCLUSTERS, self._owner.namespace, name, operations)
+        return None
+
+    async def _create(self, plan: ClusterPlan) -> ClusterProblem | None:
+        secret = token_secret_name(self._owner.name)
+        body = raycluster(self._owner, plan.name, plan.spec, plan.ray_version, plan.image, secret, plan.slots)
+        try:
+            await self._kube.create(RAYCLUSTERS, {**body, "spec": {**body["spec"], "suspend": plan.suspend}})
+        except AlreadyExists:
+            found = await self._kube.get(RAYCLUSTERS, self._owner.namespace, plan.name)
+            return self._not_ours("RayCluster", found)
+        return None
+
+    # -- the others
+
+    async def _child(self, body: Json) -> ClusterProblem | None:
+        kind, name = body["kind"], body["metadata"]["name"]
+        resource = _APPLIED[kind]
+        live = next((one for one in self._seen.children(kind) if one["metadata"]["name"] == name), None)
+        if live is None:
+            try:
+                live = await self._kube.get(resource, self._owner.namespace, name)
+            except NotFound:
+                await self._kube.apply(resource, body)
+                return None
+        if problem := self._not_ours(kind, live):
+            return problem
+        if not says(live, body):
+            # With the version that was seen: what somebody else put in its place meanwhile is not ours to change.
+            versioned = {**body["metadata"], "resourceVersion": live["metadata"]["resourceVersion"]}
+            await self._kube.apply(resource, {**body, "metadata": versioned})
+        return None
+
+    async def _remove_others(self, names: set[tuple[str, str]]) -> None:
+        """What we made for a spec or a cluster of before."""
+        for resource in (*_APPLIED.values(), RAYCLUSTERS):
+            for live in self._seen.children(resource.kind):
+                metadata = live["metadata"]
+                if (resource.kind, metadata["name"]) in names or metadata.get("deletionTimestamp"):
+                    continue
+                if ownership(live, self._owner) != "ours":
+                    continue
+                with contextlib.suppress(NotFound):
+                    await self._kube.delete(resource, self._owner.namespace, metadata["name"], uid=metadata["uid"])
+
+    def _not_ours(self, kind: str, live: Mapping[str, Any]) -> ClusterProblem | None:
+        name = live["metadata"]["name"]
+        match ownership(live, self._owner):
+            case "former":
+                told = f"{kind} {name} of the deleted pipeline with the same name is still there"
+                return ClusterProblem("PreviousDeletionPending", told)
+            case "foreign":
+                told = (
+                    f"{kind} {self._owner.namespace}/{name} is there and belongs to somebody else: "
+                    "delete or rename it, or give the pipeline another name"
+                )
+                return ClusterProblem("NameTaken", told, stalled=True)
+        return None
+
+
+def _token_in(secret: Json) -> str:
+    try:
+        return b64decode(secret["data"][TOKEN_KEY]).decode()
+    except (KeyError, ValueError, TypeError):
+        raise UnreachableError(
+            f"Secret {secret['metadata'].get('namespace')}/{secret['metadata']['name']} has no {TOKEN_KEY!r}; "
+            "delete it together with the RayCluster, and both are made again"
+        ) from None

@@ -1,0 +1,318 @@
+"""The reconcile of one pipeline: from what the watches saw to one look of the engine through the adapters."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+from servepipe.api import InvalidResourceError, validate
+from servepipe.api.problem import Problem
+from servepipe.api.v1alpha1 import API_VERSION, KIND, ServePipeline, Service
+from servepipe_operator.adapters import owner as references
+from servepipe_operator.adapters.dashboard import Dashboard, Dashboards, Place
+from servepipe_operator.adapters.following import FollowingRouting, RememberingServe, deployed_route
+from servepipe_operator.adapters.kube_cluster import Kept, KubeCluster
+from servepipe_operator.adapters.kube_errors import Conflict, KubeError, NotFound
+from servepipe_operator.adapters.kube_events import KubeEvents, ToldEvents
+from servepipe_operator.adapters.kube_status import KubeStatus
+from servepipe_operator.adapters.refusals import problem_of
+from servepipe_operator.adapters.remembered_history import RememberedHistory
+from servepipe_operator.adapters.revision_history import RecordError, RevisionHistory
+from servepipe_operator.controller.context import Context, Key
+from servepipe_operator.controller.kinds import PIPELINES
+from servepipe_operator.engine.conditions import Condition
+from servepipe_operator.engine.history import decided
+from servepipe_operator.engine.plan import refused_status
+from servepipe_operator.engine.state import Application, Capacity, ClusterDefaults, Environment, Event, Json, RoutingAck
+from servepipe_operator.engine.status import with_problem
+from servepipe_operator.objects.cluster_view import ClusterView
+from servepipe_operator.objects.names import Owner, ownership
+from servepipe_operator.objects.network import operator_peer
+from servepipe_operator.objects.pods import DASHBOARD_PORT, SERVE_PORT
+from servepipe_operator.ports import History, Ports, Routing, UnreachableError
+from servepipe_operator.reconcile import reconcile
+
+__all__ = ["PipelineReconciler", "newest"]
+
+log = logging.getLogger(__name__)
+
+#: After a write that met another one: what it met is in the watches by then.
+CONFLICT_S = 0.2
+
+
+@dataclass(slots=True)
+class _Pipeline:
+    """What is kept of one pipeline between looks; all of it can be lost.
+
+    Args:
+        parsed: The generation that was read last, and what it says.
+        written: What the server answered to the last status: until the watch has caught up, that is the newer one.
+    """
+
+    uid: str
+    history: History
+    kept: Kept = field(default_factory=Kept)
+    applications: dict[str, Application] = field(default_factory=dict)
+    parsed: tuple[int | None, ServePipeline] | None = None
+    written: Json | None = None
+
+
+class PipelineReconciler:
+    """Looks at one pipeline and does what is due; see `context.Work`."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._settings = context.settings
+        self._pipelines: dict[Key, _Pipeline] = {}
+        self._told = ToldEvents()
+        self._dashboards = Dashboards(self._dashboard)
+        self._defaults = ClusterDefaults(context.settings.ray_version, context.settings.runtime_image)
+
+    async def __call__(self, key: Key) -> float | None:
+        """See `context.Work`."""
+        live = self._context.store.pipeline(key)
+        if live is None or live["metadata"].get("deletionTimestamp"):
+            # Everything of it is owned by it: the garbage collector takes it away.
+            await self._forget(key)
+            return None
+        uid = str(live["metadata"]["uid"])
+        known = self._pipelines.get(key)
+        if known is None or known.uid != uid:
+            await self._forget(key)
+            known = self._pipelines[key] = _Pipeline(uid, self._history(key, uid))
+        if known.written is not None:
+            live = newest(live, known.written)
+        return await self._look(key, known, live)
+
+    async def _look(self, key: Key, known: _Pipeline, live: Json) -> float | None:
+        reference = references.Owner(API_VERSION, KIND, key.namespace, key.name, known.uid)
+        status = KubeStatus(self._context.kube, PIPELINES, reference, live)
+        events = KubeEvents(self._context.kube, reference, self._told, self._settings.instance, _lost)
+        try:
+            return await self._reconcile(key, known, live, status, events)
+        except Conflict as error:
+            log.info("looking again at once: %s", error)
+            return CONFLICT_S
+        except UnreachableError:
+            raise
+        except NotFound as error:
+            if error.kind_missing:
+                raise
+            return CONFLICT_S  # the pipeline went meanwhile, and the watch tells
+        except (KubeError, RecordError) as error:
+            problem = problem_of(error)
+            log.warning("%s: %s", problem.reason, problem.message)
+            before = await status.read()
+            after = before
+            for condition in (
+                Condition("Ready", "False", problem.reason, problem.message),
+                Condition("Stalled", "True", problem.reason, problem.message),
+            ):
+                after = with_problem(after, before, condition, time.time())
+            if after != before:
+                await status.write(after)
+                await events.emit(Event("Warning", problem.reason, problem.message))
+            return self._settings.steady_s
+        finally:
+            known.written = status.latest
+
+    async def _reconcile(
+        self, key: Key, known: _Pipeline, live: Json, status: KubeStatus, events: KubeEvents
+    ) -> float | None:
+        pipeline, refused = await _read(live, known)
+        if pipeline is None:
+            before = await status.read()
+            after = refused_status(refused, before, time.time(), live["metadata"].get("generation"))
+            if after != before:
+                await status.write(after)
+            return self._settings.steady_s
+        ingress = pipeline.spec.ingress
+        service = (ingress.service if ingress else None) or Service()
+        route = ingress.route if ingress else "/"
+        owner = Owner(key.name, key.namespace, known.uid, self._settings.installation)
+
+        async def dashboard() -> Dashboard:
+            return await self._dashboards.of(known.uid, known.kept.token)
+
+        seen = _Seen(self._context, key)
+        cluster = KubeCluster(
+            self._context.kube,
+            owner,
+            seen,
+            self._defaults,
+            known.kept,
+            lambda view: _ray_version(dashboard, key, view),
+            self._peers(),
+        )
+
+        def routing() -> Routing:
+            place = Place(key.namespace, key.name, service.port, cluster.view.ingress_ip, SERVE_PORT)
+            reached = any(ownership(one, owner) == "ours" for one in seen.children("Service"))
+            return _LateRouting(dashboard, place, deployed_route(known.applications, route), reached)
+
+        ports = Ports(
+            serve=RememberingServe(_LateServe(dashboard, lambda: _head(key, cluster.view)), known.applications),
+            routing=FollowingRouting(routing),
+            history=known.history,
+            status=status,
+            events=events,
+            cluster=cluster,
+        )
+        environment = Environment(
+            http={"host": "0.0.0.0", "port": SERVE_PORT},
+            grpc={"port": ingress.grpc.port} if ingress and ingress.grpc else {},
+            url=f"http://{key.name}.{key.namespace}.svc:{service.port}{route}",
+            cluster=self._defaults,
+            steady_s=self._settings.steady_s,
+            changing_s=self._settings.changing_s,
+        )
+        plan = await reconcile(pipeline, ports, environment, time.time(), refused)
+        if plan.serve_config is not None:
+            log.info("sent Serve %d applications", len(plan.serve_config["applications"]))
+        return plan.look_again_after_s
+
+    def _peers(self) -> Sequence[Json]:
+        settings = self._settings
+        if settings.dashboard == "proxy":
+            return [{"ipBlock": {"cidr": cidr}} for cidr in settings.api_server_from]
+        return [operator_peer(settings.namespace, dict(settings.pod_labels))]
+
+    def _history(self, key: Key, uid: str) -> History:
+        reference = references.Owner(API_VERSION, KIND, key.namespace, key.name, uid)
+        revisions = RevisionHistory(self._context.kube, reference, _corrupt)
+        return RememberedHistory(revisions, self._settings.resync_s)
+
+    def _dashboard(self, token: str) -> Dashboard:
+        return Dashboard(
+            self._settings.dashboard,
+            self._context.access,
+            token=token,
+            cluster_domain=self._settings.cluster_domain,
+            allowed=self._context.allowed,
+        )
+
+    async def _forget(self, key: Key) -> None:
+        known = self._pipelines.pop(key, None)
+        if known is not None:
+            await self._dashboards.forget(known.uid)
+
+
+class _Seen:
+    """`kube_cluster.Seen` of one pipeline."""
+
+    def __init__(self, context: Context, key: Key) -> None:
+        self._store, self._key = context.store, key
+
+    def children(self, kind: str) -> Sequence[Json]:
+        return self._store.children(kind, self._key)
+
+    def missing(self) -> frozenset[str]:
+        return self._store.missing()
+
+
+def newest(seen: Json, written: Json) -> Json:
+    """What a watch has seen or what a write was answered, whichever is later.
+
+    Who acts on an older spec after a newer one sends Serve back and forth for as long as the watch lags behind.
+    Versions of one object are numbers that grow; where they are not, the watch counts.
+    """
+    first, second = (one["metadata"] for one in (seen, written))
+    try:
+        later = int(second["resourceVersion"]) > int(first["resourceVersion"])
+    except ValueError:
+        later = False
+    return written if later and first["uid"] == second["uid"] else seen
+
+
+# --- Reading ----------------------------------------------------------------------------------------------------------
+
+
+async def _read(live: Json, known: _Pipeline) -> tuple[ServePipeline | None, tuple[Problem, ...]]:
+    """The pipeline; where it cannot be read, what was accepted last in its place, and why."""
+    generation = live["metadata"].get("generation")
+    if known.parsed is not None and known.parsed[0] == generation:
+        return known.parsed[1], ()
+    try:
+        # Status is kept apart: another version may have written it.
+        pipeline = validate({key: value for key, value in live.items() if key != "status"})
+    except InvalidResourceError as error:
+        spec = await _accepted_spec(known.history)
+        if spec is None:
+            return None, error.problems
+        try:
+            return validate({**live, "spec": spec, "status": None}), error.problems
+        except InvalidResourceError:
+            return None, error.problems
+    known.parsed = (generation, pipeline)
+    return pipeline, ()
+
+
+async def _accepted_spec(history: History) -> Json | None:
+    records = await history.list()
+    name = decided(records).get("spec")
+    data = next((record.data for record in records if record.kind == "spec" and record.name == name), None)
+    return None if data is None else data.get("spec", data)
+
+
+# --- Ports that ask for the dashboard first ---------------------------------------------------------------------------
+
+_AskedFor = Callable[[], Awaitable[Dashboard]]
+
+
+def _head(key: Key, view: ClusterView) -> Place:
+    """The head's Service; its pod where it is known."""
+    if view.live is None:
+        raise UnreachableError(f"pipeline {key} has no RayCluster yet")
+    name = view.live["metadata"]["name"]
+    said = ((view.live.get("status") or {}).get("head") or {}).get("serviceName")
+    return Place(key.namespace, str(said or f"{name}-head-svc"), DASHBOARD_PORT, view.head_ip)
+
+
+async def _ray_version(dashboard: _AskedFor, key: Key, view: ClusterView) -> str:
+    return await (await dashboard()).ray_version(_head(key, view))
+
+
+class _LateServe:
+    """The `ServeApi` of the head as it is when asked."""
+
+    def __init__(self, dashboard: _AskedFor, head: Callable[[], Place]) -> None:
+        self._dashboard, self._head = dashboard, head
+
+    async def applications(self) -> dict[str, Application] | None:
+        return await (await self._dashboard()).serve(self._head()).applications()
+
+    async def put(self, config: Json) -> None:
+        await (await self._dashboard()).serve(self._head()).put(config)
+
+    async def capacity(self) -> Capacity | None:
+        return await (await self._dashboard()).serve(self._head()).capacity()
+
+
+class _LateRouting:
+    """The `Routing` of the ingress. Without a Service of ours callers are not answered, whoever else answers there."""
+
+    def __init__(self, dashboard: _AskedFor, place: Place, route: str, reached: bool) -> None:
+        self._dashboard, self._place, self._route, self._reached = dashboard, place, route, reached
+
+    async def acks(self) -> tuple[RoutingAck, ...]:
+        if not self._reached:
+            raise UnreachableError(f"Service {self._place.namespace}/{self._place.service} is not there")
+        return await (await self._dashboard()).routing(self._place, self._route).acks()
+
+    async def ready(self) -> tuple[bool, tuple[str, ...]]:
+        if not self._reached:
+            return False, ()
+        return await (await self._dashboard()).routing(self._place, self._route).ready()
+
+
+# --- Told in the log --------------------------------------------------------------------------------------------------
+
+
+def _lost(event: Event, error: KubeError) -> None:
+    log.warning("event %s was not written: %s", event.reason, error, extra={"node": event.node})
+
+
+def _corrupt(name: str, reason: str) -> None:
+    log.error("ControllerRevision %s is left out of history: %s", name, reason)

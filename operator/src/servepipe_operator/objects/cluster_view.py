@@ -1,0 +1,180 @@
+"""What the objects around a live RayCluster say about it, for conditions.
+
+KubeRay's own ``status.state: ready`` stays for good once it was said, so only its live conditions count. An invalid
+RayCluster gets no status at all, just a Warning event.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from servepipe_operator.engine.pools import Slot
+from servepipe_operator.engine.state import ClusterProblem, Json
+from servepipe_operator.objects.names import ROLE_LABEL, Owner, ownership
+from servepipe_operator.objects.pod_trouble import PodTrouble, ending, first_trouble, trouble_of
+from servepipe_operator.objects.raycluster import slots_of
+
+__all__ = ["ClusterView", "view"]
+
+CLUSTER_LABEL = "ray.io/cluster"
+GROUP_LABEL = "ray.io/group"
+NODE_TYPE_LABEL = "ray.io/node-type"
+INVALID_EVENTS = frozenset({"InvalidRayClusterSpec", "InvalidRayClusterMetadata"})
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterView:
+    """One look at a RayCluster.
+
+    Args:
+        live: The RayCluster, if it is ours.
+        head: The head's pod, if there is one.
+        ingress_ip: Of a pod of the ingress that is ready, or "".
+        pods: How many there are of each worker group, also those that are ending.
+    """
+
+    live: Json | None
+    problem: ClusterProblem | None
+    slots: tuple[Slot, ...] = ()
+    head: Json | None = None
+    ingress_ip: str = ""
+    pods: Mapping[str, int] | None = None
+    absent: bool = False
+    up: bool = False
+
+    @property
+    def head_ip(self) -> str:
+        """Of the head's pod, or ""."""
+        return _ip(self.head) if self.head else ""
+
+    @property
+    def head_uid(self) -> str:
+        """Of the head's pod, or ""."""
+        return str(self.head["metadata"]["uid"]) if self.head else ""
+
+
+def view(
+    owner: Owner,
+    name: str,
+    clusters: Iterable[Json],
+    pods: Sequence[Json],
+    events: Sequence[Json],
+    missing: frozenset[str] = frozenset(),
+) -> ClusterView:
+    """What is known of the RayCluster ``name``.
+
+    Args:
+        clusters: RayClusters with the pipeline's label.
+        pods: Its pods, likewise.
+        events: Warnings about RayClusters of the namespace that may be this one.
+        missing: Kinds that the API server does not serve.
+    """
+    if "rayclusters.ray.io" in missing:
+        told = "the API server does not know RayClusters: install KubeRay"
+        return ClusterView(None, ClusterProblem("KubeRayMissing", told, stalled=True), absent=True)
+    live = next((one for one in clusters if one["metadata"]["name"] == name), None)
+    if live is None:
+        return ClusterView(None, ClusterProblem("Creating", f"RayCluster {name} is being created"), absent=True)
+    match ownership(live, owner):
+        case "former":
+            told = f"RayCluster {name} of the deleted pipeline with the same name is still there"
+            return ClusterView(None, ClusterProblem("PreviousDeletionPending", told), absent=True)
+        case "foreign":
+            told = f"RayCluster {name} is there and belongs to somebody else"
+            return ClusterView(None, ClusterProblem("NameTaken", told, stalled=True), absent=True)
+    if live["metadata"].get("deletionTimestamp"):
+        return ClusterView(None, ClusterProblem("Deleting", f"RayCluster {name} is being deleted"), absent=True)
+    mine = [pod for pod in pods if _labels(pod).get(CLUSTER_LABEL) == name]
+    head = next((pod for pod in mine if _labels(pod).get(NODE_TYPE_LABEL) == "head" and not ending(pod)), None)
+    workers = [pod for pod in mine if _labels(pod).get(NODE_TYPE_LABEL) == "worker"]
+    counts = Counter(_labels(pod).get(GROUP_LABEL, "") for pod in workers)
+    troubles = _troubles(workers, owner.namespace, name)
+    problem, absent, up = _state(live, name, head, mine, troubles, events)
+    return ClusterView(
+        live=live,
+        problem=problem,
+        slots=tuple(slots_of(live, counts, troubles)),
+        head=head,
+        ingress_ip=next((_ip(pod) for pod in mine if _labels(pod).get(ROLE_LABEL) == "ingress" and _ready(pod)), ""),
+        pods=counts,
+        absent=absent,
+        up=up,
+    )
+
+
+def _state(
+    live: Json,
+    name: str,
+    head: Json | None,
+    pods: Sequence[Json],
+    troubles: Mapping[str, PodTrouble],
+    events: Sequence[Json],
+) -> tuple[ClusterProblem | None, bool, bool]:
+    """The problem, whether no Ray can run, and whether the head is said to be ready."""
+    conditions = {one.get("type"): one for one in (live.get("status") or {}).get("conditions") or []}
+    if live["spec"].get("suspend"):
+        gone = not pods
+        return ClusterProblem("Suspended", f"RayCluster {name} is suspended"), gone, False
+    invalid = next((event for event in events if _about(event, live) and event.get("reason") in INVALID_EVENTS), None)
+    if not conditions and invalid is not None:
+        return ClusterProblem("InvalidRayCluster", str(invalid.get("message")), stalled=True), True, False
+    if not live.get("status"):
+        return (
+            ClusterProblem("WaitingForKubeRay", f"KubeRay did not take up RayCluster {name} yet"),
+            head is None,
+            False,
+        )
+    failed = conditions.get("ReplicaFailure", {})
+    ready = conditions.get("HeadPodReady", {})
+    up = ready.get("status") == "True" and head is not None
+    if failed.get("status") == "True":
+        told = f"KubeRay cannot make pods of RayCluster {name}: {failed.get('message')}"
+        return ClusterProblem(str(failed.get("reason")), told, stalled=True, blocking=not up), head is None, up
+    if up:
+        return _waiting_pods(troubles), False, True
+    trouble = trouble_of(head) if head else None
+    if trouble is not None:
+        namespace = live["metadata"]["namespace"]
+        look = f"kubectl -n {namespace} describe pod -l {CLUSTER_LABEL}={name},{NODE_TYPE_LABEL}=head"
+        message = f"the head pod of RayCluster {name} {trouble.message} (see {look})"
+    else:
+        message = f"the head pod of RayCluster {name} is not ready: {ready.get('message') or ready.get('reason')}"
+    return ClusterProblem("HeadPodNotReady", message), head is None, False
+
+
+def _waiting_pods(troubles: Mapping[str, PodTrouble]) -> ClusterProblem | None:
+    """Workers that cannot come: said, and no reason to send nothing to those that are there."""
+    told = "; ".join(trouble.message for trouble in troubles.values())
+    return ClusterProblem("PodsNotReady", told, blocking=False) if told else None
+
+
+def _troubles(pods: Sequence[Json], namespace: str, name: str) -> dict[str, PodTrouble]:
+    """By worker group, and where to look further."""
+    found: dict[str, PodTrouble] = {}
+    for group in sorted({_labels(pod).get(GROUP_LABEL, "") for pod in pods}):
+        trouble = first_trouble(pod for pod in pods if _labels(pod).get(GROUP_LABEL, "") == group)
+        if trouble is not None:
+            look = f"kubectl -n {namespace} describe pod -l {CLUSTER_LABEL}={name},{GROUP_LABEL}={group}"
+            found[group] = replace(trouble, message=f"a pod of worker group {group} {trouble.message} (see {look})")
+    return found
+
+
+def _about(event: Mapping[str, Any], live: Json) -> bool:
+    about = event.get("involvedObject") or {}
+    return bool(about.get("uid") == live["metadata"].get("uid"))
+
+
+def _labels(pod: Mapping[str, Any]) -> Mapping[str, str]:
+    return pod["metadata"].get("labels") or {}
+
+
+def _ready(pod: Mapping[str, Any]) -> bool:
+    conditions = (pod.get("status") or {}).get("conditions") or ()
+    return not ending(pod) and any(one.get("type") == "Ready" and one.get("status") == "True" for one in conditions)
+
+
+def _ip(pod: Mapping[str, Any]) -> str:
+    return str((pod.get("status") or {}).get("podIP") or "")

@@ -1,0 +1,82 @@
+"""All pod templates that a spec leads to, so that the API server can be asked about them before it is accepted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from servepipe.api.problem import Problem
+from servepipe.api.v1alpha1 import Cluster, Ingress, Spec
+from servepipe_operator.engine.pools import DEFAULT_POOL, PodWish
+from servepipe_operator.engine.revisions import node_identity, normalised_resources
+from servepipe_operator.engine.state import Json
+from servepipe_operator.engine.wishes import ingress_wish, node_wish
+from servepipe_operator.objects.merge import template_problems
+from servepipe_operator.objects.names import Owner
+from servepipe_operator.objects.pods import cluster_environment, head_template, worker_template
+
+__all__ = ["Template", "pod_of", "problems_of_templates", "templates"]
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """One of them, and the field of the resource that it comes from."""
+
+    where: str
+    template: Json
+
+
+def problems_of_templates(spec: Spec) -> list[Problem]:
+    """What raw templates lack to be merged at all."""
+    cluster = spec.cluster or Cluster()
+    raw = {
+        "spec.ingress.template": spec.ingress.template if spec.ingress else None,
+        "spec.cluster.head.template": cluster.head.template if cluster.head else None,
+        "spec.cluster.workers.template": cluster.workers.template if cluster.workers else None,
+        **{f"spec.nodes.{name}.template": node.template for name, node in spec.nodes.items()},
+    }
+    found = []
+    for where, template in raw.items():
+        for told in template_problems(template or {}, where):
+            at, _, what = told.partition(": ")
+            found.append(Problem(at, what))
+    return found
+
+
+def templates(owner: Owner, spec: Spec, image: str) -> list[Template]:
+    """One for each kind of pod, the head's first. Inline nodes have none.
+
+    Args:
+        image: Of pods for which none is named.
+    """
+    cluster = spec.cluster or Cluster()
+    head = cluster.head.to_json() if cluster.head else {}
+    secrets = [one.to_json() for one in spec.image_pull_secrets or []]
+    environment = cluster_environment()
+    found = [Template("spec.cluster.head", head_template(owner, head, head.get("image", image), environment, secrets))]
+    seen = set()
+    for where, wish in _wishes(spec):
+        if (wish.pool, wish.digest) not in seen:
+            seen.add((wish.pool, wish.digest))
+            found.append(Template(where, worker_template(owner, wish, image, environment)))
+    return found
+
+
+def pod_of(owner: Owner, template: Json) -> Json:
+    """A Pod such as KubeRay makes from a template, for a dry run."""
+    metadata = {**template.get("metadata", {}), "generateName": f"{owner.name}-", "namespace": owner.namespace}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]}
+
+
+def _wishes(spec: Spec) -> Iterator[tuple[str, PodWish]]:
+    ingress = spec.ingress or Ingress()
+    identity: Json = {
+        "image": spec.image,
+        "template": ingress.template,
+        "resources": normalised_resources(ingress.resources.to_json()) if ingress.resources else {},
+    }
+    yield "spec.ingress", ingress_wish(identity, spec)
+    for name, node in sorted(spec.nodes.items()):
+        if node.placement != "Inline":
+            wish = node_wish(name, node_identity(node, spec.image, ()), spec)
+            yield ("spec.cluster.workers" if wish.pool == DEFAULT_POOL else f"spec.nodes.{name}"), wish
