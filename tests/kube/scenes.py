@@ -47,6 +47,7 @@ PATIENT = {
     "SERVEPIPE_LEASE_RENEW_S": "5",
     "SERVEPIPE_LEASE_RETRY_S": "1",
     "SERVEPIPE_API_TIMEOUT_S": "8",
+    "SERVEPIPE_RESYNC_S": "20",
 }
 RAYCLUSTERS = "apis/ray.io/v1:rayclusters"
 

@@ -106,8 +106,10 @@ class PipelineReconciler:
             problem = problem_of(error)
             log.warning("%s: %s", problem.reason, problem.message)
             before = await status.read()
-            after = before
+            after: Json = {**before, "observedGeneration": live["metadata"].get("generation")}
+            # The look ended in the middle: nobody knows whether callers are answered.
             for condition in (
+                Condition("Available", "Unknown", problem.reason, problem.message),
                 Condition("Ready", "False", problem.reason, problem.message),
                 Condition("Stalled", "True", problem.reason, problem.message),
             ):

@@ -374,7 +374,8 @@ def _changes(view: View, checkpoint: Checkpoint, layout: Layout, nodes: Mapping[
     if rollout.replacing_ingress:
         failed = checkpoint.ingress.failed
         if failed is None or failed.revision != rollout.ingress:
-            changes.append(("ReplacingIngress", "the ingress is being started with new code or hooks"))
+            told = "is being replaced by one with new code or settings" if checkpoint.ingress.stable else "starts"
+            changes.append(("ReplacingIngress", f"the ingress {told}"))
     elif rollout.ingress_waits:
         changes.append(("IngressWaits", layout.waiting.get(INGRESS, "the ingress is replaced after the nodes")))
     ingress = view.deployed.applications.get(INGRESS)
