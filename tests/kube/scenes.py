@@ -47,6 +47,7 @@ PATIENT = {
     "SERVEPIPE_LEASE_RENEW_S": "5",
     "SERVEPIPE_LEASE_RETRY_S": "1",
     "SERVEPIPE_API_TIMEOUT_S": "8",
+    "SERVEPIPE_RESYNC_S": "20",
 }
 RAYCLUSTERS = "apis/ray.io/v1:rayclusters"
 
@@ -127,8 +128,7 @@ class Stage(Pipelines):
             return said and all(word in one["message"] for word in words)
 
         live = self.wait_until(f"{kind}={status} {reason} with {words}", name, check, timeout)
-        message = str(self.condition(live, kind)["message"])
-        return message
+        return str(self.condition(live, kind)["message"])
 
     def looked(self, name: str, times: int = 5, timeout: float = 60.0) -> None:
         """Wait until the operator has asked the pipeline's dashboard so often again."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -59,7 +60,7 @@ def only_appended(stage: Stage, first: Json) -> None:
     """Worker groups stay in their order, at most new ones come; no write of the operator touches what the autoscaler
     writes."""
     versions = stage.versions(first)
-    for before, after in zip(versions, versions[1:], strict=False):
+    for before, after in itertools.pairwise(versions):
         old, new = (one["spec"]["workerGroupSpecs"] for one in (before, after))
         assert [one["groupName"] for one in new][: len(old)] == [one["groupName"] for one in old]
         for one, other in zip(old, new, strict=False):

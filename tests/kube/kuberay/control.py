@@ -83,7 +83,7 @@ class KubeRay:
 
     def look(self, namespace: str, cluster: str) -> Object:
         """Inside of Ray: ``head`` (with its ``ip``) or None, ``nodes`` that joined, ``waiting`` demands, ``gets``,
-        ``applications`` with their replicas and nodes, and ``problems``: what Serve should never have been asked."""
+        ``applications`` (replicas, nodes, config), and ``problems``: what Serve should never have been asked."""
         found: Object = self._call("look", namespace=namespace, cluster=cluster)
         return found
 

@@ -214,6 +214,7 @@ class StandIn:
                 name: {
                     "replicas": [{"id": r.id, "state": r.state, "node": r.node} for r in application.replicas],
                     "deleting": application.deleting,
+                    "config": application.config,
                 }
                 for name, application in found.serve.applications.items()
             },

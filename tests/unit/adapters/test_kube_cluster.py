@@ -250,9 +250,7 @@ async def test_refusals_of_the_api_server_say_which_pods() -> None:
     async with bed.cluster() as cluster:
         problems = await cluster.refusals(PIPELINE)
         assert {str(one) for one in problems} == {
-            "spec.cluster.head: spec.containers[0].image: must not be empty",
-            "spec.ingress: spec.containers[0].image: must not be empty",
-            "spec.cluster.workers: spec.containers[0].image: must not be empty",
+            "spec.cluster.head, spec.ingress, spec.cluster.workers: spec.containers[0].image: must not be empty",
         }
         bed.fake.faults[:] = [
             lambda method, path: status(403, "Forbidden", "exceeded quota: q") if path.endswith("pods") else None

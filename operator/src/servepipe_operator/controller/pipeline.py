@@ -91,6 +91,7 @@ class PipelineReconciler:
         status = KubeStatus(self._context.kube, PIPELINES, reference, live)
         events = KubeEvents(self._context.kube, reference, self._told, self._settings.instance, _lost)
         try:
+            await self._take(status)
             return await self._reconcile(key, known, live, status, events)
         except Conflict as error:
             log.info("looking again at once: %s", error)
@@ -105,8 +106,10 @@ class PipelineReconciler:
             problem = problem_of(error)
             log.warning("%s: %s", problem.reason, problem.message)
             before = await status.read()
-            after = before
+            after: Json = {**before, "observedGeneration": live["metadata"].get("generation")}
+            # The look ended in the middle: nobody knows whether callers are answered.
             for condition in (
+                Condition("Available", "Unknown", problem.reason, problem.message),
                 Condition("Ready", "False", problem.reason, problem.message),
                 Condition("Stalled", "True", problem.reason, problem.message),
             ):
@@ -117,6 +120,12 @@ class PipelineReconciler:
             return self._settings.steady_s
         finally:
             known.written = status.latest
+
+    async def _take(self, status: KubeStatus) -> None:
+        """Say whose it is before anything is made of it: of two operators that see a new pipeline one comes second."""
+        before = await status.read()
+        if before.get("installation") != self._settings.installation:
+            await status.write({**before, "installation": self._settings.installation})
 
     async def _reconcile(
         self, key: Key, known: _Pipeline, live: Json, status: KubeStatus, events: KubeEvents
@@ -163,6 +172,7 @@ class PipelineReconciler:
         environment = Environment(
             http={"host": "0.0.0.0", "port": SERVE_PORT},
             grpc={"port": ingress.grpc.port} if ingress and ingress.grpc else {},
+            installation=self._settings.installation,
             url=f"http://{key.name}.{key.namespace}.svc:{service.port}{route}",
             cluster=self._defaults,
             steady_s=self._settings.steady_s,
