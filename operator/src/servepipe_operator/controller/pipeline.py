@@ -22,6 +22,7 @@ from servepipe_operator.adapters.remembered_history import RememberedHistory
 from servepipe_operator.adapters.revision_history import RecordError, RevisionHistory
 from servepipe_operator.controller.context import Context, Key
 from servepipe_operator.controller.kinds import PIPELINES
+from servepipe_operator.controller.store import whole
 from servepipe_operator.engine.conditions import Condition
 from servepipe_operator.engine.history import decided
 from servepipe_operator.engine.plan import refused_status
@@ -48,8 +49,8 @@ class _Pipeline:
 
     Args:
         parsed: The generation that was read last, and what it says.
-        seen_version: The resourceVersion from which the last status was written, and what the server answered to it:
-            until the watch has caught up, that is the newer one.
+        seen_version: What the watch had of it when its status was written last.
+        written: What the server answered to that: until the watch has caught up, it is the newer one.
     """
 
     uid: str
@@ -84,15 +85,16 @@ class PipelineReconciler:
         if known is None or known.uid != uid:
             await self._forget(key)
             known = self._pipelines[key] = _Pipeline(uid, self._history(key, uid))
-        if known.written is not None and known.seen_version == live["metadata"]["resourceVersion"]:
-            live = known.written
-        return await self._look(key, known, live)
+        seen_version = str(live["metadata"]["resourceVersion"])
+        if known.written is None or known.seen_version != seen_version:
+            known.written = None  # the watch has caught up
+            known.seen_version = seen_version
+        return await self._look(key, known, known.written or live)
 
     async def _look(self, key: Key, known: _Pipeline, live: Json) -> float | None:
         reference = references.Owner(API_VERSION, KIND, key.namespace, key.name, known.uid)
         status = KubeStatus(self._context.kube, PIPELINES, reference, live)
         events = KubeEvents(self._context.kube, reference, self._told, self._settings.instance, _lost)
-        version = str(live["metadata"]["resourceVersion"])
         try:
             return await self._reconcile(key, known, live, status, events)
         except Conflict as error:
@@ -119,7 +121,8 @@ class PipelineReconciler:
                 await events.emit(Event("Warning", problem.reason, problem.message))
             return self._settings.steady_s
         finally:
-            known.seen_version, known.written = version, status.latest
+            if status.latest is not None and status.latest is not live:
+                known.written = whole(status.latest)
 
     async def _reconcile(
         self, key: Key, known: _Pipeline, live: Json, status: KubeStatus, events: KubeEvents
@@ -203,13 +206,16 @@ class PipelineReconciler:
 
 
 class _Seen:
-    """`kube_cluster.Seen` of one pipeline."""
+    """`kube_cluster.Seen` of one pipeline during one look: what was asked for once stays as it was."""
 
     def __init__(self, context: Context, key: Key) -> None:
         self._store, self._key = context.store, key
+        self._children: dict[str, Sequence[Json]] = {}
 
     def children(self, kind: str) -> Sequence[Json]:
-        return self._store.children(kind, self._key)
+        if kind not in self._children:
+            self._children[kind] = self._store.children(kind, self._key)
+        return self._children[kind]
 
     def missing(self) -> frozenset[str]:
         return self._store.missing()
