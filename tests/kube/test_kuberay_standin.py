@@ -236,7 +236,38 @@ def test_a_pod_with_a_probe_of_serve_s_proxy_is_ready_while_it_has_a_replica(pip
     assert httpx.get(f"http://{ip}:8000/-/healthz", trust_env=False).text == "success"
     pipeline.put()
     pipeline.wait("not ready", lambda: "readyWorkerReplicas" not in pipeline.world.status("c"))
-    assert httpx.get(f"http://{ip}:8000/-/healthz", trust_env=False).status_code == 503
+    # A proxy without replicas drains before it stops to answer.
+    url = f"http://{ip}:8000/-/healthz"
+    pipeline.wait("no proxy", lambda: httpx.get(url, trust_env=False).status_code == 503)
+
+
+def test_the_ingress_answers_through_its_pod(pipeline: Pipeline) -> None:
+    table = {
+        "table": "t1",
+        "pipeline": "p",
+        "graphRevision": "7",
+        "graph": {},
+        "nodes": {"m": {"routes": [{"revision": "1", "weight": 100}], "off": False}},
+    }
+    ingress = application("ingress", "in-a", route="/p")
+    ingress["deployments"][0]["user_config"] = table
+    slots = (group("m-a", 0, resources=SLOT), group("in-a", 0, resources={"svp-in-a": "1"}))
+    pipeline.created(autoscaled("c", *slots))
+    assert pipeline.call("GET", "/-/ready", 8000).status_code == 503
+    pipeline.put(ingress)
+    pipeline.running("ingress")
+    pipeline.ip = pipeline.world.pods("c", "in-a")[0]["status"]["podIP"]
+    ready = pipeline.call("GET", "/p/-/ready", 8000)
+    assert (ready.status_code, ready.json()) == (503, {"ready": False, "notReady": ["m"]})
+    assert pipeline.call("POST", "/p", 8000, json={}).status_code == 503
+    pipeline.ip = pipeline.kuberay.head_ip(pipeline.world.namespace, "c")
+    pipeline.put(ingress, application("m--1", "m-a"))
+    pipeline.running("ingress", "m--1")
+    assert pipeline.call("GET", "/p/-/ready", 8000).json() == {"ready": True, "notReady": []}
+    acks = {ack["application"]: ack["table"] for ack in pipeline.call("GET", "/p/-/routing", 8000).json()["replicas"]}
+    assert acks == {"ingress": "t1"}
+    assert pipeline.call("GET", "/p/-/graph", 8000).json()["graphRevision"] == "7"
+    assert pipeline.call("POST", "/p", 8000, json={}).json() == {"graphRevision": "7", "revisions": {"m": "1"}}
 
 
 # -- dashboards

@@ -20,6 +20,7 @@ import aiohttp
 from servepipe_operator.adapters.kube_access import Access
 from servepipe_operator.adapters.routing import IngressRouting
 from servepipe_operator.adapters.serve_api import RayServeApi
+from servepipe_operator.adapters.timeouts import within
 from servepipe_operator.engine.state import Application, Capacity, Json, RoutingAck
 from servepipe_operator.ports import UnreachableError
 
@@ -29,7 +30,6 @@ DashboardWay: TypeAlias = Literal["service", "pod-ip", "proxy"]
 DASHBOARD_WAYS: tuple[DashboardWay, ...] = get_args(DashboardWay)
 CONNECTIONS = 4
 VERSION_TIMEOUT_S = 10.0
-CONNECT_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ class Dashboard:
         session, url = await self.reach(head)
         url += "/api/ray/version"
         headers = {"X-Ray-Authorization": f"Bearer {self._token}"} if self._token else {}
-        timeout = aiohttp.ClientTimeout(total=VERSION_TIMEOUT_S)
+        timeout = within(VERSION_TIMEOUT_S)
         try:
             async with session.get(url, headers=headers, timeout=timeout) as response:
                 text, status = await response.text(), response.status
@@ -131,10 +131,7 @@ class Dashboard:
         if self._session is None:
             context = self._access.ssl_context if self._way == "proxy" else None
             connector = aiohttp.TCPConnector(limit=CONNECTIONS, ssl=context or True)
-            timeout = aiohttp.ClientTimeout(total=VERSION_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
-            self._session = aiohttp.ClientSession(
-                connector=connector, timeout=timeout, cookie_jar=aiohttp.DummyCookieJar()
-            )
+            self._session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
         if self._way == "proxy":
             try:
                 self._session.headers.update(await self._access.headers())

@@ -7,6 +7,7 @@ from typing import Any
 
 import aiohttp
 
+from servepipe_operator.adapters.timeouts import within
 from servepipe_operator.engine.state import RoutingAck
 from servepipe_operator.ports import UnreachableError
 
@@ -56,7 +57,7 @@ class IngressRouting:
 
     async def _get(self, path: str) -> tuple[int, Any]:
         try:
-            async with self._session.get(self._url + path, timeout=aiohttp.ClientTimeout(total=TIMEOUT_S)) as response:
+            async with self._session.get(self._url + path, timeout=within(TIMEOUT_S)) as response:
                 text = await response.text()
                 return response.status, json.loads(text) if response.content_type == "application/json" else text
         except (aiohttp.ClientError, OSError, ValueError) as error:

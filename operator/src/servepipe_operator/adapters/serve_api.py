@@ -13,6 +13,7 @@ from typing import Any
 import aiohttp
 
 from servepipe_operator.adapters.guarded import GuardedBody
+from servepipe_operator.adapters.timeouts import within
 from servepipe_operator.engine.state import Application, Capacity, Json, Replica
 from servepipe_operator.ports import ServeRejectedError, UnreachableError
 
@@ -77,7 +78,7 @@ class RayServeApi:
                 self._url,
                 data=body,
                 headers=self._headers,
-                timeout=aiohttp.ClientTimeout(total=timeout_s),
+                timeout=within(timeout_s),
             ) as response:
                 text = await response.text()
                 status = response.status

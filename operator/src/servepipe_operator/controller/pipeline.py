@@ -22,6 +22,7 @@ from servepipe_operator.adapters.remembered_history import RememberedHistory
 from servepipe_operator.adapters.revision_history import RecordError, RevisionHistory
 from servepipe_operator.controller.context import Context, Key
 from servepipe_operator.controller.kinds import PIPELINES
+from servepipe_operator.controller.store import whole
 from servepipe_operator.engine.conditions import Condition
 from servepipe_operator.engine.history import decided
 from servepipe_operator.engine.plan import refused_status
@@ -91,6 +92,7 @@ class PipelineReconciler:
         status = KubeStatus(self._context.kube, PIPELINES, reference, live)
         events = KubeEvents(self._context.kube, reference, self._told, self._settings.instance, _lost)
         try:
+            await self._take(status)
             return await self._reconcile(key, known, live, status, events)
         except Conflict as error:
             log.info("looking again at once: %s", error)
@@ -118,7 +120,13 @@ class PipelineReconciler:
                 await events.emit(Event("Warning", problem.reason, problem.message))
             return self._settings.steady_s
         finally:
-            known.written = status.latest
+            known.written = None if status.latest is None else whole(status.latest)
+
+    async def _take(self, status: KubeStatus) -> None:
+        """Say whose it is before anything is made of it: of two operators that see a new pipeline one comes second."""
+        before = await status.read()
+        if before.get("installation") != self._settings.installation:
+            await status.write({**before, "installation": self._settings.installation})
 
     async def _reconcile(
         self, key: Key, known: _Pipeline, live: Json, status: KubeStatus, events: KubeEvents
@@ -165,6 +173,7 @@ class PipelineReconciler:
         environment = Environment(
             http={"host": "0.0.0.0", "port": SERVE_PORT},
             grpc={"port": ingress.grpc.port} if ingress and ingress.grpc else {},
+            installation=self._settings.installation,
             url=f"http://{key.name}.{key.namespace}.svc:{service.port}{route}",
             cluster=self._defaults,
             steady_s=self._settings.steady_s,
@@ -202,13 +211,16 @@ class PipelineReconciler:
 
 
 class _Seen:
-    """`kube_cluster.Seen` of one pipeline."""
+    """`kube_cluster.Seen` of one pipeline during one look: what was asked for once stays as it was."""
 
     def __init__(self, context: Context, key: Key) -> None:
         self._store, self._key = context.store, key
+        self._children: dict[str, Sequence[Json]] = {}
 
     def children(self, kind: str) -> Sequence[Json]:
-        return self._store.children(kind, self._key)
+        if kind not in self._children:
+            self._children[kind] = self._store.children(kind, self._key)
+        return self._children[kind]
 
     def missing(self) -> frozenset[str]:
         return self._store.missing()

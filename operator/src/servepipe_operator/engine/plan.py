@@ -105,7 +105,7 @@ def plan(pipeline: ServePipeline, observed: Observed, environment: Environment, 
         cluster=cluster_name(pipeline.name, pipeline.metadata.uid or "", kept["revision"]) if kept else "",
         pending_put=put is not None,
         generation=generation,
-        url=environment.url,
+        environment=environment,
     )
     changing = (outcome.changing or put is not None) and not paused
     return Plan(

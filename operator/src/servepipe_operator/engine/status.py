@@ -22,7 +22,7 @@ from servepipe_operator.engine.history import Checkpoint, Failure
 from servepipe_operator.engine.layout import Layout, live_of
 from servepipe_operator.engine.names import INGRESS, application
 from servepipe_operator.engine.rollout import Candidate, Rollout, Stage, View, retry_at
-from servepipe_operator.engine.state import Application, Json, Observed
+from servepipe_operator.engine.state import Application, Environment, Json, Observed
 from servepipe_operator.engine.times import timestamp
 
 __all__ = ["Report", "blind", "report", "with_problem"]
@@ -62,7 +62,7 @@ def report(
     cluster: str,
     pending_put: bool,
     generation: int | None,
-    url: str,
+    environment: Environment,
 ) -> Report:
     """The status while Serve answers or was never started.
 
@@ -108,7 +108,9 @@ def report(
         status["deadlines"] = deadlines
     # What failed is only waited for; everything else that is not as it should be is about to change.
     changing = bool(changes) or (ready.status != "True" and stalled is None and not view.goal.suspend)
-    return Report(_headed(status, generation, url), changing)
+    if environment.installation:
+        status["installation"] = environment.installation
+    return Report(_headed(status, generation, environment.url), changing)
 
 
 def _deadlines(view: View, rollout: Rollout, waiting_for: str) -> Json:
