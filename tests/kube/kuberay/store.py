@@ -54,6 +54,10 @@ class _Table:
     by_cluster: dict[Key, dict[str, Object]] = field(default_factory=lambda: defaultdict(dict))
 
 
+#: How many that ended are remembered; an answer is late by moments only.
+GONE_MOST = 10_000
+
+
 class Store:
     """Args:
     api: Used by `run`, and for nothing else.
@@ -63,7 +67,8 @@ class Store:
     def __init__(self, api: Api, changed: Changed) -> None:
         self._api, self._changed = api, changed
         self._tables = {kind.plural: _Table() for kind in KINDS}
-        self._gone: set[str] = set()
+        # Uids of what ended; the answer to a write of ours may arrive after that.
+        self._gone: dict[str, None] = {}
         self._synced = {kind.plural: asyncio.Event() for kind in KINDS}
 
     def get(self, kind: Kind, namespace: str, name: str) -> Object | None:
@@ -83,7 +88,7 @@ class Store:
 
     def drop(self, kind: Kind, obj: Object) -> None:
         """The API server said that it is gone, or going without a wait."""
-        self._gone.add(obj["metadata"]["uid"])
+        self._ended(obj)
         self._remove(kind, obj)
 
     async def synced(self) -> None:
@@ -101,7 +106,7 @@ class Store:
                     obj = event["object"]
                     version = obj["metadata"]["resourceVersion"]
                     if event["type"] == "DELETED":
-                        self._gone.discard(obj["metadata"]["uid"])
+                        self._ended(obj)
                         before = self._remove(kind, obj)
                         self._changed(kind.plural, before or obj, None)
                     elif event["type"] != "BOOKMARK":
@@ -115,6 +120,11 @@ class Store:
             except NO_ANSWER as error:
                 log.info("%s: %s", kind.plural, error)
                 await asyncio.sleep(0.3)
+
+    def _ended(self, obj: Object) -> None:
+        self._gone[obj["metadata"]["uid"]] = None
+        while len(self._gone) > GONE_MOST:
+            del self._gone[next(iter(self._gone))]
 
     async def _list(self, kind: Kind) -> str:
         query = {"labelSelector": kind.selector} if kind.selector else {}
