@@ -254,8 +254,13 @@ class Chain:
     def _quiet(self, seen: list[Json]) -> bool:
         """Whether nothing changed since the last look, and no pod is left over."""
         seen.append(end_objects(self._plane, self._kuberay, self.namespace, NAME))
-        groups = [group for key, one in seen[-1].items() if key.startswith("RayCluster") for group in groups_of(one)]
-        emptied = all(group["replicas"] or not group["maxReplicas"] for group in groups)
+        clusters = [one for key, one in seen[-1].items() if key.startswith("RayCluster")]
+        pods = seen[-1]["pods"]
+        emptied = all(
+            group["groupName"] in pods or not group["maxReplicas"] or seen[-1]["serve"] is None
+            for one in clusters
+            for group in groups_of(one)
+        )
         return emptied and not seen[-1]["idle pods"] and seen[-1] == seen[-2]
 
     def _equal(self, seen: list[Json], wanted: Json) -> bool:

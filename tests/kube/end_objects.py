@@ -48,6 +48,9 @@ def end_objects(plane: ControlPlane, kuberay: KubeRay, namespace: str, name: str
     for kind, path in CHILDREN.items():
         for one in plane.api.get(path.format(namespace), labelSelector=f"{PIPELINE_LABEL}={name}")["items"]:
             one.pop("status", None)
+            if kind == "RayCluster":
+                for group in groups_of(one):
+                    group.pop("replicas", None)
             found[f"{kind} {one['metadata']['name']}"] = one
             if kind == "RayCluster":
                 random[one["metadata"]["name"]] = "CLUSTER"
@@ -67,7 +70,7 @@ def _ray(kuberay: KubeRay, namespace: str, cluster: str) -> Json:
     """What Serve was told, and what runs."""
     seen = kuberay.look(namespace, cluster)
     if seen["head"] is None:
-        return {"serve": None, "idle pods": []}
+        return {"serve": None, "pods": [], "idle pods": []}
     headers = {"X-Ray-Authorization": f"Bearer {seen['head']['token']}"}
     url = f"http://{seen['head']['ip']}:8265/api/serve/applications/"
     answer = httpx.get(url, headers=headers, trust_env=False, timeout=10).json()
@@ -80,7 +83,8 @@ def _ray(kuberay: KubeRay, namespace: str, cluster: str) -> Json:
     workers = {name: node["group"] for name, node in seen["nodes"].items() if node["group"] != "headgroup"}
     idle = sorted(group for name, group in workers.items() if name not in used)
     options = {key: answer[key] for key in ("proxy_location", "http_options", "grpc_options")}
-    return {"serve": {"configs": configs, "replicas": replicas, "options": options}, "idle pods": idle}
+    serve = {"configs": configs, "replicas": replicas, "options": options}
+    return {"serve": serve, "pods": sorted(workers.values()), "idle pods": idle}
 
 
 def groups_of(cluster: Json) -> list[Json]:
