@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from servepipe_operator.engine.conditions import Condition, merged
+from servepipe_operator.engine.conditions import Condition, in_order, merged
 from servepipe_operator.engine.goal import Live
 from servepipe_operator.engine.health import (
     alive,
@@ -59,7 +59,6 @@ def report(
     observed: Observed,
     *,
     accepted: Condition,
-    replacement: str,
     cluster: str,
     pending_put: bool,
     generation: int | None,
@@ -68,7 +67,6 @@ def report(
     """The status while Serve answers or was never started.
 
     Args:
-        replacement: Why the spec as it stands needs another RayCluster, or "".
         cluster: Name of the RayCluster, or "".
     """
     rollout = layout.rollout
@@ -81,7 +79,7 @@ def report(
     waiting_for = ("nodes" if view.deployed.applications else "cluster") if waits else ""
     problem = observed.cluster.message if observed.cluster else ""
     stalled = _stalled(view, checkpoint, rollout, nodes, waiting_for, problem)
-    stalled = _first_of(_outside(observed, replacement), stalled)
+    stalled = _first_of(_outside(observed, accepted), stalled)
     changes = [] if view.goal.suspend else _changes(view, checkpoint, layout, nodes)
     if layout.draining:
         changes.append((_DRAINING, f"waiting for the last requests of {', '.join(sorted(layout.draining))}"))
@@ -145,7 +143,7 @@ def blind(
         else Condition("ClusterReady", "Unknown", reason, message),
         *unknown,
     ]
-    if outside := _outside(observed, ""):
+    if outside := _outside(observed, accepted):
         conditions.append(outside)
     status = {key: value for key, value in observed.status.items() if key not in ("conditions", "observedGeneration")}
     status["conditions"] = merged(conditions, observed.status.get("conditions"), now, generation)
@@ -155,7 +153,8 @@ def blind(
 def with_problem(status: Json, before: Json, condition: Condition, now: float) -> Json:
     """``status`` with one condition more, or in place of the one of its type."""
     others = [one for one in status.get("conditions", []) if one["type"] != condition.type]
-    return {**status, "conditions": others + merged([condition], before.get("conditions"), now, _generation(status))}
+    changed = merged([condition], before.get("conditions"), now, _generation(status))
+    return {**status, "conditions": in_order(others + changed)}
 
 
 def _generation(status: Json) -> int | None:
@@ -385,10 +384,10 @@ def _changes(view: View, checkpoint: Checkpoint, layout: Layout, nodes: Mapping[
     return changes
 
 
-def _outside(observed: Observed, replacement: str) -> Condition | None:
+def _outside(observed: Observed, accepted: Condition) -> Condition | None:
     """What only somebody else can change, and no node is to blame for."""
-    if replacement:
-        return Condition("Stalled", "True", "ClusterReplacementRequired", replacement)
+    if accepted.status == "False":
+        return Condition("Stalled", "True", accepted.reason, accepted.message)
     problem = observed.cluster
     return Condition("Stalled", "True", problem.reason, problem.message) if problem and problem.stalled else None
 
