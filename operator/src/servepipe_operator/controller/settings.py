@@ -48,7 +48,8 @@ class Settings:
         steady_s: Between looks when nothing changes.
         changing_s: Between looks in the middle of a change.
         resync_s: After which all pipelines are listed and looked at anew.
-        api_per_s: Requests per second to the API server; bursts may have twice as many.
+        api_per_s: Requests per second to the API server; bursts may have twice as many. A net for mistakes: what keeps
+            a busy server from being overrun is that `Kube` has few requests under way, and its own fairness.
         api_timeout_s: For one request.
         look_s: The longest that one look at a pipeline may take; then it is cancelled and tried again later.
         stop_s: How long looks that are under way may go on after SIGTERM.
@@ -72,7 +73,7 @@ class Settings:
     steady_s: float = 10.0
     changing_s: float = 2.0
     resync_s: float = 300.0
-    api_per_s: float = 50.0
+    api_per_s: float = 500.0
     api_timeout_s: float = 8.0
     look_s: float = 120.0
     stop_s: float = 15.0
