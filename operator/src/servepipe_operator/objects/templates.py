@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from servepipe.api.problem import Problem
@@ -37,6 +37,9 @@ def problems_of_templates(spec: Spec) -> list[Problem]:
     }
     found = []
     for where, template in raw.items():
+        for key in ("metadata", "spec"):
+            if not isinstance((template or {}).get(key, {}), Mapping):
+                found.append(Problem(f"{where}.{key}", "this is not an object", "Leave it out, or write an object."))
         for told in template_problems(template or {}, where):
             at, _, what = told.partition(": ")
             found.append(Problem(at, what))
