@@ -22,6 +22,7 @@ from servepipe_operator.adapters.remembered_history import RememberedHistory
 from servepipe_operator.adapters.revision_history import RecordError, RevisionHistory
 from servepipe_operator.controller.context import Context, Key
 from servepipe_operator.controller.kinds import PIPELINES
+from servepipe_operator.controller.store import whole
 from servepipe_operator.engine.conditions import Condition
 from servepipe_operator.engine.history import decided
 from servepipe_operator.engine.plan import refused_status
@@ -119,7 +120,7 @@ class PipelineReconciler:
                 await events.emit(Event("Warning", problem.reason, problem.message))
             return self._settings.steady_s
         finally:
-            known.written = status.latest
+            known.written = None if status.latest is None else whole(status.latest)
 
     async def _take(self, status: KubeStatus) -> None:
         """Say whose it is before anything is made of it: of two operators that see a new pipeline one comes second."""
@@ -210,13 +211,16 @@ class PipelineReconciler:
 
 
 class _Seen:
-    """`kube_cluster.Seen` of one pipeline."""
+    """`kube_cluster.Seen` of one pipeline during one look: what was asked for once stays as it was."""
 
     def __init__(self, context: Context, key: Key) -> None:
         self._store, self._key = context.store, key
+        self._children: dict[str, Sequence[Json]] = {}
 
     def children(self, kind: str) -> Sequence[Json]:
-        return self._store.children(kind, self._key)
+        if kind not in self._children:
+            self._children[kind] = self._store.children(kind, self._key)
+        return self._children[kind]
 
     def missing(self) -> frozenset[str]:
         return self._store.missing()

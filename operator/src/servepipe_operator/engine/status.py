@@ -400,6 +400,12 @@ def _first_of(first: Condition | None, second: Condition | None) -> Condition | 
     return replace(first, message=f"{first.message}; {second.message}")
 
 
+def _next_try(view: View, failed: Failure) -> str:
+    """Until then nothing happens by itself."""
+    at = retry_at(failed)
+    return f"; tried again at {timestamp(at)}" if at > view.now else ""
+
+
 def _stalled(
     view: View, checkpoint: Checkpoint, rollout: Rollout, nodes: Mapping[str, _Node], waiting_for: str, problem: str
 ) -> Condition | None:
@@ -409,9 +415,12 @@ def _stalled(
     for name, revision in goals.items():
         unit = checkpoint.unit(name)
         if unit.failed is not None and unit.failed.revision == revision and unit.stable != revision:
-            found.append((unit.failed.reason, f"{name}: {unit.failed.message}"))
+            serves = f"; revision {unit.stable} goes on serving" if unit.stable else ""
+            told = f"{name}: revision {revision} failed: {unit.failed.message}{serves}{_next_try(view, unit.failed)}"
+            found.append((unit.failed.reason, told))
         elif unit.trouble is not None:
-            found.append((unit.trouble.reason, f"{name}: {unit.trouble.message}"))
+            told = f"the revision that serves cannot be started: {unit.trouble.message}{_next_try(view, unit.trouble)}"
+            found.append((unit.trouble.reason, f"{name}: {told}"))
         elif refused := view.deployed.errors.get(INGRESS if name == INGRESS else application(name, revision)):
             # Replicas keep the table or userConfig that they have; only a change of the spec helps.
             inline = name != INGRESS and goal_nodes[name].live.inline
