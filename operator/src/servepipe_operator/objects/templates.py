@@ -37,9 +37,11 @@ def problems_of_templates(spec: Spec) -> list[Problem]:
     }
     found = []
     for where, template in raw.items():
-        for key in ("metadata", "spec"):
-            if not isinstance((template or {}).get(key, {}), Mapping):
-                found.append(Problem(f"{where}.{key}", "this is not an object", "Leave it out, or write an object."))
+        found += [
+            Problem(f"{where}.{key}", "this is not an object", "Leave it out, or write an object.")
+            for key in ("metadata", "spec")
+            if not isinstance((template or {}).get(key, {}), Mapping)
+        ]
         for told in template_problems(template or {}, where):
             at, _, what = told.partition(": ")
             found.append(Problem(at, what))
