@@ -64,8 +64,9 @@ def plan(pipeline: ServePipeline, observed: Observed, environment: Environment, 
     goal = _goal(pipeline, wrong, memory, environment)
     accepted = _accepted(wrong, "ClusterReplacementRequired" if replacement else "InvalidSpec", goal, environment)
     if goal is None:
-        why = "no spec was accepted yet" if memory.checkpoint is None else "the last accepted spec cannot be read"
-        status = blind(observed, accepted, "NotAccepted", why, now, generation)
+        nothing = memory.checkpoint is None
+        why = "no spec was accepted yet" if nothing else "the last accepted spec cannot be read"
+        status = blind(observed, accepted, "NotAccepted", why, now, generation, nothing=nothing)
         return Plan(status=status, look_again_after_s=environment.steady_s)
     paused = pipeline.spec.paused
     if observed.serve == "Unreachable":
