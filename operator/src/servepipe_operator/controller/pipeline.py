@@ -48,6 +48,7 @@ class _Pipeline:
     """What is kept of one pipeline between looks; all of it can be lost.
 
     Args:
+        route: Where Serve's ingress answered when it was seen last.
         parsed: The generation that was read last, and what it says.
         seen_version: What the watch had of it when its status was written last.
         written: What the server answered to that: until the watch has caught up, it is the newer one.
@@ -56,7 +57,7 @@ class _Pipeline:
     uid: str
     history: History
     kept: Kept = field(default_factory=Kept)
-    applications: dict[str, Application] = field(default_factory=dict)
+    route: str = ""
     parsed: tuple[int | None, ServePipeline] | None = None
     seen_version: str = ""
     written: Json | None = None
@@ -153,13 +154,15 @@ class PipelineReconciler:
             self._peers(),
         )
 
+        applications: dict[str, Application] = {}
+
         def routing() -> Routing:
             place = Place(key.namespace, key.name, service.port, cluster.view.ingress_ip, SERVE_PORT)
             reached = any(ownership(one, owner) == "ours" for one in seen.children("Service"))
-            return _LateRouting(dashboard, place, deployed_route(known.applications, route), reached)
+            return _LateRouting(dashboard, place, deployed_route(applications, known.route or route), reached)
 
         ports = Ports(
-            serve=RememberingServe(_LateServe(dashboard, lambda: _head(key, cluster.view)), known.applications),
+            serve=RememberingServe(_LateServe(dashboard, lambda: _head(key, cluster.view)), applications),
             routing=FollowingRouting(routing),
             history=known.history,
             status=status,
@@ -174,7 +177,10 @@ class PipelineReconciler:
             steady_s=self._settings.steady_s,
             changing_s=self._settings.changing_s,
         )
-        plan = await reconcile(pipeline, ports, environment, time.time(), refused)
+        try:
+            plan = await reconcile(pipeline, ports, environment, time.time(), refused)
+        finally:
+            known.route = deployed_route(applications, known.route)
         if plan.serve_config is not None:
             log.info("sent Serve %d applications", len(plan.serve_config["applications"]))
         return plan.look_again_after_s
