@@ -64,7 +64,8 @@ _FULL: Object = {
         },
     },
     "status": {
-        "observedGeneration": 1, "url": "u", "nodesReady": "1/1", "upgrading": "u", "graph": {"revision": "r"},
+        "observedGeneration": 1, "installation": "i", "url": "u",
+        "nodesReady": "1/1", "upgrading": "u", "graph": {"revision": "r"},
         "conditions": [{
             "type": "T", "status": "True", "reason": "R", "message": "m", "lastTransitionTime": NOW,
             "observedGeneration": 1,

@@ -182,7 +182,11 @@ class World:
         return self.wait(f"{kind}={status} {reason}", found)
 
     def passes(self) -> None:
-        """Whatever KubeRay had to do because of earlier changes is done: a RayCluster that is newer has its pod."""
+        """Whatever KubeRay had to do because of earlier changes is done: a RayCluster that is newer has its pod.
+
+        Needed before a test deletes pods, too: one that goes before KubeRay has looked again is looked for in vain,
+        for 30 s and after that until something else happens, at worst the resync after 300 s.
+        """
         name = f"marker-{next(NAMES)}"
         self.api.create(self.clusters(), raycluster(name))
         self.wait("the marker's head", lambda: self.pods(name))

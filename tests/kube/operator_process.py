@@ -40,6 +40,7 @@ class OperatorProcess(Process):
         env: Further variables; those of `QUICK` hold otherwise.
         program: What is run, by default the real operator.
         instance: Its pod's name, also that of its log.
+        user: As the audit log calls it, where that is known.
     """
 
     def __init__(
@@ -52,7 +53,9 @@ class OperatorProcess(Process):
         env: Mapping[str, str] | None = None,
         program: Sequence[str] = OPERATOR,
         instance: str = "operator-0",
+        user: str = "",
     ) -> None:
+        self.user = user
         settings = {
             **QUICK,
             "KUBECONFIG": str(kubeconfig),

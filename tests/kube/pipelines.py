@@ -50,8 +50,12 @@ class Pipelines:
 
     def apply(self, resource: Json, *, server_side: bool = True) -> None:
         """With kubectl."""
+        self.apply_text(json.dumps(resource), server_side=server_side)
+
+    def apply_text(self, text: str, *, server_side: bool = True) -> None:
+        """As `apply`, of a file's contents."""
         flags = ["--server-side", "--force-conflicts"] if server_side else []
-        self.plane.kubectl("apply", *flags, "-f", "-", stdin=json.dumps(resource))
+        self.plane.kubectl("apply", *flags, "-f", "-", stdin=text)
 
     def patch(self, name: str, **spec: Any) -> None:
         """A merge patch of the spec, as ops people do."""

@@ -29,6 +29,7 @@ import pytest
 from bed.client import RefusedError
 from bed.control_plane import ControlPlane
 from bed.processes import wait_for
+from chart import Accounts
 from kuberay.control import KubeRay
 from operator_process import OperatorProcess
 from pipelines import ENV, Pipelines
@@ -46,6 +47,7 @@ PATIENT = {
     "SERVEPIPE_LEASE_RENEW_S": "5",
     "SERVEPIPE_LEASE_RETRY_S": "1",
     "SERVEPIPE_API_TIMEOUT_S": "8",
+    "SERVEPIPE_RESYNC_S": "20",
 }
 RAYCLUSTERS = "apis/ray.io/v1:rayclusters"
 
@@ -126,8 +128,7 @@ class Stage(Pipelines):
             return said and all(word in one["message"] for word in words)
 
         live = self.wait_until(f"{kind}={status} {reason} with {words}", name, check, timeout)
-        message = str(self.condition(live, kind)["message"])
-        return message
+        return str(self.condition(live, kind)["message"])
 
     def looked(self, name: str, times: int = 5, timeout: float = 60.0) -> None:
         """Wait until the operator has asked the pipeline's dashboard so often again."""
@@ -276,7 +277,9 @@ class Theatre:
         name: Of the operator's namespace, and the begin of the others.
     """
 
-    def __init__(self, plane: ControlPlane, kuberay: KubeRay, folder: Path, name: str, scenes: list[Scene]) -> None:
+    def __init__(
+        self, plane: ControlPlane, kuberay: KubeRay, accounts: Accounts, folder: Path, name: str, scenes: list[Scene]
+    ) -> None:
         self._plane, self._kuberay = plane, kuberay
         home = plane.create_namespace(name)
         own = {scene.name: f"{name}-{at}" for at, scene in enumerate(scenes) if scene.own is not None}
@@ -284,8 +287,15 @@ class Theatre:
         with ThreadPoolExecutor(AT_ONCE) as pool:
             labelled = [(own[scene.name], scene.own) for scene in scenes if scene.own is not None]
             list(pool.map(lambda one: plane.create_namespace(*one), labelled))
+        account = accounts.of(home, name, self._namespaces)
         self._operator = OperatorProcess(
-            folder, plane.kubeconfig, home, namespaces=self._namespaces, env=ENV | PATIENT, instance=name
+            folder,
+            account.kubeconfig,
+            home,
+            namespaces=self._namespaces,
+            env=ENV | PATIENT,
+            instance=name,
+            user=account.user,
         )
         self._operator.start()
         self._operator.wait_ready()

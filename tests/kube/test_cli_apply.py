@@ -200,6 +200,32 @@ def test_a_node_that_leaves_the_file_goes_although_others_hold_a_part_of_it(
     assert cli.apply(without_m2(), "--no-wait").out.endswith("shop unchanged\n")
 
 
+def test_an_apply_that_dies_between_its_two_writes_is_finished_by_the_next(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cli.apply(pipeline(), "--no-wait").status == 0
+    patches(cli)
+    before = cli.live()["spec"]
+
+    async def dies(*arguments: Any) -> None:
+        await hand_over(*arguments)
+        raise KeyboardInterrupt
+
+    hand_over = apply_module._hand_over
+    with monkeypatch.context() as patch:
+        patch.setattr(apply_module, "_hand_over", dies)
+        assert cli.apply(without_m2(), "--no-wait").status == 130
+    assert cli.live()["spec"] == before, "no value changes before the apply"
+    assert cli.apply(without_m2(), "--no-wait").status == 0
+    assert cli.live()["spec"] == without_m2()["spec"]
+
+
+def test_a_namespace_that_is_not_there(cli: Cli) -> None:
+    ran = cli.run("apply", "-f", cli.write(pipeline()), "-n", "nowhere", "--kubeconfig", cli.place[-1])
+    assert ran.status == 2
+    assert ran.err.startswith('error: namespaces "nowhere" not found\n'), ran.err
+
+
 def test_a_node_of_others_stays_and_is_named(cli: Cli) -> None:
     assert cli.apply(pipeline(), "--no-wait").status == 0
     cli.kubectl_patch({"nodes": {"m3": {"import": "theirs:M3"}}})

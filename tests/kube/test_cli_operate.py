@@ -82,9 +82,9 @@ def test_status_watch_shows_what_changes_until_it_is_interrupted(applied: Cli) -
     reader = threading.Thread(target=lambda out=child.stdout: lines.extend(iter(out.readline, "")))
     reader.start()
     try:
-        wait_for("the first state", lambda: any("Ready=False" in line for line in lines), 30, lambda: repr(lines))
+        wait_for("the first state", lambda: any("Ready=False" in line for line in lines), 60, lambda: repr(lines))
         applied.report(ready("True"))
-        wait_for("the change", lambda: any("Ready=True" in line for line in lines), 30, lambda: repr(lines))
+        wait_for("the change", lambda: any("Ready=True" in line for line in lines), 60, lambda: repr(lines))
     finally:
         child.send_signal(2)
         code = child.wait(30)

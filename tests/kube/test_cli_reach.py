@@ -106,10 +106,10 @@ def test_logs_follow_replicas_that_come_later(cli: Cli, head: Head) -> None:
         assert child.stdout is not None
         reader = threading.Thread(target=_into, args=(child.stdout, lines))
         reader.start()
-        wait_for("the first lines", lambda: "bbbb2222/new | new logs\n" in lines, 30, lambda: repr(lines))
+        wait_for("the first lines", lambda: "bbbb2222/new | new logs\n" in lines, 60, lambda: repr(lines))
         head.files["serve/late.log"] = "late logs\n"
         head.applications["m1--bbbb2222"] = application([replica("late", 16)], [])
-        wait_for("the new replica's lines", lambda: "bbbb2222/late | late logs\n" in lines, 30, lambda: repr(lines))
+        wait_for("the new replica's lines", lambda: "bbbb2222/late | late logs\n" in lines, 60, lambda: repr(lines))
         assert lines.count("aaaa1111/one | one logs\n") == 1
     finally:
         child.send_signal(2)

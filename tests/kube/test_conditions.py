@@ -26,9 +26,9 @@ def the_heads_image_cannot_be_pulled(stage: Stage) -> None:
     name = "head-image"
     head = {"template": going("ImagePullBackOff")}
     stage.apply(stage.resource(name, {"m1": model("good")}, cluster={"head": head}, progressDeadlineSeconds=4))
-    stage.told(name, "ClusterReady", "False", "HeadPodNotReady", "ImagePullBackOff", "-head-")
+    stage.told(name, "ClusterReady", "False", "HeadPodNotReady", "cannot pull its image servepipe/runtime")
     stage.told(name, "Available", "False", "IngressNotReady")
-    stage.told(name, "Stalled", "True", "ProgressDeadlineExceeded", "ImagePullBackOff")
+    stage.told(name, "Stalled", "True", "ProgressDeadlineExceeded", "cannot pull its image")
     stage.patch(name, cluster=None)
     stage.wait_settled(name)
 
@@ -40,8 +40,8 @@ def a_workers_image_cannot_be_pulled(stage: Stage) -> None:
     before = stage.replicas(name)
     with stage.callers(name):
         stage.patch(name, nodes={"m1": {"image": "shop/m1:none", "template": going("ImagePullBackOff")}})
-        stage.told(name, "ClusterReady", "False", "PodsNotReady", "ImagePullBackOff", "m1-a")
-        stage.told(name, "Stalled", "True", "ProgressDeadlineExceeded", "m1", "ImagePullBackOff")
+        stage.told(name, "ClusterReady", "False", "PodsNotReady", "m1-a", "cannot pull its image shop/m1:none")
+        stage.told(name, "Stalled", "True", "ProgressDeadlineExceeded", "m1", "cannot pull its image")
         live = stage.get(name)
         assert stage.conditions(live)["Available"] == "True"
         assert {app: stage.replicas(name)[app] for app in before} == before
@@ -56,7 +56,11 @@ def workers_cannot_be_scheduled(stage: Stage) -> None:
     resource = stage.resource(name, {"m1": model("good", template=going("unschedulable"))}, progressDeadlineSeconds=4)
     stage.apply(resource)
     stage.told(name, "ClusterReady", "False", "PodsNotReady", "m1-a", "nodes are available")
-    stage.told(name, "Stalled", "True", "ProgressDeadlineExceeded", "nodes are available")
+    stage.told(name, "Reconciling", "True", "InsufficientCapacity", "m1-a", "nodes are available")
+    stage.looked(name, 30)
+    live = stage.get(name)
+    assert not stage.condition(live, "Stalled"), "what waits for room is not given up"
+    assert live["status"]["nodes"]["m1"]["candidate"]["reason"] == "InsufficientCapacity"
     stage.patch(name, nodes={"m1": {"template": None}})
     stage.wait_settled(name)
 
@@ -108,9 +112,9 @@ def a_template_that_the_api_server_refuses(stage: Stage) -> None:
     stage.ready(name)
     before = stage.replicas(name)
     port = {"name": "Not_A_Port_Name", "containerPort": 9000}
-    wrong = {"spec": {"containers": [{"name": "ray", "ports": [port]}]}}
+    wrong = {"spec": {"containers": [{"name": "ray-worker", "ports": [port]}]}}
     stage.patch(name, nodes={"m1": {"template": wrong}})
-    stage.told(name, "Accepted", "False", "InvalidSpec", "spec.nodes.m1", "ports[0].name", "goes on serving")
+    stage.told(name, "Accepted", "False", "InvalidSpec", "spec.nodes.m1", "Not_A_Port_Name", "goes on serving")
     assert stage.conditions(stage.get(name))["Available"] == "True"
     stage.patch(name, nodes={"m1": {"template": None}})
     stage.wait_settled(name)
@@ -131,9 +135,8 @@ def a_service_account_that_does_not_exist(stage: Stage) -> None:
 def a_namespace_that_enforces_restricted_pods(stage: Stage) -> None:
     name = "restricted"
     stage.ready(name)
-    privileged = {"spec": {"containers": [{"name": "ray", "securityContext": {"privileged": True}}]}}
-    stage.patch(name, nodes={"m1": {"template": privileged}})
-    stage.told(name, "Accepted", "False", "InvalidSpec", "spec.nodes.m1", "PodSecurity", "privileged")
+    stage.patch(name, nodes={"m1": {"template": {"spec": {"hostNetwork": True}}}})
+    stage.told(name, "Accepted", "False", "InvalidSpec", "spec.nodes.m1", "PodSecurity", "restricted", "hostNetwork")
     assert stage.conditions(stage.get(name))["Available"] == "True"
     stage.patch(name, nodes={"m1": {"template": None}})
     stage.wait_settled(name)

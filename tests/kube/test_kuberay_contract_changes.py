@@ -123,6 +123,7 @@ def test_deleted_pods_come_back_from_the_new_template_and_others_stay(world: Wor
     world.given(raycluster("c", group("g", 2), group("other", 1)))
     stay = world.uids("c", "headgroup") | world.uids("c", "other")
     world.json_patch("c", with_image(0, "new"))
+    world.passes()
     first, second = world.pods("c", "g")
     world.delete_pod(first)
     world.wait("one new pod", lambda: images(world.pods("c", "g")) == {"new", "rayproject/ray:2.60.0"})
@@ -236,6 +237,7 @@ def test_a_named_worker_without_fewer_replicas_is_replaced(world: World) -> None
 def test_a_head_that_is_deleted_comes_back_and_the_workers_stay(world: World) -> None:
     world.given(raycluster("c", group("g", 1)))
     workers, before = world.uids("c", "g"), world.head("c")
+    world.passes()
     world.delete_pod(before)
     world.wait("another head", lambda: before["metadata"]["uid"] not in world.uids("c", "headgroup") != set())
     assert world.uids("c", "g") == workers

@@ -154,6 +154,17 @@ def test_workers_wait_for_the_head_in_a_container_with_the_worker_s_security(wor
     assert waiting["securityContext"] == security
 
 
+def test_the_environment_of_the_template_comes_first_and_kuberay_adds_to_it(world: World) -> None:
+    given = [{"name": "RAY_PORT", "value": "mine"}, {"name": "A", "value": "b"}]
+    world.given(raycluster("c", group("g", 1, template=template(env=given))))
+    found = world.pods("c", "g")[0]["spec"]["containers"][0]["env"]
+    assert found[:2] == given
+    added = {one["name"]: one.get("value") for one in found[2:]}
+    assert added["RAY_ADDRESS"] == f"c-head-svc.{world.namespace}.svc.cluster.local:6379"
+    assert {"FQ_RAY_IP", "RAY_IP", "RAY_CLUSTER_NAME", "RAY_NODE_TYPE_NAME"} <= added.keys()
+    assert "RAY_PORT" not in added
+
+
 def test_ray_counts_the_limit_of_the_first_container(world: World) -> None:
     pod = template(cpu="3", memory="2Gi")
     pod["spec"]["containers"].append({"name": "beside", "image": "i", "resources": {"limits": {"cpu": "5"}}})

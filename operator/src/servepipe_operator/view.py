@@ -28,6 +28,7 @@ __all__ = [
 ]
 
 FOLLOW_S = 1.0
+INTERRUPTED = 130
 NodeRow = tuple[str, str, str, str, str]
 HEADINGS: NodeRow = ("NODE", "REVISION", "READY", "WEIGHT", "STATE")
 
@@ -194,6 +195,9 @@ def follow(read: Callable[[], Json], *, stream: TextIO | None = None) -> int:
 
     Args:
         read: The pipeline's snapshot as it is now.
+
+    Returns:
+        The exit status of a command that was interrupted.
     """
     view = view_for(stream or sys.stdout)
     try:
@@ -201,7 +205,7 @@ def follow(read: Callable[[], Json], *, stream: TextIO | None = None) -> int:
             view.show(read())
             time.sleep(FOLLOW_S)
     except KeyboardInterrupt:
-        return 0
+        return INTERRUPTED
     finally:
         view.close()
 

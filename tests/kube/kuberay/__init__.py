@@ -31,7 +31,13 @@ than real ones (`kuberay.standin.Pace`). A node's first constructor argument say
 anything else, "build-fails", "crashes", "hangs", "build-hangs" (`simulated_serve`). An actor starts only on a pod whose
 free CPU, memory, GPU and custom resources it fits, and the autoscaler adds pods of groups that offer what is missing.
 
-What is otherwise than in KubeRay: no webhooks, Ingress, batch schedulers, TLS, NetworkPolicy and history server; Redis
-is not emptied by a Job; a pod has no node, so it is gone at once when it is deleted (a finalizer on the template keeps
-it Terminating), and port-forward, exec and the API server's Service proxy do not reach it.
+What it claims about KubeRay itself is checked by ``test_kuberay_contract_*.py``, which passed on KubeRay 1.7.0 too. One
+thing there surprises: a pod that vanishes before KubeRay has looked again after making it (suspended or deleted within
+moments) is looked for in vain for 30 s, and then made only when something else makes it look, at worst after 300 s. The
+stand-in does so too, as much faster as everything else.
+
+What is otherwise than in KubeRay: the containers' commands and the hash of a spec have another form; no webhooks,
+Ingress, batch schedulers, TLS, NetworkPolicy and history server; Redis is not emptied by a Job. A pod has no node, so
+it is gone at once when it is deleted (a finalizer on the template keeps it Terminating), and port-forward, exec and the
+API server's Service proxy do not reach it.
 """

@@ -47,6 +47,7 @@ def main() -> None:
     parser.add_argument("--faster", type=float, default=Pace.faster, help="than the real one (default: %(default)s)")
     parser.add_argument("--pod-start", type=float, default=Pace.pod_start_s, metavar="SECONDS")
     parser.add_argument("--workers", type=int, default=Pace.workers, help="RayClusters at a time")
+    parser.add_argument("--warnings-only", action="store_true", help="no other Events")
     parser.add_argument("--port-file", type=Path, help="where to write the port that tests call")
     parser.add_argument("--verbose", action="store_true")
     given = parser.parse_args()
@@ -54,7 +55,7 @@ def main() -> None:
     # Two sockets listen for every head.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    pace = Pace(given.faster, given.pod_start, given.workers)
+    pace = Pace(given.faster, given.pod_start, given.workers, not given.warnings_only)
     asyncio.run(run(given.kubeconfig, pace, given.port_file))
 
 

@@ -59,9 +59,15 @@ class Addresses:
             if transport is not None and transport.get_extra_info("sockname")[:2] == (ip, port):
                 transport.abort()
 
-    def close(self) -> None:
+    async def close(self) -> None:
+        """Stop to listen anywhere; every connection is gone when this returns."""
+        servers = list(self._servers.values())
         for ip, port in list(self._servers):
             self.refuse(ip, port)
+        await self._protocols.shutdown(0.1)
+        for server in servers:
+            await server.wait_closed()
+        await asyncio.sleep(0)  # transports that were aborted close in the loop's next round
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         assert request.transport is not None

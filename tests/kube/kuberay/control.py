@@ -83,7 +83,7 @@ class KubeRay:
 
     def look(self, namespace: str, cluster: str) -> Object:
         """Inside of Ray: ``head`` (with its ``ip``) or None, ``nodes`` that joined, ``waiting`` demands, ``gets``,
-        ``applications`` with their replicas and nodes, and ``problems``: what Serve should never have been asked."""
+        ``applications`` (replicas, nodes, config), and ``problems``: what Serve should never have been asked."""
         found: Object = self._call("look", namespace=namespace, cluster=cluster)
         return found
 
@@ -130,8 +130,11 @@ def in_thread(kubeconfig: Path, pace: Pace | None = None) -> KubeRay:
             return
         made.set_result(standin)
         await stopping.wait()
+        await standin.stop()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+        # Connections end in later rounds of the loop.
+        await asyncio.sleep(0.1)
 
     thread = threading.Thread(target=lambda: loop.run_until_complete(main()), name="kuberay", daemon=True)
     thread.start()
@@ -162,6 +165,7 @@ def in_process(kubeconfig: Path, folder: Path, pace: Pace | None = None) -> Kube
     paths = [here.parent, here.parents[1] / "fakes", *(Path(path) for path in sys.path if path)]
     argv = [sys.executable, "-m", "kuberay", str(kubeconfig), "--port-file", str(port_file)]
     argv += ["--faster", str(pace.faster), "--pod-start", str(pace.pod_start_s), "--workers", str(pace.workers)]
+    argv += [] if pace.events else ["--warnings-only"]
     argv = ["env", f"PYTHONPATH={os.pathsep.join(map(str, paths))}", *argv]
     process = Process("kuberay", argv, folder / "kuberay.log")
     process.start()

@@ -33,11 +33,12 @@ log = logging.getLogger("kuberay.controller")
 class Controller:
     """Args:
     faster: Than KubeRay, which looks again 2 s after it wrote a status.
+    events: Whether to emit Events that are no warnings.
     """
 
-    def __init__(self, api: Api, store: Store, faster: float) -> None:
+    def __init__(self, api: Api, store: Store, faster: float, events: bool) -> None:
         self._api, self._store, self._requeue_s = api, store, REQUEUE_S / faster
-        self._events = Events(api)
+        self._events = Events(api, events)
         self._pods = PodControl(api, store, self._events, PATIENCE_S / faster)
 
     async def reconcile(self, namespace: str, name: str) -> float | None:

@@ -26,13 +26,19 @@ def microtime() -> str:
 
 
 class Events:
-    """Emits Events about RayClusters. What the API server refuses is logged and forgotten."""
+    """Emits Events about RayClusters. What the API server refuses is logged and forgotten.
 
-    def __init__(self, api: Api) -> None:
-        self._api = api
+    Args:
+        normal: Whether to emit those that are no warnings.
+    """
+
+    def __init__(self, api: Api, normal: bool) -> None:
+        self._api, self._normal = api, normal
         self._told: dict[tuple[str, ...], tuple[str, int]] = {}
 
     async def emit(self, cluster: Object, kind: str, reason: str, action: str, note: str) -> None:
+        if kind == "Normal" and not self._normal:
+            return
         metadata = cluster["metadata"]
         # The object's version is part of what an Event is about: after any write to it, an Event is a new one.
         key = (metadata["uid"], metadata["resourceVersion"], kind, reason, action)

@@ -83,6 +83,10 @@ async def _put(cluster: RayCluster, request: web.BaseRequest) -> web.Response:
     caller = request.headers.get("User-Agent", "")
     try:
         config = json.loads(await request.read())
+    except ValueError as error:
+        cluster.puts.add(400, {}, caller)
+        return web.Response(status=400, text=str(error))
+    try:
         cluster.put(config, caller)
     except ServeRejectedError as error:
         return web.Response(status=400, text=str(error))

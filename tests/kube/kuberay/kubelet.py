@@ -26,6 +26,8 @@ log = logging.getLogger("kuberay.kubelet")
 OUTCOME_ANNOTATION = "kuberay-stand-in/outcome"
 KUBELET_LABEL = "kuberay-stand-in/kubelet"
 LOOK_AGAIN_S = 1.0
+UNWRITTEN_S = 0.5
+"""So long a pod stays Pending without a word about its containers."""
 
 
 @dataclass
@@ -35,6 +37,7 @@ class _Pod:
     uid: str
     cluster: Key
     ip: str = ""
+    seen_at: float = 0.0
     begun_at: float | None = None
     joined: bool = False
     head: str = ""
@@ -87,16 +90,19 @@ class Kubelet:
             return None
         if known is None:
             labels = pod["metadata"]["labels"]
-            known = self._pods[key] = _Pod(pod["metadata"]["uid"], (key[0], labels[names.CLUSTER]))
+            known = self._pods[key] = _Pod(
+                pod["metadata"]["uid"], (key[0], labels[names.CLUSTER]), seen_at=asyncio.get_running_loop().time()
+            )
         if over(pod) or "deletionTimestamp" in pod["metadata"]:
             self._leave(pod, known)
             return None
         status, again = await self._next(pod, known)
-        if _differs(pod["status"], status):
+        if status is not None and _differs(pod["status"], status):
             await self._write(pod, status)
         return again
 
-    async def _next(self, pod: Object, known: _Pod) -> tuple[Object, float | None]:
+    async def _next(self, pod: Object, known: _Pod) -> tuple[Object | None, float | None]:
+        """The pod's status, None while it is not worth a write, and when to look again."""
         now, outcome = timestamp(), self._outcome(pod)
         if outcome == "unschedulable":
             self._leave(pod, known)
@@ -114,14 +120,17 @@ class Kubelet:
             if pod["spec"]["restartPolicy"] == "Never":
                 return pod_status.failed(pod, known.ip, now), None
         if not known.joined:
-            missing, token = await self._token(pod)
-            if missing:
-                return pod_status.waiting(pod, known.ip, now, "CreateContainerConfigError", missing), LOOK_AGAIN_S
             pause = self._pause(pod, known)
             if pause is None or pause > 0:
+                if asyncio.get_running_loop().time() < known.seen_at + UNWRITTEN_S:
+                    return None, UNWRITTEN_S if pause is None else pause
                 return pod_status.starting(pod, known.ip, now), pause
+            # Workers have the same, and come after the head.
+            missing, token = await self._token(pod) if _is_head(pod) else ("", "")
+            if missing:
+                return pod_status.waiting(pod, known.ip, now, "CreateContainerConfigError", missing), LOOK_AGAIN_S
             if not await self._join(pod, known, token):
-                return pod_status.starting(pod, known.ip, now), 0.01
+                return None, 0.01
         return pod_status.running(pod, known.ip, now, ready=self._passes_probe(pod, known)), None
 
     def _pause(self, pod: Object, known: _Pod) -> float | None:

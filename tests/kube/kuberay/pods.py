@@ -12,6 +12,12 @@ Object = dict[str, Any]
 
 SMALL = {"cpu": "200m", "memory": "256Mi"}
 AUTOSCALER_SIZE = {"cpu": "500m", "memory": "512Mi"}
+FROM_POD = {
+    "RAY_CLUSTER_NAME": f"metadata.labels['{names.CLUSTER}']",
+    "RAY_CLUSTER_NAMESPACE": "metadata.namespace",
+    "RAY_CLOUD_INSTANCE_ID": "metadata.name",
+    "RAY_NODE_TYPE_NAME": f"metadata.labels['{names.GROUP}']",
+}
 PARAMETERS = {"CPU": "num-cpus", "GPU": "num-gpus", "memory": "memory"}
 FOR_RAYSERVICE = {
     "RAY_timeout_ms_task_wait_for_death_info": "0",
@@ -146,28 +152,45 @@ def _finish(cluster: Object, pod: Object, group: Object, parameters: dict[str, s
         memory = {"medium": "Memory", **({"sizeLimit": limits["memory"]} if "memory" in limits else {})}
         _mount_empty(spec, ray, "shared-mem", "/dev/shm", memory)
     started = " ".join([command, *(f"--{key}={value}" for key, value in sorted(parameters.items()))])
-    _probe(cluster, ray, worker=pod["metadata"]["labels"][names.NODE_TYPE] == "worker")
+    worker = pod["metadata"]["labels"][names.NODE_TYPE] == "worker"
+    _probe(cluster, ray, worker=worker)
     before = " ".join([*ray.get("command", []), *ray.get("args", [])])
     ray["command"] = ["/bin/bash", "-c", "--"]
     ray["args"] = [f"{before} && {started} --block" if before else f"{started} --block"]
-    ray.setdefault("env", []).extend(
-        [
-            {"name": "RAY_CLUSTER_NAME", "value": cluster["metadata"]["name"]},
-            {"name": "KUBERAY_GEN_RAY_START_CMD", "value": f"{started} --block"},
-        ]
-    )
+    present = {one["name"] for one in ray.setdefault("env", [])}
+    added = _environment(cluster, f"{started} --block", worker=worker)
+    ray["env"].extend(one for one in added if one["name"] not in present)
+
+
+def _environment(cluster: Object, command: str, *, worker: bool) -> list[Object]:
+    """Of the first container, after the template's and the token's."""
+    address = _head_address(cluster)
+    plain = {"FQ_RAY_IP": address.partition(":")[0], "RAY_IP": names.head_service(cluster)} if worker else {}
+    fields = {name: {"fieldRef": {"fieldPath": path}} for name, path in FROM_POD.items()}
+    late = {
+        "KUBERAY_GEN_RAY_START_CMD": command,
+        "RAY_PORT": "6379",
+        "RAY_ADDRESS": address if worker else "127.0.0.1:6379",
+        "RAY_USAGE_STATS_KUBERAY_IN_USE": "1",
+    }
+    return [
+        *({"name": name, "value": value} for name, value in plain.items()),
+        *({"name": name, "valueFrom": source} for name, source in fields.items()),
+        *({"name": name, "value": value} for name, value in late.items()),
+    ]
 
 
 def _probe(cluster: Object, ray: Object, *, worker: bool) -> None:
     """Ray's own health, on workers too: only for a RayService they also ask Serve's proxy."""
     health: Object = {"httpGet": {"path": "/api/healthz", "port": 52365}}
-    ray.setdefault("livenessProbe", {**health, "periodSeconds": 5, "failureThreshold": 120})
+    health |= {"timeoutSeconds": 2 if worker else 5, "periodSeconds": 5}
+    ray.setdefault("livenessProbe", {**health, "initialDelaySeconds": 30, "failureThreshold": 120})
     if cluster["metadata"].get("labels", {}).get(names.ORIGIN) != "RayService":
-        ray.setdefault("readinessProbe", {**health, "periodSeconds": 5, "failureThreshold": 10})
+        ray.setdefault("readinessProbe", {**health, "initialDelaySeconds": 10, "failureThreshold": 10})
         return
     asked = "wget -q -O- localhost:52365/api/healthz && wget -q -O- localhost:8000/-/healthz"
     serves: Object = {"exec": {"command": ["bash", "-c", asked]}} if worker else health
-    ray.setdefault("readinessProbe", {**serves, "periodSeconds": 5, "failureThreshold": 1})
+    ray.setdefault("readinessProbe", {**serves, "initialDelaySeconds": 10, "failureThreshold": 1})
     ray.setdefault("env", []).extend({"name": name, "value": value} for name, value in FOR_RAYSERVICE.items())
 
 
@@ -179,7 +202,10 @@ def _autoscaler(cluster: Object, image: str) -> Object:
         "imagePullPolicy": "IfNotPresent",
         "command": ["/bin/bash", "-c", "--"],
         "args": ["ray kuberay-autoscaler --cluster-name $(RAY_CLUSTER_NAME)"],
-        "env": [{"name": "RAY_CLUSTER_NAME", "value": cluster["metadata"]["name"]}],
+        "env": [
+            {"name": name, "valueFrom": {"fieldRef": {"fieldPath": FROM_POD[name]}}}
+            for name in ("RAY_CLUSTER_NAME", "RAY_CLUSTER_NAMESPACE")
+        ],
         "resources": {"limits": dict(AUTOSCALER_SIZE), "requests": dict(AUTOSCALER_SIZE)},
     }
     container |= {key: copy.deepcopy(options[key]) for key in OVERRIDES if options.get(key)}

@@ -38,11 +38,13 @@ class Pace:
     faster: Than KubeRay, its autoscaler and Serve really are.
     pod_start_s: From a pod's creation until its containers run; not made faster.
     workers: RayClusters that are reconciled at a time; KubeRay's default is 1.
+    events: Without, only warnings are emitted, and the API server has less to do.
     """
 
     faster: float = 10.0
     pod_start_s: float = 0.1
     workers: int = 8
+    events: bool = True
 
 
 class StandIn:
@@ -58,7 +60,7 @@ class StandIn:
         self._addresses = Addresses(self._answer)
         self._kubelet = Kubelet(self._api, self._store, self._addresses, self._cluster, pace.pod_start_s)
         self._answers = Answers(self._kubelet.at)
-        self._controller = Controller(self._api, self._store, pace.faster)
+        self._controller = Controller(self._api, self._store, pace.faster, pace.events)
         self._autoscaler = Autoscaler(self._api, self._store, self._clusters.get, pace.faster)
         self._queues: dict[str, WorkQueue[Key]] = {
             "controller": WorkQueue("controller", lambda key: self._controller.reconcile(*key), pace.workers),
@@ -66,6 +68,10 @@ class StandIn:
             "autoscaler": WorkQueue("autoscaler", self._autoscaler.sync, 4),
         }
         self.ready = asyncio.Event()
+
+    async def stop(self) -> None:
+        """To be called before `run` is cancelled: leaves no connection behind."""
+        await self._api.disconnect()
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -81,7 +87,7 @@ class StandIn:
                     group.create_task(self._resync())
                     self.ready.set()
             finally:
-                self._addresses.close()
+                await self._addresses.close()
                 for cluster in self._clusters.values():
                     cluster.close()
 
@@ -208,6 +214,7 @@ class StandIn:
                 name: {
                     "replicas": [{"id": r.id, "state": r.state, "node": r.node} for r in application.replicas],
                     "deleting": application.deleting,
+                    "config": application.config,
                 }
                 for name, application in found.serve.applications.items()
             },

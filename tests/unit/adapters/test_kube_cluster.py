@@ -250,9 +250,7 @@ async def test_refusals_of_the_api_server_say_which_pods() -> None:
     async with bed.cluster() as cluster:
         problems = await cluster.refusals(PIPELINE)
         assert {str(one) for one in problems} == {
-            "spec.cluster.head: spec.containers[0].image: must not be empty",
-            "spec.ingress: spec.containers[0].image: must not be empty",
-            "spec.cluster.workers: spec.containers[0].image: must not be empty",
+            "spec.cluster.head, spec.ingress, spec.cluster.workers: spec.containers[0].image: must not be empty",
         }
         bed.fake.faults[:] = [
             lambda method, path: status(403, "Forbidden", "exceeded quota: q") if path.endswith("pods") else None
@@ -295,7 +293,7 @@ async def test_a_cluster_that_cannot_be_made_says_why() -> None:
         assert state.problem.reason == "KubeRayMissing"
         bed.fake.missing_kinds = {"rayclusters"}
         (problem,) = await cluster.apply(plan_of())
-        assert problem.reason == "KindMissing"
+        assert problem.reason == "KubeRayMissing"
 
 
 @pytest.mark.parametrize(

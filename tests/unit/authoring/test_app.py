@@ -12,7 +12,7 @@ import yaml
 import servepipe
 from servepipe import MultiOutputNode, ServeInputNode, build, load, remote
 from servepipe.authoring import backends, loader
-from servepipe.errors import GraphError, MissingExtraError
+from servepipe.errors import GraphError, MissingExtraError, ServePipeError
 
 
 @remote
@@ -295,8 +295,9 @@ def fakes(installed):
     """The backends that were made, of a kind that records what it is told."""
     made = []
 
-    def new():
+    def new(*, namespace=None):
         made.append(FakeBackend())
+        made[-1].namespace = namespace
         return made[-1]
 
     installed.append(SimpleNamespace(load=lambda: new))
@@ -316,7 +317,23 @@ def test_deploy_goes_through_the_entry_point(fakes):
     assert len(fakes) == 2
 
 
+def test_deploy_to_another_target_leaves_the_first(fakes):
+    app = diamond()
+    app.deploy()
+    app.deploy("kubernetes", namespace="shop")
+    app.deploy("kubernetes", namespace="shop")
+    local, cluster = fakes
+    assert local.calls[-1] == "shutdown"
+    assert (cluster.namespace, len(cluster.calls)) == ("shop", 2)
+    with pytest.raises(ServePipeError, match="unexpected keyword argument 'context'") as caught:
+        app.deploy("kubernetes", context="prod")
+    assert caught.value.fix == "It takes namespace."
+
+
 def test_a_missing_backend_names_the_pip_line(installed):
+    with pytest.raises(MissingExtraError, match="no backend 'kubernetes'") as caught:
+        diamond().deploy("kubernetes")
+    assert "pip install 'servepipe[operator]'" in caught.value.fix
     with pytest.raises(MissingExtraError, match="no backend") as caught:
         diamond().deploy()
     assert "pip install 'servepipe[local]'" in caught.value.fix

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import aiohttp
 import pytest
 from fake_kube import FakeKube, serving, status
 
@@ -74,17 +75,16 @@ class Running:
         return str(self.fake.objects[LEASE]["spec"]["holderIdentity"])
 
 
+def pipe(name: str) -> dict[str, Any]:
+    metadata = {"namespace": "ns", "name": name}
+    return {"apiVersion": "servepipe.dev/v1alpha1", "kind": "ServePipeline", "metadata": metadata}
+
+
 @asynccontextmanager
 async def running(reconciler: Reconciler, fake: FakeKube | None = None, **settings: Any) -> AsyncIterator[Running]:
     fake = fake or FakeKube()
     if not any(name == "a" for _, name in fake.objects):
-        fake.put(
-            {
-                "apiVersion": "servepipe.dev/v1alpha1",
-                "kind": "ServePipeline",
-                "metadata": {"namespace": "ns", "name": "a"},
-            }
-        )
+        fake.put(pipe("a"))
     async with serving(fake) as kube:
         stop = asyncio.Event()
         operator = app.run(replace(SETTINGS, **settings), reconciler.made, stop, kube.access)
@@ -109,6 +109,11 @@ async def test_a_stop_lets_the_look_under_way_end_and_the_lease_go() -> None:
         assert operator.holder.startswith("operator-0_")
         operator.stop.set()
         await asyncio.sleep(0)
+        operator.fake.put(pipe("b"))
+        assert reconciler.context is not None
+        async with asyncio.timeout(10):  # until the watch has seen it
+            while reconciler.context.store.pipeline(Key("ns", "b")) is None:  # noqa: ASYNC110 - it tells a closed queue
+                await asyncio.sleep(0.005)
         assert operator.holder, "the Lease went before the look had ended"
         assert not operator.task.done()
         reconciler.go_on.set()
@@ -127,15 +132,35 @@ async def test_a_look_that_does_not_end_is_cancelled(caplog: pytest.LogCaptureFi
     assert "cancelled" in caplog.text
 
 
-async def test_a_stop_before_it_leads_ends_it_too(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_candidate_is_ready_while_another_leads_and_can_be_stopped(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     first, second = Reconciler(), Reconciler()
+
+    async def said(text: str) -> None:
+        async with asyncio.timeout(10):
+            while text not in caplog.text:  # noqa: ASYNC110 - a log is no event
+                await asyncio.sleep(0.005)
+
+    async def ready() -> tuple[int, str]:
+        url = f"http://127.0.0.1:{caplog.text.rpartition('HTTP port ')[2].split()[0]}/readyz"
+        async with aiohttp.ClientSession() as session, session.get(url) as answer:
+            return answer.status, await answer.text()
+
     async with running(first) as leader:
         await looked(first)
+        refused = True
+        leader.fake.faults.append(
+            lambda method, path: status(403, "Forbidden", "no leases") if refused and "/leases/" in path else None
+        )
         async with running(second, leader.fake, instance="operator-1") as candidate:
-            async with asyncio.timeout(10):  # until it says that it is a candidate
-                while "is held by operator-0_" not in caplog.text:  # noqa: ASYNC110 - a log is no event
-                    await asyncio.sleep(0.005)
+            await said("no Lease yet")
+            code, text = await ready()
+            assert (code, "no leases" in text) == (503, True)
+            refused = False
+            await said("is held by operator-0_")
+            code, text = await ready()
+            assert code == 200
+            assert "(leader: Lease system/servepipe-operator is held by operator-0_" in text
             candidate.stop.set()
             assert await candidate.ends() == 0
             assert leader.holder.startswith("operator-0_")

@@ -102,9 +102,9 @@ async def test_what_is_there_and_what_changes_is_told() -> None:
         assert world.store.children("Service", A)[0]["spec"] == {"x": 1}
         world.fake.put(service("t", "nobody"))
         world.fake.remove(one)
-        await world.until_told(A)
+        await world.until("word of a", lambda: A in world.told)
         assert world.store.children("Service", A) == ()
-        assert Key("ns", "nobody") not in world.told
+        assert world.told == [A], "a pipeline that is not there is nobody's business"
 
 
 async def test_a_wish_is_looked_at_at_once_and_what_belongs_to_it_at_the_end_of_a_burst() -> None:
@@ -224,6 +224,7 @@ async def test_a_server_that_does_not_know_a_kind_for_a_moment_is_not_believed()
         await world.until("both answers to be used", lambda: not unknown)
         await world.until_watched()
         assert world.store.pipeline(A) is not None
+        assert world.told == [], "it was believed, and the pipeline taken for gone"
         assert world.health.waiting == {}
 
 

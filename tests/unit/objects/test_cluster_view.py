@@ -164,6 +164,13 @@ def test_a_trouble_reads_the_same_whatever_the_kubelet_calls_it_now(owner: Owner
         (None, {}, True),
         (None, {"a": 1}, False),
         (7, {}, False),
+        ({"selector": {"a": "1", "b": "2"}}, {"selector": {"a": "1"}}, False),
+        (
+            {"ingress": [{"from": [{"podSelector": {}}], "ports": []}]},
+            {"ingress": [{"from": [{"podSelector": {}}]}]},
+            False,
+        ),
+        ({"ingress": [{"ports": [{"port": 1, "protocol": "TCP"}]}]}, {"ingress": [{"ports": [{"port": 1}]}]}, True),
     ],
 )
 def test_the_servers_defaults_are_no_difference(live: Any, wanted: Any, answer: bool) -> None:

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import io
+import json
 from typing import Any
 
 import pytest
 
 from servepipe_operator.engine.state import Event
-from servepipe_operator.view import PlainView, RichView, condition_lines, node_rows, trouble_lines, view_for
+from servepipe_operator.view import (
+    PlainView,
+    RichView,
+    condition_lines,
+    follow,
+    node_rows,
+    print_snapshot,
+    status_lines,
+    trouble_lines,
+    view_for,
+)
 
 STATUS: dict[str, Any] = {
     "conditions": [
@@ -140,3 +151,43 @@ def test_a_reader_that_has_gone_is_no_trouble() -> None:
     view.event(Event("Normal", "Promoted", "dddd answers now", "m1"))
     view.show({"status": STATUS})
     view.close()
+
+
+def test_a_terminal_without_rich_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert isinstance(view_for(Terminal()), PlainView)
+
+
+def test_following_shows_each_change_until_it_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("servepipe_operator.view.FOLLOW_S", 0.0)
+    changed = STATUS | {"conditions": [{"type": "Ready", "status": "True", "reason": "R", "message": ""}]}
+    states = iter([STATUS, STATUS, changed])
+
+    def read() -> dict[str, Any]:
+        state = next(states, None)
+        if state is None:
+            raise KeyboardInterrupt
+        return {"pipeline": "shop", "url": "", "status": state}
+
+    shown = io.StringIO()
+    assert follow(read, stream=shown) == 130
+    lines = shown.getvalue().splitlines()
+    assert sum("Ready=" in line for line in lines) == 2
+    assert lines[-1].endswith("Ready=True")
+
+
+@pytest.mark.parametrize("output", ["json", "yaml", "table"])
+def test_a_snapshot_for_people_and_for_programs(output: str, capsys: pytest.CaptureFixture[str]) -> None:
+    print_snapshot({"pipeline": "shop", "status": STATUS}, output)
+    text = capsys.readouterr().out
+    if output == "json":
+        assert json.loads(text)["status"] == STATUS
+    elif output == "yaml":
+        assert text.startswith("pipeline: shop\n")
+    else:
+        assert text.splitlines() == status_lines(STATUS)
+        assert text.split()[:5] == ["NODE", "REVISION", "READY", "WEIGHT", "STATE"]

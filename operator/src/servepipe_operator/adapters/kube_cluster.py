@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 import secrets
 import time
 from base64 import b64decode
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 from servepipe.api.problem import Problem
 from servepipe.api.v1alpha1 import ServePipeline
@@ -29,15 +30,15 @@ from servepipe_operator.adapters.kube_errors import (
     QuotaExceeded,
     Unavailable,
 )
-from servepipe_operator.adapters.refusals import problem_of
+from servepipe_operator.adapters.refusals import problem_of, server_said
 from servepipe_operator.engine.cluster import wanted_cluster
 from servepipe_operator.engine.names import cluster_name
 from servepipe_operator.engine.state import ClusterDefaults, ClusterPlan, ClusterProblem, Json
 from servepipe_operator.engine.versions import version_mismatch
 from servepipe_operator.objects.children import children, says
-from servepipe_operator.objects.cluster_view import ClusterView, view
-from servepipe_operator.objects.names import Owner, ownership, token_secret_name
-from servepipe_operator.objects.patch import patch
+from servepipe_operator.objects.cluster_view import KUBERAY_MISSING, ClusterView, view
+from servepipe_operator.objects.names import Owner, claim, ownership, token_secret_name
+from servepipe_operator.objects.patch import label_patch, patch
 from servepipe_operator.objects.raycluster import raycluster
 from servepipe_operator.objects.services import TOKEN_KEY, token_secret
 from servepipe_operator.objects.templates import pod_of, problems_of_templates, templates
@@ -54,6 +55,9 @@ PDBS = Resource("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets")
 
 #: Seconds for which a Secret that was seen is taken to be there.
 SECRET_S = 300.0
+
+#: In the server's words about a field that is an object: that whole object, which says nothing that people want.
+_OBJECT = re.compile(r"Invalid value: \{.*\}: ")
 
 _APPLIED = {one.kind: one for one in (SERVICES, NETWORK_POLICIES, PDBS)}
 
@@ -158,17 +162,23 @@ class KubeCluster:
         if wrong := problems_of_templates(pipeline.spec):
             return tuple(wrong)
         image = wanted_cluster(pipeline.spec, None, self._defaults)["image"]
-        found = []
+        found: list[tuple[str, str]] = []
         for one in templates(self._owner, pipeline.spec, image):
             try:
                 await self._kube.create(PODS, pod_of(self._owner, one.template), dry_run=True)
             except (NamespaceTerminating, QuotaExceeded):
                 break  # says nothing about the template, and is met again when it matters
             except Invalid as error:
-                found += [Problem(one.where, cause) for cause in error.causes or (str(error),)]
+                found += [(one.where, _OBJECT.sub("", cause)) for cause in error.causes or (server_said(error),)]
             except Forbidden as error:
-                found.append(Problem(one.where, str(error)))
-        return tuple(found)
+                if error.lacks_right:
+                    raise  # says nothing about the template either
+                found.append((one.where, server_said(error)))
+        # What is wrong with the namespace or the account is wrong with every template.
+        wheres: dict[str, list[str]] = {}
+        for where, what in found:
+            wheres.setdefault(what, []).append(where)
+        return tuple(Problem(", ".join(where), what) for what, where in wheres.items())
 
     async def apply(self, plan: ClusterPlan) -> tuple[ClusterProblem, ...]:
         """See `servepipe_operator.ports.Cluster.apply`."""
@@ -202,7 +212,8 @@ class KubeCluster:
 
     async def _secret(self) -> ClusterProblem | None:
         """Makes the Secret where there is none. Secrets are not watched, so it is looked for now and then."""
-        fresh = self._clock() - self._kept.token_at < SECRET_S
+        # Without it no pod starts: what goes wrong with pods may be just that.
+        fresh = self._clock() - self._kept.token_at < SECRET_S and self.view.problem is None
         if (self._kept.token and self.view.live is not None and fresh) or await self._read_token():
             return None
         name = token_secret_name(self._owner.name)
@@ -212,7 +223,7 @@ class KubeCluster:
             await self._kube.create(SECRETS, body)
         except AlreadyExists:
             found = await self._kube.get(SECRETS, self._owner.namespace, name)
-            if problem := self._not_ours("Secret", found):
+            if problem := claim("Secret", found, self._owner):
                 return problem
             body = found
         self._kept.token = _token_in(body)
@@ -237,9 +248,17 @@ class KubeCluster:
         body = raycluster(self._owner, plan.name, plan.spec, plan.ray_version, plan.image, secret, plan.slots)
         try:
             await self._kube.create(RAYCLUSTERS, {**body, "spec": {**body["spec"], "suspend": plan.suspend}})
+        except NotFound as error:
+            if not error.kind_missing:
+                raise
+            return KUBERAY_MISSING
         except AlreadyExists:
             found = await self._kube.get(RAYCLUSTERS, self._owner.namespace, plan.name)
-            return self._not_ours("RayCluster", found)
+            if problem := claim("RayCluster", found, self._owner):
+                return problem
+            # Ours and not seen: the watch is a moment behind, or somebody changed the label that it is found by.
+            if operations := label_patch(found, self._owner):
+                await self._kube.json_patch(RAYCLUSTERS, self._owner.namespace, plan.name, operations)
         return None
 
     # -- the others
@@ -254,7 +273,7 @@ class KubeCluster:
             except NotFound:
                 await self._kube.apply(resource, body)
                 return None
-        if problem := self._not_ours(kind, live):
+        if problem := claim(kind, live, self._owner):
             return problem
         if not says(live, body):
             # With the version that was seen: what somebody else put in its place meanwhile is not ours to change.
@@ -273,20 +292,6 @@ class KubeCluster:
                     continue
                 with contextlib.suppress(NotFound):
                     await self._kube.delete(resource, self._owner.namespace, metadata["name"], uid=metadata["uid"])
-
-    def _not_ours(self, kind: str, live: Mapping[str, Any]) -> ClusterProblem | None:
-        name = live["metadata"]["name"]
-        match ownership(live, self._owner):
-            case "former":
-                told = f"{kind} {name} of the deleted pipeline with the same name is still there"
-                return ClusterProblem("PreviousDeletionPending", told)
-            case "foreign":
-                told = (
-                    f"{kind} {self._owner.namespace}/{name} is there and belongs to somebody else: "
-                    "delete or rename it, or give the pipeline another name"
-                )
-                return ClusterProblem("NameTaken", told, stalled=True)
-        return None
 
 
 def _token_in(secret: Json) -> str:

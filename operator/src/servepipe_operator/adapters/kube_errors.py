@@ -7,6 +7,7 @@ blindly or tries later. All others are answers: the server looked and refused.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,6 +29,10 @@ __all__ = [
 ]
 
 ERROR_CHARS = 2000
+
+
+#: The second for a moment, while nobody has counted yet.
+_QUOTA = re.compile("exceeded quota|status unknown for quota")
 
 
 class KubeError(Exception):
@@ -62,7 +67,12 @@ class AlreadyExists(KubeError):  # noqa: N818
 
 
 class Forbidden(KubeError):  # noqa: N818
-    """Not allowed; the Role lacks a rule or an admission plug-in refused."""
+    """Not allowed; `lacks_right`: by the operator's Role, else by an admission plug-in."""
+
+    @property
+    def lacks_right(self) -> bool:
+        """Whether authorization refused it, which looks at who asks and not at what."""
+        return re.search(r'User ".*" cannot \w+ resource', str(self)) is not None
 
 
 class NamespaceTerminating(Forbidden):
@@ -121,7 +131,7 @@ def error_from(what: str, code: int, text: str, headers: Mapping[str, str]) -> K
     if code == 403:
         if any(cause.get("reason") == "NamespaceTerminating" for cause in raw_causes if isinstance(cause, dict)):
             return NamespaceTerminating(*about)
-        return QuotaExceeded(*about) if "exceeded quota" in message else Forbidden(*about)
+        return QuotaExceeded(*about) if _QUOTA.search(message) else Forbidden(*about)
     if code == 429:
         busy = TooManyRequests(*about)
         busy.retry_after_s = retry_after_s(headers, default=1.0)

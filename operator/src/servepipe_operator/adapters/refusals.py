@@ -13,12 +13,12 @@ from servepipe_operator.adapters.kube_errors import (
 from servepipe_operator.adapters.revision_history import RecordError
 from servepipe_operator.engine.state import ClusterProblem
 
-__all__ = ["problem_of"]
+__all__ = ["problem_of", "server_said"]
 
 _FIX = {
     "NamespaceTerminating": "",
     "QuotaExceeded": "; raise the ResourceQuota, or ask for less",
-    "Forbidden": "; the operator's Role, or an admission webhook, does not allow it",
+    "Forbidden": "; an admission policy of the cluster does not allow it",
     "Refused": "",
     "KindMissing": "; is its CRD installed?",
     "HistoryTooLarge": "",
@@ -31,7 +31,16 @@ def problem_of(error: KubeError | RecordError, blocking: bool = True) -> Cluster
     It goes on by itself when the cause goes.
     """
     reason = _reason(error)
-    return ClusterProblem(reason, f"{error}{_FIX[reason]}", stalled=True, blocking=blocking)
+    fix = (
+        "; give the operator's Role that right" if isinstance(error, Forbidden) and error.lacks_right else _FIX[reason]
+    )
+    told = str(error) if isinstance(error, RecordError) or reason == "KindMissing" else server_said(error)
+    return ClusterProblem(reason, f"{told}{fix}", stalled=True, blocking=blocking)
+
+
+def server_said(error: KubeError) -> str:
+    """The server's own words, without what was asked."""
+    return str(error).partition(f": HTTP {error.code}: ")[2] or str(error)
 
 
 def _reason(error: KubeError | RecordError) -> str:

@@ -128,7 +128,7 @@ def in_words(connection: Connection) -> Iterator[None]:
         yield
     except NotFound as error:
         if not error.kind_missing:
-            raise ClusterError(str(error)) from error
+            raise ClusterError(_said(error), where=connection.place()) from error
         raise ClusterError(
             f"The cluster of {connection.place()} does not know {KIND}",
             fix="Install servepipe's CRD and operator into it first.",

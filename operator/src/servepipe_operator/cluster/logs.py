@@ -17,7 +17,7 @@ from servepipe_operator.cluster.reach import RayDashboard, dashboard, head_of
 from servepipe_operator.engine.state import Json
 from servepipe_operator.ports import UnreachableError
 
-__all__ = ["logs"]
+__all__ = ["Reader", "logs"]
 
 TAIL = 1000
 INTERVAL_S = 0.5
@@ -37,7 +37,7 @@ def logs(arguments: argparse.Namespace) -> int:
             _refuse_without_replicas(live, arguments.node)
             head = await head_of(connection, live)
             async with dashboard(connection, live, head) as ray:
-                reader = _Reader(ray, arguments.tail or TAIL)
+                reader = Reader(ray, arguments.tail or TAIL)
                 try:
                     await reader.show(arguments.node, follow=arguments.follow, previous=arguments.previous)
                 except (UnreachableError, aiohttp.ClientError, TimeoutError) as error:
@@ -64,14 +64,23 @@ def _refuse_without_replicas(live: Json, node: str) -> None:
         )
 
 
-class _Reader:
-    """Reads the files of one pipeline's replicas and prints their lines."""
+class Reader:
+    """Reads the files of one pipeline's replicas and prints their lines.
+
+    Args:
+        ray: Its dashboard.
+        tail: How many lines of each file to begin with.
+    """
 
     def __init__(self, ray: RayDashboard, tail: int) -> None:
         self._ray, self._tail = ray, tail
 
     async def show(self, node: str, *, follow: bool, previous: bool) -> None:
-        """Print what there is, and with ``follow`` go on, with new replicas too."""
+        """Print what there is, and with ``follow`` go on, with new replicas too.
+
+        Raises:
+            UnreachableError: The dashboard refuses; also what aiohttp raises where it does not answer.
+        """
         files = await self._files(node, previous)
         if follow:
             await self._follow(node)

@@ -63,11 +63,17 @@ def ingress_of(live: Mapping[str, Any]) -> Place:
 
 
 class RayDashboard:
-    """A pipeline's dashboard through the API server. Streams hold connections, so there is no limit to these."""
+    """A pipeline's dashboard.
 
-    def __init__(self, session: aiohttp.ClientSession, access: Access, head: Place, token: str) -> None:
-        self._session, self._access, self._token = session, access, token
-        self._url = base_url("proxy", head, access)
+    Args:
+        session: Without a limit of connections, since each stream of logs holds one.
+        access: Whose credentials go with each request.
+        url: Before the first path.
+        token: Ray's.
+    """
+
+    def __init__(self, session: aiohttp.ClientSession, access: Access, url: str, token: str) -> None:
+        self._session, self._access, self._url, self._token = session, access, url, token
 
     @asynccontextmanager
     async def get(
@@ -92,7 +98,8 @@ async def dashboard(connection: Connection, live: Json, head: Place) -> AsyncIte
     token = await _token(connection, live)
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar()) as session:
-        yield RayDashboard(session, connection.kube.access, head, token)
+        access = connection.kube.access
+        yield RayDashboard(session, access, base_url("proxy", head, access), token)
 
 
 async def _token(connection: Connection, live: Json) -> str:

@@ -22,8 +22,14 @@ RAYCLUSTERS = Resource("ray.io/v1", "RayCluster", "rayclusters")
 
 
 def belongs_to(pipeline: Json, installation: str) -> bool:
-    """Whether the operator named ``installation`` runs ``pipeline``: it names this one, or none."""
-    return ((pipeline["metadata"].get("labels") or {}).get(INSTALLATION_LABEL) or installation) == installation
+    """Whether the operator named ``installation`` runs ``pipeline``.
+
+    Its label decides; without one whoever took it first, as its status says; and one that nobody took is anybody's.
+    """
+    said = (pipeline["metadata"].get("labels") or {}).get(INSTALLATION_LABEL)
+    status = pipeline.get("status")
+    taken = status.get("installation") if isinstance(status, dict) else None
+    return (said or taken or installation) == installation
 
 
 def pipelines(installation: str) -> Kind:

@@ -35,7 +35,7 @@ from servepipe_operator.objects.pods import DASHBOARD_PORT, SERVE_PORT
 from servepipe_operator.ports import History, Ports, Routing, UnreachableError
 from servepipe_operator.reconcile import reconcile
 
-__all__ = ["PipelineReconciler"]
+__all__ = ["PipelineReconciler", "newest"]
 
 log = logging.getLogger(__name__)
 
@@ -50,8 +50,7 @@ class _Pipeline:
     Args:
         route: Where Serve's ingress answered when it was seen last.
         parsed: The generation that was read last, and what it says.
-        seen_version: What the watch had of it when its status was written last.
-        written: What the server answered to that: until the watch has caught up, it is the newer one.
+        written: What the server answered to the last status: until the watch has caught up, that is the newer one.
     """
 
     uid: str
@@ -59,7 +58,6 @@ class _Pipeline:
     kept: Kept = field(default_factory=Kept)
     route: str = ""
     parsed: tuple[int | None, ServePipeline] | None = None
-    seen_version: str = ""
     written: Json | None = None
 
 
@@ -86,17 +84,16 @@ class PipelineReconciler:
         if known is None or known.uid != uid:
             await self._forget(key)
             known = self._pipelines[key] = _Pipeline(uid, self._history(key, uid))
-        seen_version = str(live["metadata"]["resourceVersion"])
-        if known.written is None or known.seen_version != seen_version:
-            known.written = None  # the watch has caught up
-            known.seen_version = seen_version
-        return await self._look(key, known, known.written or live)
+        if known.written is not None:
+            live = newest(live, known.written)
+        return await self._look(key, known, live)
 
     async def _look(self, key: Key, known: _Pipeline, live: Json) -> float | None:
         reference = references.Owner(API_VERSION, KIND, key.namespace, key.name, known.uid)
         status = KubeStatus(self._context.kube, PIPELINES, reference, live)
         events = KubeEvents(self._context.kube, reference, self._told, self._settings.instance, _lost)
         try:
+            await self._take(status)
             return await self._reconcile(key, known, live, status, events)
         except Conflict as error:
             log.info("looking again at once: %s", error)
@@ -111,8 +108,10 @@ class PipelineReconciler:
             problem = problem_of(error)
             log.warning("%s: %s", problem.reason, problem.message)
             before = await status.read()
-            after = before
+            after: Json = {**before, "observedGeneration": live["metadata"].get("generation")}
+            # The look ended in the middle: nobody knows whether callers are answered.
             for condition in (
+                Condition("Available", "Unknown", problem.reason, problem.message),
                 Condition("Ready", "False", problem.reason, problem.message),
                 Condition("Stalled", "True", problem.reason, problem.message),
             ):
@@ -122,8 +121,13 @@ class PipelineReconciler:
                 await events.emit(Event("Warning", problem.reason, problem.message))
             return self._settings.steady_s
         finally:
-            if status.latest is not None and status.latest is not live:
-                known.written = whole(status.latest)
+            known.written = None if status.latest is None else whole(status.latest)
+
+    async def _take(self, status: KubeStatus) -> None:
+        """Say whose it is before anything is made of it: of two operators that see a new pipeline one comes second."""
+        before = await status.read()
+        if before.get("installation") != self._settings.installation:
+            await status.write({**before, "installation": self._settings.installation})
 
     async def _reconcile(
         self, key: Key, known: _Pipeline, live: Json, status: KubeStatus, events: KubeEvents
@@ -172,6 +176,7 @@ class PipelineReconciler:
         environment = Environment(
             http={"host": "0.0.0.0", "port": SERVE_PORT},
             grpc={"port": ingress.grpc.port} if ingress and ingress.grpc else {},
+            installation=self._settings.installation,
             url=f"http://{key.name}.{key.namespace}.svc:{service.port}{route}",
             cluster=self._defaults,
             steady_s=self._settings.steady_s,
@@ -225,6 +230,20 @@ class _Seen:
 
     def missing(self) -> frozenset[str]:
         return self._store.missing()
+
+
+def newest(seen: Json, written: Json) -> Json:
+    """What a watch has seen or what a write was answered, whichever is later.
+
+    Who acts on an older spec after a newer one sends Serve back and forth for as long as the watch lags behind.
+    Versions of one object are numbers that grow; where they are not, the watch counts.
+    """
+    first, second = (one["metadata"] for one in (seen, written))
+    try:
+        later = int(second["resourceVersion"]) > int(first["resourceVersion"])
+    except ValueError:
+        later = False
+    return written if later and first["uid"] == second["uid"] else seen
 
 
 # --- Reading ----------------------------------------------------------------------------------------------------------

@@ -182,13 +182,18 @@ class _Watch:
             began = time.monotonic()
             seconds = max(int(min(left, WATCH_S * (0.8 + 0.2 * self._chance()))), 1)
             try:
-                async with self._kube.watch(
-                    kind.resource, self.scope, kind.labels, kind.fields, since=version, seconds=seconds
-                ) as changes:
+                async with (
+                    asyncio.timeout(left),  # the server counts whole seconds
+                    self._kube.watch(
+                        kind.resource, self.scope, kind.labels, kind.fields, since=version, seconds=seconds
+                    ) as changes,
+                ):
                     self._found(self._what)
                     async for change in changes:
                         version = change["object"]["metadata"]["resourceVersion"]
                         self._see(change)
+            except TimeoutError:
+                break
             except Unavailable as error:
                 self._wait(self._what, str(error))
                 await self._pause()

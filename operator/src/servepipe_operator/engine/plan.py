@@ -102,11 +102,10 @@ def plan(pipeline: ServePipeline, observed: Observed, environment: Environment, 
         layout,
         observed,
         accepted=_paused(accepted) if paused else accepted,
-        replacement=in_a_line(replacement) if replacement else "",
         cluster=cluster_name(pipeline.name, pipeline.metadata.uid or "", kept["revision"]) if kept else "",
         pending_put=put is not None,
         generation=generation,
-        url=environment.url,
+        environment=environment,
     )
     changing = (outcome.changing or put is not None) and not paused
     return Plan(

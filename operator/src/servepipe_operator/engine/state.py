@@ -167,6 +167,7 @@ class Environment:
         code_paths: Folder of the sources with a given digest, by digest; empty where images hold the code.
         http: ``http_options`` of the first PUT (host and port); the rest is the engine's.
         grpc: ``grpc_options`` of the first PUT, or {} for none.
+        installation: Name of the operator that runs the pipeline, for the status.
         url: Where callers reach the pipeline, for the status.
         ignored_fields: Fields of the resource that mean nothing here (images on one machine): one notice each.
         gpus_ignored: GPUs asked for are left out of actors (``servepipe up --no-gpu``).
@@ -179,6 +180,7 @@ class Environment:
     code_paths: Mapping[str, str] = field(default_factory=dict)
     http: Json = field(default_factory=dict)
     grpc: Json = field(default_factory=dict)
+    installation: str = ""
     url: str = ""
     ignored_fields: frozenset[str] = frozenset()
     gpus_ignored: bool = False

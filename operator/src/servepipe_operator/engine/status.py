@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from servepipe_operator.engine.conditions import Condition, merged
+from servepipe_operator.engine.conditions import Condition, in_order, merged
 from servepipe_operator.engine.goal import Live
 from servepipe_operator.engine.health import (
     alive,
@@ -22,7 +22,7 @@ from servepipe_operator.engine.history import Checkpoint, Failure
 from servepipe_operator.engine.layout import Layout, live_of
 from servepipe_operator.engine.names import INGRESS, application
 from servepipe_operator.engine.rollout import Candidate, Rollout, Stage, View, retry_at
-from servepipe_operator.engine.state import Application, Json, Observed
+from servepipe_operator.engine.state import Application, Environment, Json, Observed
 from servepipe_operator.engine.times import timestamp
 
 __all__ = ["Report", "blind", "report", "with_problem"]
@@ -59,16 +59,14 @@ def report(
     observed: Observed,
     *,
     accepted: Condition,
-    replacement: str,
     cluster: str,
     pending_put: bool,
     generation: int | None,
-    url: str,
+    environment: Environment,
 ) -> Report:
     """The status while Serve answers or was never started.
 
     Args:
-        replacement: Why the spec as it stands needs another RayCluster, or "".
         cluster: Name of the RayCluster, or "".
     """
     rollout = layout.rollout
@@ -81,7 +79,7 @@ def report(
     waiting_for = ("nodes" if view.deployed.applications else "cluster") if waits else ""
     problem = observed.cluster.message if observed.cluster else ""
     stalled = _stalled(view, checkpoint, rollout, nodes, waiting_for, problem)
-    stalled = _first_of(_outside(observed, replacement), stalled)
+    stalled = _first_of(_outside(observed, accepted), stalled)
     changes = [] if view.goal.suspend else _changes(view, checkpoint, layout, nodes)
     if layout.draining:
         changes.append((_DRAINING, f"waiting for the last requests of {', '.join(sorted(layout.draining))}"))
@@ -110,7 +108,9 @@ def report(
         status["deadlines"] = deadlines
     # What failed is only waited for; everything else that is not as it should be is about to change.
     changing = bool(changes) or (ready.status != "True" and stalled is None and not view.goal.suspend)
-    return Report(_headed(status, generation, url), changing)
+    if environment.installation:
+        status["installation"] = environment.installation
+    return Report(_headed(status, generation, environment.url), changing)
 
 
 def _deadlines(view: View, rollout: Rollout, waiting_for: str) -> Json:
@@ -143,7 +143,7 @@ def blind(
         else Condition("ClusterReady", "Unknown", reason, message),
         *unknown,
     ]
-    if outside := _outside(observed, ""):
+    if outside := _outside(observed, accepted):
         conditions.append(outside)
     status = {key: value for key, value in observed.status.items() if key not in ("conditions", "observedGeneration")}
     status["conditions"] = merged(conditions, observed.status.get("conditions"), now, generation)
@@ -153,7 +153,8 @@ def blind(
 def with_problem(status: Json, before: Json, condition: Condition, now: float) -> Json:
     """``status`` with one condition more, or in place of the one of its type."""
     others = [one for one in status.get("conditions", []) if one["type"] != condition.type]
-    return {**status, "conditions": others + merged([condition], before.get("conditions"), now, _generation(status))}
+    changed = merged([condition], before.get("conditions"), now, _generation(status))
+    return {**status, "conditions": in_order(others + changed)}
 
 
 def _generation(status: Json) -> int | None:
@@ -372,7 +373,8 @@ def _changes(view: View, checkpoint: Checkpoint, layout: Layout, nodes: Mapping[
     if rollout.replacing_ingress:
         failed = checkpoint.ingress.failed
         if failed is None or failed.revision != rollout.ingress:
-            changes.append(("ReplacingIngress", "the ingress is being started with new code or hooks"))
+            told = "is being replaced by one with new code or settings" if checkpoint.ingress.stable else "starts"
+            changes.append(("ReplacingIngress", f"the ingress {told}"))
     elif rollout.ingress_waits:
         changes.append(("IngressWaits", layout.waiting.get(INGRESS, "the ingress is replaced after the nodes")))
     ingress = view.deployed.applications.get(INGRESS)
@@ -382,10 +384,10 @@ def _changes(view: View, checkpoint: Checkpoint, layout: Layout, nodes: Mapping[
     return changes
 
 
-def _outside(observed: Observed, replacement: str) -> Condition | None:
+def _outside(observed: Observed, accepted: Condition) -> Condition | None:
     """What only somebody else can change, and no node is to blame for."""
-    if replacement:
-        return Condition("Stalled", "True", "ClusterReplacementRequired", replacement)
+    if accepted.status == "False":
+        return Condition("Stalled", "True", accepted.reason, accepted.message)
     problem = observed.cluster
     return Condition("Stalled", "True", problem.reason, problem.message) if problem and problem.stalled else None
 
@@ -397,6 +399,12 @@ def _first_of(first: Condition | None, second: Condition | None) -> Condition | 
     return replace(first, message=f"{first.message}; {second.message}")
 
 
+def _next_try(view: View, failed: Failure) -> str:
+    """Until then nothing happens by itself."""
+    at = retry_at(failed)
+    return f"; tried again at {timestamp(at)}" if at > view.now else ""
+
+
 def _stalled(
     view: View, checkpoint: Checkpoint, rollout: Rollout, nodes: Mapping[str, _Node], waiting_for: str, problem: str
 ) -> Condition | None:
@@ -406,9 +414,12 @@ def _stalled(
     for name, revision in goals.items():
         unit = checkpoint.unit(name)
         if unit.failed is not None and unit.failed.revision == revision and unit.stable != revision:
-            found.append((unit.failed.reason, f"{name}: {unit.failed.message}"))
+            serves = f"; revision {unit.stable} goes on serving" if unit.stable else ""
+            told = f"{name}: revision {revision} failed: {unit.failed.message}{serves}{_next_try(view, unit.failed)}"
+            found.append((unit.failed.reason, told))
         elif unit.trouble is not None:
-            found.append((unit.trouble.reason, f"{name}: {unit.trouble.message}"))
+            told = f"the revision that serves cannot be started: {unit.trouble.message}{_next_try(view, unit.trouble)}"
+            found.append((unit.trouble.reason, f"{name}: {told}"))
         elif refused := view.deployed.errors.get(INGRESS if name == INGRESS else application(name, revision)):
             # Replicas keep the table or userConfig that they have; only a change of the spec helps.
             inline = name != INGRESS and goal_nodes[name].live.inline

@@ -32,16 +32,29 @@ def children(owner: Owner, cluster: str, spec: Spec, operator_peers: Sequence[Js
     ]
 
 
-def says(live: Any, wanted: Any) -> bool:
+#: Whom an object selects or lets in: here a field more means something else.
+_EXACT = frozenset({"selector", "podSelector", "namespaceSelector", "ingress"})
+#: What the API server adds even there.
+_DEFAULTED = frozenset({"protocol"})
+
+
+def says(live: Any, wanted: Any, exactly: bool = False) -> bool:
     """Whether a live object says all that ``wanted`` does; the server's defaults and others' fields are no difference.
 
     Lists have to be of one length: an element more is a rule more.
+
+    Args:
+        exactly: A field more is a difference too.
     """
     if isinstance(wanted, Mapping):
         if not isinstance(live, Mapping):
             return not wanted and live is None
-        return all(says(live.get(key), value) for key, value in wanted.items())
+        if exactly and live.keys() - wanted.keys() - _DEFAULTED:
+            return False
+        return all(says(live.get(key), value, exactly or key in _EXACT) for key, value in wanted.items())
     if isinstance(wanted, list):
         found = live or []
-        return isinstance(found, list) and len(found) == len(wanted) and all(map(says, found, wanted))
+        if not isinstance(found, list) or len(found) != len(wanted):
+            return False
+        return all(says(one, other, exactly) for one, other in zip(found, wanted, strict=True))
     return bool(live == wanted)

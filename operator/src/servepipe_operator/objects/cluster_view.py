@@ -6,6 +6,7 @@ RayCluster gets no status at all, just a Warning event.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,15 +14,20 @@ from typing import Any
 
 from servepipe_operator.engine.pools import Slot
 from servepipe_operator.engine.state import ClusterProblem, Json
-from servepipe_operator.objects.names import ROLE_LABEL, Owner, ownership
+from servepipe_operator.objects.names import ROLE_LABEL, Owner, claim
 from servepipe_operator.objects.pod_trouble import PodTrouble, ending, first_trouble, trouble_of
 from servepipe_operator.objects.raycluster import slots_of
 
-__all__ = ["ClusterView", "view"]
+__all__ = ["KUBERAY_MISSING", "ClusterView", "view"]
 
 CLUSTER_LABEL = "ray.io/cluster"
 GROUP_LABEL = "ray.io/group"
 NODE_TYPE_LABEL = "ray.io/node-type"
+#: What the API server appended to the name of a pod that it refused; the next one has another.
+_POD_SUFFIX = re.compile(r"(?<=-)[a-z0-9]{5}(?=\")")
+KUBERAY_MISSING = ClusterProblem(
+    "KubeRayMissing", "the API server does not know RayClusters: install KubeRay", stalled=True
+)
 INVALID_EVENTS = frozenset({"InvalidRayClusterSpec", "InvalidRayClusterMetadata"})
 
 
@@ -73,18 +79,12 @@ def view(
         missing: Kinds that the API server does not serve.
     """
     if "rayclusters.ray.io" in missing:
-        told = "the API server does not know RayClusters: install KubeRay"
-        return ClusterView(None, ClusterProblem("KubeRayMissing", told, stalled=True), absent=True)
+        return ClusterView(None, KUBERAY_MISSING, absent=True)
     live = next((one for one in clusters if one["metadata"]["name"] == name), None)
     if live is None:
         return ClusterView(None, ClusterProblem("Creating", f"RayCluster {name} is being created"), absent=True)
-    match ownership(live, owner):
-        case "former":
-            told = f"RayCluster {name} of the deleted pipeline with the same name is still there"
-            return ClusterView(None, ClusterProblem("PreviousDeletionPending", told), absent=True)
-        case "foreign":
-            told = f"RayCluster {name} is there and belongs to somebody else"
-            return ClusterView(None, ClusterProblem("NameTaken", told, stalled=True), absent=True)
+    if problem := claim("RayCluster", live, owner):
+        return ClusterView(None, problem, absent=True)
     if live["metadata"].get("deletionTimestamp"):
         return ClusterView(None, ClusterProblem("Deleting", f"RayCluster {name} is being deleted"), absent=True)
     mine = [pod for pod in pods if _labels(pod).get(CLUSTER_LABEL) == name]
@@ -120,7 +120,8 @@ def _state(
         return ClusterProblem("Suspended", f"RayCluster {name} is suspended"), gone, False
     invalid = next((event for event in events if _about(event, live) and event.get("reason") in INVALID_EVENTS), None)
     if not conditions and invalid is not None:
-        return ClusterProblem("InvalidRayCluster", str(invalid.get("message")), stalled=True), True, False
+        told = f"KubeRay refuses RayCluster {name}: {invalid.get('message')}"
+        return ClusterProblem("InvalidRayCluster", told, stalled=True), True, False
     if not live.get("status"):
         return (
             ClusterProblem("WaitingForKubeRay", f"KubeRay did not take up RayCluster {name} yet"),
@@ -131,8 +132,10 @@ def _state(
     ready = conditions.get("HeadPodReady", {})
     up = ready.get("status") == "True" and head is not None
     if failed.get("status") == "True":
-        told = f"KubeRay cannot make pods of RayCluster {name}: {failed.get('message')}"
-        return ClusterProblem(str(failed.get("reason")), told, stalled=True, blocking=not up), head is None, up
+        reason = str(failed.get("reason"))
+        said = " ".join(str(failed.get("message") or "").split()).removeprefix(f"{reason} ")
+        told = f"KubeRay cannot make pods of RayCluster {name}: {_POD_SUFFIX.sub('', said)}"
+        return ClusterProblem(reason, told, stalled=True, blocking=not up), head is None, up
     if up:
         return _waiting_pods(troubles), False, True
     trouble = trouble_of(head) if head else None

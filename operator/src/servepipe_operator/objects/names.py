@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from servepipe.api.v1alpha1 import API_VERSION, KIND
-from servepipe_operator.engine.state import Json
+from servepipe_operator.engine.state import ClusterProblem, Json
 
 __all__ = [
     "INSTALLATION_LABEL",
@@ -16,6 +16,7 @@ __all__ = [
     "POOL_LABEL",
     "ROLE_LABEL",
     "Owner",
+    "claim",
     "ingress_policy_name",
     "labels",
     "metadata",
@@ -80,6 +81,21 @@ def metadata(owner: Owner, name: str) -> Json:
             }
         ],
     }
+
+
+def claim(kind: str, live: Mapping[str, Any], owner: Owner) -> ClusterProblem | None:
+    """Why a live object with a child's name cannot be used as it is, or None where it is ours."""
+    where = f"{kind} {owner.namespace}/{live['metadata']['name']}"
+    match ownership(live, owner):
+        case "former":
+            told = f"{where} of the deleted pipeline with the same name is still there; if it stays, see its finalizers"
+            return ClusterProblem("PreviousDeletionPending", told)
+        case "foreign":
+            told = (
+                f"{where} is there and belongs to somebody else: delete or rename it, or give the pipeline another name"
+            )
+            return ClusterProblem("NameTaken", told, stalled=True)
+    return None
 
 
 def ownership(live: Mapping[str, Any], owner: Owner) -> Literal["ours", "former", "foreign"]:

@@ -14,7 +14,7 @@ from servepipe_operator.engine.state import Json
 from servepipe_operator.objects.names import Owner, labels
 from servepipe_operator.objects.raycluster import environment_of, slot_of, worker_group
 
-__all__ = ["patch"]
+__all__ = ["label_patch", "patch"]
 
 
 def patch(
@@ -56,6 +56,12 @@ def patch(
     tests = [_test("/metadata/resourceVersion", live["metadata"]["resourceVersion"])]
     tests += [_test(f"/spec/workerGroupSpecs/{at}/groupName", group["groupName"]) for at, group in enumerate(groups)]
     return tests + operations
+
+
+def label_patch(live: Mapping[str, Any], owner: Owner) -> list[Json]:
+    """The operations that give a RayCluster its labels back, by which it is found; none where it has them."""
+    operations = _metadata(live, owner)
+    return [_test("/metadata/resourceVersion", live["metadata"]["resourceVersion"]), *operations] if operations else []
 
 
 def _test(path: str, value: str) -> Json:

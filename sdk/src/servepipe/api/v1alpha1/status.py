@@ -143,6 +143,8 @@ class Status(Model):
         | None
     ) = None
     """Accepted, ClusterReady, NodesReady, Available and Ready; Reconciling and Stalled only while True."""
+    installation: Annotated[str, Field(max_length=63)] | None = None
+    """Installation of the operator that runs the pipeline. The label servepipe.dev/installation overrides it."""
     url: Annotated[str, Field(max_length=2048)] | None = None
     """Where callers reach the pipeline."""
     nodes_ready: Annotated[str, Field(max_length=32)] | None = None

@@ -1,0 +1,26 @@
+{{/* The operator's name in its own namespace. */}}
+{{- define "servepipe.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 63 | trimSuffix "-" -}}
+{{- else if contains .Chart.Name .Release.Name -}}
+{{- .Release.Name | trunc 63 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name .Chart.Name | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The operator's name among objects of the whole cluster or of other namespaces, where other installations may be. */}}
+{{- define "servepipe.globalname" -}}
+{{- printf "%s:%s" .Release.Namespace (include "servepipe.fullname" .) -}}
+{{- end -}}
+
+{{- define "servepipe.serviceAccountName" -}}
+{{- .Values.serviceAccount.name | default (include "servepipe.fullname" .) -}}
+{{- end -}}
+
+{{- define "servepipe.labels" -}}
+app.kubernetes.io/name: servepipe-operator
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- end -}}

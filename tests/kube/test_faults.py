@@ -1,0 +1,287 @@
+"""The way to the API server breaks in many ways in the middle of a change; what comes of it is as if it had not.
+
+One operator with two pipelines goes through all of it: an upgrade of one, another number of replicas of the other,
+there and back. It must end where it ended undisturbed, with the same PUTs and no other, and go on living.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import pytest
+from answering_proxy import AnsweringProxy, Asked, Fault
+from bed.control_plane import ControlPlane
+from bed.processes import wait_for
+from chart import Accounts
+from cutting_proxy import CuttingProxy
+from end_state import end_state
+from kuberay.control import KubeRay
+from operator_process import OperatorProcess
+from pipelines import ENV, Json, Pipelines
+
+NAMES = ("one", "two")
+#: Longer than any fault: a leader that cannot renew has to end, which is another matter.
+PATIENT = {**ENV, "SERVEPIPE_LEASE_DURATION_S": "300"}
+
+
+@dataclass
+class World:
+    """An operator that reaches the API server through two proxies, with two pipelines."""
+
+    plane: ControlPlane
+    kuberay: KubeRay
+    pipelines: Pipelines
+    operator: OperatorProcess
+    line: CuttingProxy
+    server: AnsweringProxy
+    state: int = 0
+    undisturbed: dict[int, tuple[dict[str, Json], dict[str, int]]] = field(default_factory=dict)
+    """By state what the pipelines come to, and how many PUTs it takes."""
+
+    def begin(self) -> None:
+        """The other state is asked for: one pipeline is upgraded, the other one scaled."""
+        self.state = 1 - self.state
+        self.pipelines.patch("one", nodes={"m1": {"args": ["good", self.state]}})
+        self.pipelines.patch("two", nodes={"m2": {"replicas": 1 + self.state}})
+
+    def puts(self) -> dict[str, int]:
+        """So far."""
+        return {name: self.kuberay.puts(self.pipelines.namespace, self.pipelines.cluster(name)) for name in NAMES}
+
+    def settle(self, timeout: float = 90.0) -> dict[str, Json]:
+        """Wait until both are what is asked for; what they have come to."""
+        for name in NAMES:
+            self.pipelines.wait_settled(name, timeout)
+        return {name: end_state(self.pipelines, name) for name in NAMES}
+
+    def change(self, disturb: Callable[[], None] = lambda: None) -> None:
+        """The other state, with ``disturb`` in the middle of the way to it, against the same change undisturbed."""
+        before = self.puts()
+        self.begin()
+        disturb()
+        ends = self.settle()
+        wanted, most = self.undisturbed[self.state]
+        assert ends == wanted
+        assert {name: count - before[name] for name, count in self.puts().items()} == most
+        for name in NAMES:
+            assert ends[name]["problems"] == []
+
+
+@pytest.fixture(scope="module")
+def world(
+    control_plane: ControlPlane, kuberay: KubeRay, accounts: Accounts, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("faults")
+    namespace = control_plane.create_namespace("faults")
+    account = accounts.of(namespace, "faults")
+    server = AnsweringProxy(control_plane)
+    line = CuttingProxy(control_plane, server.url)
+    operator = OperatorProcess(
+        folder, line.kubeconfig(account.kubeconfig, folder), namespace, env=PATIENT, user=account.user
+    )
+    try:
+        operator.start()
+        operator.wait_ready()
+        pipelines = Pipelines(control_plane, kuberay, namespace, operator)
+        made = World(control_plane, kuberay, pipelines, operator, line, server)
+        for name in NAMES:
+            pipelines.apply(pipelines.resource(name, {"m1": ["good", 0], "m2": {"import": "m:M", "replicas": 1}}))
+        made.settle()
+        for _ in range(2):
+            before = made.puts()
+            made.begin()
+            ends = made.settle()
+            made.undisturbed[made.state] = (
+                ends,
+                {name: count - before[name] for name, count in made.puts().items()},
+            )
+        yield made
+    finally:
+        operator.kill()
+        line.stop()
+        server.stop()
+
+
+@pytest.fixture(autouse=True)
+def lives_on(world: World) -> Iterator[None]:
+    """The operator is the same process before and after each fault, and says that it is ready."""
+    pid = world.operator.pid
+    yield
+    world.server.no_faults()
+    world.server.refresh()
+    world.line.reopen()
+    world.line.let_flow()
+    world.operator.must_run()
+    assert world.operator.pid == pid
+    world.operator.wait_ready()
+
+
+def test_undisturbed(world: World) -> None:
+    """What the others are measured by is the same each time."""
+    world.change()
+
+
+def test_the_api_server_is_restarted(world: World) -> None:
+    world.change(world.plane.restart_api_server)
+
+
+def test_etcd_is_slow(world: World) -> None:
+    def freeze() -> None:
+        failed = len(world.operator.messages("looking again"))
+        world.plane.etcd.freeze()
+        try:
+            wait_for(
+                "looks that fail",
+                lambda: len(world.operator.messages("looking again")) > failed,
+                60,
+                world.operator.tail,
+            )
+        finally:
+            world.plane.etcd.thaw()
+
+    world.change(freeze)
+
+
+def test_connections_are_cut(world: World) -> None:
+    def cut() -> None:
+        for _ in range(8):
+            seen = world.line.connections
+            world.line.cut()
+            wait_for("new connections", lambda seen=seen: world.line.connections > seen + 2, 30, world.operator.tail)
+
+    world.change(cut)
+
+
+def test_the_way_is_closed_for_a_while(world: World) -> None:
+    def close() -> None:
+        world.line.close()
+        try:
+            wait_for("the loss to be said", lambda: world.operator.ready()[0] == 503, 30, world.operator.tail)
+        finally:
+            world.line.reopen()
+
+    world.change(close)
+
+
+def test_nothing_comes_back_for_a_while(world: World) -> None:
+    """No connection breaks: requests run into their time-outs, and whether writes arrived is not known."""
+
+    def stop_up() -> None:
+        failed = len(world.operator.messages("looking again"))
+        world.line.stop_up()
+        try:
+            wait_for(
+                "looks that fail",
+                lambda: len(world.operator.messages("looking again")) >= failed + 2,
+                60,
+                world.operator.tail,
+            )
+        finally:
+            world.line.let_flow()
+
+    world.change(stop_up)
+
+
+def test_children_vanish_before_a_new_list(world: World) -> None:
+    """The watches end, what they watched goes, and the version to go on from is too old: only the list tells."""
+    namespace, api = world.pipelines.namespace, world.plane.api
+    lists = len(world.operator.messages("listing again"))
+
+    def vanish() -> None:
+        gone = world.server.fault(Fault(lambda asked: asked.verb == "watch", 410))
+        world.line.close()
+        for name in NAMES:
+            api.delete(f"/api/v1/namespaces/{namespace}/services/{name}")
+            for policy in world.pipelines.children("apis/networking.k8s.io/v1:networkpolicies", name):
+                api.delete(
+                    f"/apis/networking.k8s.io/v1/namespaces/{namespace}/networkpolicies/{policy['metadata']['name']}"
+                )
+        world.line.reopen()
+        wait_for("watches that are refused", lambda: len(gone.met) >= 7, 30, world.operator.tail)
+        world.server.no_faults()
+        world.operator.wait_for_message("listing again", lists + 7)
+
+    world.change(vanish)
+
+
+@pytest.mark.parametrize(("code", "carried_out"), [(429, False), (500, False), (503, False), (500, True), (504, True)])
+def test_writes_are_refused_or_their_answers_lost(world: World, code: int, carried_out: bool) -> None:
+    """Each kind of write fails twice in turn, before or after the server did what it was asked for."""
+    faults = [
+        world.server.fault(
+            Fault(
+                lambda asked, verb=verb, resource=resource: asked == Asked(verb, resource),
+                code,
+                2,
+                carried_out,
+                "0.3" if code == 429 else "",
+            )
+        )
+        for verb, resource in (
+            ("create", "controllerrevisions"),
+            ("patch", "servepipelines/status"),
+            ("patch", "rayclusters"),
+            ("delete", "controllerrevisions"),
+        )
+    ]
+    world.change()
+    print([len(f.met) for f in faults])
+    assert faults[0].met and faults[1].met
+
+
+def test_every_read_fails_for_a_while(world: World) -> None:
+    def refuse() -> None:
+        fault = world.server.fault(Fault(lambda asked: asked.verb in ("get", "list", "watch"), 503))
+        world.line.cut()
+        wait_for("reads that fail", lambda: len(fault.met) >= 20, 30, world.operator.tail)
+        world.server.no_faults()
+
+    world.change(refuse)
+
+
+def test_someone_else_writes_the_same_objects_all_the_time(world: World) -> None:
+    with _meddling(world) as count:
+        world.change()
+        seen = count()
+        wait_for("more of it", lambda: count() > seen + 20, 30)
+    assert count() > 20
+
+
+def test_children_are_seen_as_they_were(world: World) -> None:
+    """Changes of the children arrive late, and so do lists."""
+
+    def stale() -> None:
+        before = world.puts()
+        world.server.grow_stale("rayclusters", "pods", "services", "networkpolicies", "poddisruptionbudgets")
+        wait_for("old answers", lambda: world.server.stale_answers > 0, 60, world.operator.tail)
+        wait_for("PUTs all the same", lambda: world.puts()["two"] > before["two"], 60, world.operator.tail)
+        world.server.refresh()
+
+    world.change(stale)
+
+
+@contextmanager
+def _meddling(world: World) -> Iterator[Callable[[], int]]:
+    """Annotates the pipelines and their children as fast as it goes; how often it did so far."""
+    namespace, api = world.pipelines.namespace, world.plane.api
+    end, counted = threading.Event(), [0]
+    paths = [f"{world.pipelines.path}/{name}" for name in NAMES]
+    paths += [f"/api/v1/namespaces/{namespace}/services/{name}" for name in NAMES]
+    paths += [f"/apis/ray.io/v1/namespaces/{namespace}/rayclusters/{world.pipelines.cluster(name)}" for name in NAMES]
+
+    def meddle() -> None:
+        while not end.is_set():
+            for path in paths:
+                api.merge(path, {"metadata": {"annotations": {"example.com/count": str(counted[0])}}})
+            counted[0] += 1
+
+    thread = threading.Thread(target=meddle)
+    thread.start()
+    try:
+        yield lambda: counted[0]
+    finally:
+        end.set()
+        thread.join(30)
