@@ -133,12 +133,20 @@ def _place(
         found = deployed.applications.get(name)
         first = checkpoint.unit(part.node).stable in (None, part.revision)
         low, high = part.autoscaling["min_replicas"], part.autoscaling["max_replicas"]
-        tenants.append(Tenant(name, part.node, part.identity, found.config if found else None, low, high, first))
+        config, image = found.config if found else None, _shared_image(view, checkpoint, part)
+        tenants.append(Tenant(name, part.node, part.identity, config, low, high, first, image))
     for name, config in leaving.items():
         known = view.memory.revisions.get(name, {})
         high = len(deployed.applications[name].replicas)
         tenants.append(Tenant(name, node_of(name), known, config, 0, high, first=False))
     return place([*tenants, *_ingresses(view, checkpoint, rollout)], view.goal.accepted, view.slots)
+
+
+def _shared_image(view: View, checkpoint: Checkpoint, part: _Part) -> str | None:
+    """``spec.image`` of the spec that a revision comes from."""
+    unit = checkpoint.unit(part.node)
+    old = view.memory.specs.get(unit.live) if unit.stable == part.revision else None
+    return view.goal.accepted.image if old is None else old.get("image")
 
 
 def _ingresses(view: View, checkpoint: Checkpoint, rollout: Rollout) -> list[Tenant]:

@@ -37,6 +37,7 @@ class Tenant:
         config: As deployed, or None.
         low, high: Fewest and most replicas.
         first: It serves callers: it chooses before others.
+        shared_image: As for `node_wish`.
     """
 
     application: str
@@ -46,6 +47,7 @@ class Tenant:
     low: int
     high: int
     first: bool
+    shared_image: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +66,9 @@ def place(tenants: Sequence[Tenant], spec: Spec, live: Sequence[Slot]) -> Placem
         spec: The accepted one.
         live: The worker groups that there are.
     """
-    names = {slot.name for slot in live}
+    pools = {slot.name: slot.pool for slot in live}
     ordered = sorted(tenants, key=lambda tenant: (not tenant.first, tenant.config is None, tenant.application))
-    wanted = [_wanted(tenant, spec, names) for tenant in ordered]
+    wanted = [_wanted(tenant, spec, pools) for tenant in ordered]
     assignment = assign(wanted, live)
     pinned = {application: actor_resources(slot) for application, slot in assignment.of.items()}
     waiting = {}
@@ -95,10 +97,11 @@ def _held(config: Json | None) -> dict[str, int]:
     return {}
 
 
-def _wanted(tenant: Tenant, spec: Spec, names: set[str]) -> Wanted:
-    slot = deployed_slot(tenant.config, names)
+def _wanted(tenant: Tenant, spec: Spec, pools: Mapping[str, str]) -> Wanted:
+    slot = deployed_slot(tenant.config, set(pools))
     wish = _wish(tenant, spec)
-    if wish.pool == DEFAULT_POOL:
+    # Where it runs counts: pods of the default pool are many replicas', whatever the node would get today.
+    if (pools[slot] if slot else wish.pool) == DEFAULT_POOL:
         workers = (spec.cluster or Cluster()).workers or Workers()
         return Wanted(tenant.application, wish, slot, workers.min_replicas, workers.max_replicas)
     # Serve starts new replicas beside the old ones when it replaces them.
@@ -108,7 +111,7 @@ def _wanted(tenant: Tenant, spec: Spec, names: set[str]) -> Wanted:
 def _wish(tenant: Tenant, spec: Spec) -> PodWish:
     if tenant.node == INGRESS:
         return ingress_wish(tenant.identity, spec)
-    return node_wish(tenant.node, tenant.identity, spec)
+    return node_wish(tenant.node, tenant.identity, spec, tenant.shared_image)
 
 
 def _why(pool: str, assignment: Assignment) -> str:
