@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from simulated_cluster import ClusterWorld
@@ -80,6 +81,34 @@ def test_what_ran_with_the_old_image_comes_back_to_shared_pods(world: ClusterWor
     assert {slot.pool for slot in world.cluster.groups} == {"default", "ingress"}
     stable = f"m1--{world.status['nodes']['m1']['revision']}"
     assert world.cluster.wishes[world.slot(stable)].content["image"] == "all:1"
+    assert world.cluster.problems == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"serviceAccountName": "other"},
+        {"imagePullSecrets": [{"name": "s"}]},
+        {"cluster": {"workers": {"resources": {"cpu": "8"}}}},
+        {"cluster": {"workers": {"template": {"metadata": {"labels": {"a": "b"}}}}}},
+    ],
+)
+def test_what_changes_about_all_pods_waits_for_new_pods_and_status_says_so(
+    world: ClusterWorld, change: dict[str, Any]
+) -> None:
+    nodes = {"m1": node("good")}
+    world.settle(resource(nodes))
+    puts, before = len(world.serve.puts), groups(world)
+    assert world.message("Accepted") == "the spec is valid"
+
+    world.settle(resource(nodes, **change))
+
+    assert (len(world.serve.puts), groups(world)) == (puts, before)
+    assert "m1: the pods are from before a change of" in world.message("Accepted").replace("ingress, ", "")
+    world.run(resource(nodes, **change, suspend=True), 120, requests=False)
+    world.settle(resource(nodes, **change))
+    assert world.message("Accepted") == "the spec is valid"
+    assert groups(world) == before
     assert world.cluster.problems == []
 
 

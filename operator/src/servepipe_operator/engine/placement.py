@@ -52,11 +52,15 @@ class Tenant:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Custom resources that pin an application's actors, and why others wait; both by application."""
+    """Custom resources that pin an application's actors, and why others wait; both by application.
+
+    ``outdated``: applications that keep pods other than those that the spec would give them today.
+    """
 
     pinned: Mapping[str, Mapping[str, int]]
     waiting: Mapping[str, str]
     slots: tuple[Slot, ...]
+    outdated: frozenset[str] = frozenset()
 
 
 def place(tenants: Sequence[Tenant], spec: Spec, live: Sequence[Slot]) -> Placement:
@@ -81,7 +85,13 @@ def place(tenants: Sequence[Tenant], spec: Spec, live: Sequence[Slot]) -> Placem
             pinned[one.application] = held
         else:
             waiting[one.application] = _why(one.wish.pool, assignment)
-    return Placement(pinned, waiting, assignment.slots)
+    contents = {slot.name: (slot.pool, slot.contents) for slot in assignment.slots}
+    outdated = {
+        one.application
+        for one in wanted
+        if (slot := assignment.of.get(one.application)) and contents[slot] != (one.wish.pool, one.wish.digest)
+    }
+    return Placement(pinned, waiting, assignment.slots, frozenset(outdated))
 
 
 def deployed_slot(config: Json | None, names: set[str]) -> str | None:
