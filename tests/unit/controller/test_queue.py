@@ -358,3 +358,32 @@ async def test_a_timer_that_comes_earlier_than_the_one_waited_for_is_not_missed(
     queue.add_after("early", 0.01)
     async with asyncio.timeout(10):  # until it is due
         assert await waiting == "early"
+
+
+async def test_a_key_that_took_long_last_time_takes_no_place_from_the_begin() -> None:
+    loop = asyncio.get_running_loop()
+    real, skipped = loop.time, 0.0
+    loop.time = lambda: real() + skipped  # type: ignore[method-assign]
+    queue: WorkQueue[str] = WorkQueue()
+    never, runs = asyncio.Event(), list[tuple[str, float]]()
+
+    async def work(key: str) -> float | None:
+        nonlocal skipped
+        runs.append((key, loop.time()))
+        match key, len(runs):
+            case "hangs", 1:
+                skipped += 1000.0
+                return 0.001
+            case "hangs", _:
+                queue.add("good")
+                await never.wait()
+            case _:
+                queue.close()
+                never.set()
+        return None
+
+    queue.add("hangs")
+    async with asyncio.timeout(1010):  # of which 1000 are skipped
+        await run_workers(queue, work, 1, Backoff(), lambda key, error, _: pytest.fail(f"{key}: {error}"), slow_s=500.0)
+    assert [key for key, _ in runs] == ["hangs", "hangs", "good"]
+    assert runs[2][1] - runs[1][1] < 500.0, "the other key waited until the place was given"

@@ -197,13 +197,15 @@ async def run_workers(
         on_error: Told the key, what was raised, and the seconds until the next attempt.
         fatal: What ends all workers at once instead, as an `ExceptionGroup`; a lost Lease.
         slow_s: Work that takes longer no longer counts as one of ``workers``: another key gets its place, so that
-            many that wait for something of their own do not hold up the others.
+            many that wait for something of their own do not hold up the others. A key that took longer last time is
+            taken to do so again and does not count from the begin.
         most: How many keys at once with those; 0 means sixteen times ``workers``.
         limit_s: Work that takes longer is cancelled and counts as failed, with a `TimeoutError`.
     """
     loop = asyncio.get_running_loop()
     most = most or 16 * workers
     running = 0
+    slow: set[Key] = set()
 
     async def look(key: Key) -> float | None:
         try:
@@ -229,12 +231,14 @@ async def run_workers(
         nonlocal running, most
         try:
             while (key := await queue.get()) is not None:
-                place = _Place(loop, slow_s, lambda: running < most and start())
+                began = loop.time()
+                place = _Place(loop, 0.0 if key in slow else slow_s, slow_s, lambda: running < most and start())
                 try:
                     again_s = await look(key)
                 finally:
                     place.end()
                     queue.done(key)
+                (slow.add if again_s is not None and loop.time() - began > slow_s else slow.discard)(key)
                 if again_s is not None:
                     queue.add_after(key, again_s)
                 if place.given:
@@ -257,17 +261,23 @@ async def run_workers(
 
 
 class _Place:
-    """A worker's place among the others, which is given to another one after a while, as soon as there is room."""
+    """A worker's place among the others, which is given to another one after a while, as soon as there is room.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, after_s: float, give: Callable[[], bool]) -> None:
-        self._loop, self._after_s, self._give = loop, after_s, give
+    Args:
+        again_s: Between looks for room.
+    """
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, after_s: float, again_s: float, give: Callable[[], bool]
+    ) -> None:
+        self._loop, self._again_s, self._give = loop, again_s, give
         self.given = False
         self._timer = loop.call_later(after_s, self._due)
 
     def _due(self) -> None:
         self.given = self._give()
         if not self.given:
-            self._timer = self._loop.call_later(self._after_s, self._due)
+            self._timer = self._loop.call_later(self._again_s, self._due)
 
     def end(self) -> None:
         """The work ended."""
