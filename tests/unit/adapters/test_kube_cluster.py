@@ -293,7 +293,7 @@ async def test_a_cluster_that_cannot_be_made_says_why() -> None:
         assert state.problem.reason == "KubeRayMissing"
         bed.fake.missing_kinds = {"rayclusters"}
         (problem,) = await cluster.apply(plan_of())
-        assert problem.reason == "KindMissing"
+        assert problem.reason == "KubeRayMissing"
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from typing import Any
 
 import aiohttp
 
+from servepipe_operator.adapters.answers import text_of
 from servepipe_operator.adapters.guarded import GuardedBody
 from servepipe_operator.adapters.timeouts import within
 from servepipe_operator.engine.state import Application, Capacity, Json, Replica
@@ -79,10 +80,11 @@ class RayServeApi:
                 data=body,
                 headers=self._headers,
                 timeout=within(timeout_s),
+                allow_redirects=False,  # a pod must not choose whom we ask
             ) as response:
-                text = await response.text()
+                text = await text_of(response)
                 status = response.status
-        except (aiohttp.ClientError, OSError, UnicodeDecodeError) as error:
+        except (aiohttp.ClientError, OSError) as error:
             if body is not None:
                 body.raise_refusal()
             raise UnreachableError(f"{method} {self._url}: {str(error) or type(error).__name__}") from error

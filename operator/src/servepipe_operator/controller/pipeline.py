@@ -22,6 +22,7 @@ from servepipe_operator.adapters.remembered_history import RememberedHistory
 from servepipe_operator.adapters.revision_history import RecordError, RevisionHistory
 from servepipe_operator.controller.context import Context, Key
 from servepipe_operator.controller.kinds import PIPELINES
+from servepipe_operator.controller.store import whole
 from servepipe_operator.engine.conditions import Condition
 from servepipe_operator.engine.history import decided
 from servepipe_operator.engine.plan import refused_status
@@ -47,6 +48,7 @@ class _Pipeline:
     """What is kept of one pipeline between looks; all of it can be lost.
 
     Args:
+        route: Where Serve's ingress answered when it was seen last.
         parsed: The generation that was read last, and what it says.
         written: What the server answered to the last status: until the watch has caught up, that is the newer one.
     """
@@ -54,7 +56,7 @@ class _Pipeline:
     uid: str
     history: History
     kept: Kept = field(default_factory=Kept)
-    applications: dict[str, Application] = field(default_factory=dict)
+    route: str = ""
     parsed: tuple[int | None, ServePipeline] | None = None
     written: Json | None = None
 
@@ -119,7 +121,7 @@ class PipelineReconciler:
                 await events.emit(Event("Warning", problem.reason, problem.message))
             return self._settings.steady_s
         finally:
-            known.written = status.latest
+            known.written = None if status.latest is None else whole(status.latest)
 
     async def _take(self, status: KubeStatus) -> None:
         """Say whose it is before anything is made of it: of two operators that see a new pipeline one comes second."""
@@ -156,13 +158,15 @@ class PipelineReconciler:
             self._peers(),
         )
 
+        applications: dict[str, Application] = {}
+
         def routing() -> Routing:
             place = Place(key.namespace, key.name, service.port, cluster.view.ingress_ip, SERVE_PORT)
             reached = any(ownership(one, owner) == "ours" for one in seen.children("Service"))
-            return _LateRouting(dashboard, place, deployed_route(known.applications, route), reached)
+            return _LateRouting(dashboard, place, deployed_route(applications, known.route or route), reached)
 
         ports = Ports(
-            serve=RememberingServe(_LateServe(dashboard, lambda: _head(key, cluster.view)), known.applications),
+            serve=RememberingServe(_LateServe(dashboard, lambda: _head(key, cluster.view)), applications),
             routing=FollowingRouting(routing),
             history=known.history,
             status=status,
@@ -178,7 +182,10 @@ class PipelineReconciler:
             steady_s=self._settings.steady_s,
             changing_s=self._settings.changing_s,
         )
-        plan = await reconcile(pipeline, ports, environment, time.time(), refused)
+        try:
+            plan = await reconcile(pipeline, ports, environment, time.time(), refused)
+        finally:
+            known.route = deployed_route(applications, known.route)
         if plan.serve_config is not None:
             log.info("sent Serve %d applications", len(plan.serve_config["applications"]))
         return plan.look_again_after_s
@@ -210,13 +217,16 @@ class PipelineReconciler:
 
 
 class _Seen:
-    """`kube_cluster.Seen` of one pipeline."""
+    """`kube_cluster.Seen` of one pipeline during one look: what was asked for once stays as it was."""
 
     def __init__(self, context: Context, key: Key) -> None:
         self._store, self._key = context.store, key
+        self._children: dict[str, Sequence[Json]] = {}
 
     def children(self, kind: str) -> Sequence[Json]:
-        return self._store.children(kind, self._key)
+        if kind not in self._children:
+            self._children[kind] = self._store.children(kind, self._key)
+        return self._children[kind]
 
     def missing(self) -> frozenset[str]:
         return self._store.missing()

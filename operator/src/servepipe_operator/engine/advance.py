@@ -166,8 +166,8 @@ def _why_ingress_failed(view: View, checkpoint: Checkpoint, rollout: Rollout) ->
 def _late(view: View, found: Application, name: str, revision: str, deadline_s: int) -> str:
     hindrance = view.hindrance(found, view.identity(name, revision))
     said = found.deployment_message or found.message
-    why = hindrance.why if hindrance else headline(said) if said else ""
-    return f"not healthy after {deadline_s} s" + (f": {why}" if why else "")
+    why = hindrance.why if hindrance else headline(said) if said else "its replicas do not come up; see their logs"
+    return f"not healthy after {deadline_s} s: {why}"
 
 
 def _with_failure(

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Literal
 
-from servepipe_operator.engine.conditions import Condition, merged
+from servepipe_operator.engine.conditions import Condition, in_order, merged
 from servepipe_operator.engine.goal import Live
 from servepipe_operator.engine.health import (
     alive,
@@ -59,7 +60,6 @@ def report(
     observed: Observed,
     *,
     accepted: Condition,
-    replacement: str,
     cluster: str,
     pending_put: bool,
     generation: int | None,
@@ -68,7 +68,6 @@ def report(
     """The status while Serve answers or was never started.
 
     Args:
-        replacement: Why the spec as it stands needs another RayCluster, or "".
         cluster: Name of the RayCluster, or "".
     """
     rollout = layout.rollout
@@ -81,7 +80,7 @@ def report(
     waiting_for = ("nodes" if view.deployed.applications else "cluster") if waits else ""
     problem = observed.cluster.message if observed.cluster else ""
     stalled = _stalled(view, checkpoint, rollout, nodes, waiting_for, problem)
-    stalled = _first_of(_outside(observed, replacement), stalled)
+    stalled = _first_of(_outside(observed, accepted), stalled)
     changes = [] if view.goal.suspend else _changes(view, checkpoint, layout, nodes)
     if layout.draining:
         changes.append((_DRAINING, f"waiting for the last requests of {', '.join(sorted(layout.draining))}"))
@@ -130,13 +129,28 @@ def _deadlines(view: View, rollout: Rollout, waiting_for: str) -> Json:
 
 
 def blind(
-    observed: Observed, accepted: Condition, reason: str, message: str, now: float, generation: int | None
+    observed: Observed,
+    accepted: Condition,
+    reason: str,
+    message: str,
+    now: float,
+    generation: int | None,
+    *,
+    nothing: bool = False,
 ) -> Json:
-    """The status while nobody knows what serves: what was known stays, and every claim about now is Unknown."""
-    unknown = [Condition(kind, "Unknown", reason, message) for kind in ("NodesReady", "Available", "Ready")]
+    """The status while nobody knows what serves: what was known stays, and every claim about now is Unknown.
+
+    Args:
+        nothing: It is known that nothing serves, because nothing was ever accepted.
+    """
+    claim: Literal["False", "Unknown"] = "False" if nothing else "Unknown"
+    unknown = [Condition(kind, claim, reason, message) for kind in ("NodesReady", "Available", "Ready")]
     if observed.ready is not None:
         # The ingress answers by itself, whoever else does not.
         unknown[1] = _asked(observed)
+    if accepted.status == "False":
+        # Whatever serves, it is not what the spec asks for.
+        unknown[2] = Condition("Ready", "False", accepted.reason, accepted.message)
     cluster = observed.cluster
     conditions = [
         accepted,
@@ -145,7 +159,7 @@ def blind(
         else Condition("ClusterReady", "Unknown", reason, message),
         *unknown,
     ]
-    if outside := _outside(observed, ""):
+    if outside := _outside(observed, accepted):
         conditions.append(outside)
     status = {key: value for key, value in observed.status.items() if key not in ("conditions", "observedGeneration")}
     status["conditions"] = merged(conditions, observed.status.get("conditions"), now, generation)
@@ -155,7 +169,8 @@ def blind(
 def with_problem(status: Json, before: Json, condition: Condition, now: float) -> Json:
     """``status`` with one condition more, or in place of the one of its type."""
     others = [one for one in status.get("conditions", []) if one["type"] != condition.type]
-    return {**status, "conditions": others + merged([condition], before.get("conditions"), now, _generation(status))}
+    changed = merged([condition], before.get("conditions"), now, _generation(status))
+    return {**status, "conditions": in_order(others + changed)}
 
 
 def _generation(status: Json) -> int | None:
@@ -385,10 +400,10 @@ def _changes(view: View, checkpoint: Checkpoint, layout: Layout, nodes: Mapping[
     return changes
 
 
-def _outside(observed: Observed, replacement: str) -> Condition | None:
+def _outside(observed: Observed, accepted: Condition) -> Condition | None:
     """What only somebody else can change, and no node is to blame for."""
-    if replacement:
-        return Condition("Stalled", "True", "ClusterReplacementRequired", replacement)
+    if accepted.status == "False":
+        return Condition("Stalled", "True", accepted.reason, accepted.message)
     problem = observed.cluster
     return Condition("Stalled", "True", problem.reason, problem.message) if problem and problem.stalled else None
 
@@ -400,6 +415,12 @@ def _first_of(first: Condition | None, second: Condition | None) -> Condition | 
     return replace(first, message=f"{first.message}; {second.message}")
 
 
+def _next_try(view: View, failed: Failure) -> str:
+    """Until then nothing happens by itself."""
+    at = retry_at(failed)
+    return f"; tried again at {timestamp(at)}" if at > view.now else ""
+
+
 def _stalled(
     view: View, checkpoint: Checkpoint, rollout: Rollout, nodes: Mapping[str, _Node], waiting_for: str, problem: str
 ) -> Condition | None:
@@ -409,9 +430,12 @@ def _stalled(
     for name, revision in goals.items():
         unit = checkpoint.unit(name)
         if unit.failed is not None and unit.failed.revision == revision and unit.stable != revision:
-            found.append((unit.failed.reason, f"{name}: {unit.failed.message}"))
+            serves = f"; revision {unit.stable} goes on serving" if unit.stable else ""
+            told = f"{name}: revision {revision} failed: {unit.failed.message}{serves}{_next_try(view, unit.failed)}"
+            found.append((unit.failed.reason, told))
         elif unit.trouble is not None:
-            found.append((unit.trouble.reason, f"{name}: {unit.trouble.message}"))
+            told = f"the revision that serves cannot be started: {unit.trouble.message}{_next_try(view, unit.trouble)}"
+            found.append((unit.trouble.reason, f"{name}: {told}"))
         elif refused := view.deployed.errors.get(INGRESS if name == INGRESS else application(name, revision)):
             # Replicas keep the table or userConfig that they have; only a change of the spec helps.
             inline = name != INGRESS and goal_nodes[name].live.inline
