@@ -257,9 +257,11 @@ def test_children_are_seen_as_they_were(world: World, listed: bool) -> None:
     _list_anew(world)  # the proxy's old lists are of now
 
     def stale() -> None:
-        before = world.puts()
+        before, answers = world.puts(), world.server.stale_answers
         world.server.grow_stale(*SEEN)
-        wait_for("old answers", lambda: world.server.stale_answers > 0, 60, world.operator.tail)
+        service = f"/api/v1/namespaces/{world.pipelines.namespace}/services/one"
+        world.plane.api.merge(service, {"metadata": {"annotations": {"example.com/seen": f"late {listed}"}}})
+        wait_for("a change that is held back", lambda: world.server.stale_answers > answers, 60, world.operator.tail)
         wait_for("PUTs all the same", lambda: world.puts()["two"] > before["two"], 60, world.operator.tail)
         if listed:
             _list_anew(world)
