@@ -74,6 +74,8 @@ VERDICTS: dict[str, Verdict] = {
     "Refused": "Failed",
     "ReplicaFailed": "Failed",
     "ServeRejected": "Failed",
+    "TokenMissing": "Failed",
+    "TokenRefused": "Failed",
 }
 #: It says the same as Ready of a condition that never decides, or decides once this way and once that way.
 BESIDE = frozenset({"Accepted", "Answering", "NodesReady", "NotAccepted", "Running"})
