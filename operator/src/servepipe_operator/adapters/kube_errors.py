@@ -35,6 +35,10 @@ ERROR_CHARS = 2000
 _QUOTA = re.compile("exceeded quota|status unknown for quota")
 
 
+#: The second from the admission plug-in that keeps owners from being held by those who may not hold them.
+_LACKS_RIGHT = re.compile(r'User ".*" cannot \w+ resource|you can\'t set finalizers on')
+
+
 class KubeError(Exception):
     """A request that the API server refused.
 
@@ -72,7 +76,7 @@ class Forbidden(KubeError):  # noqa: N818
     @property
     def lacks_right(self) -> bool:
         """Whether authorization refused it, which looks at who asks and not at what."""
-        return re.search(r'User ".*" cannot \w+ resource', str(self)) is not None
+        return _LACKS_RIGHT.search(str(self)) is not None
 
 
 class NamespaceTerminating(Forbidden):
