@@ -25,7 +25,7 @@ _FILES = (
 )
 _REASON = re.compile(r"[A-Z][a-z]+([A-Z][A-Za-z]*)*")
 #: Where a word stands that looks like a reason and is none.
-_OTHERS = frozenset({"True", "Failed", "Normal", "RayCluster"})
+_OTHERS = frozenset({"True", "False", "Failed", "Normal", "RayCluster"})
 
 
 def reasons_in_the_code() -> set[str]:

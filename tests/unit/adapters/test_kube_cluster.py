@@ -215,8 +215,11 @@ async def test_a_lost_secret_comes_back_with_the_same_token_and_is_looked_for_no
 
         bed.get(f"{V1}/secrets", "diamond-token")["data"] = {}
         cluster._kept = Kept()
-        with pytest.raises(UnreachableError, match="Secret shop/diamond-token has no 'auth_token'"):
-            await cluster.look(kept_of())
+        problem = (await cluster.look(kept_of())).problem
+        assert problem is not None
+        assert (problem.reason, problem.stalled) == ("TokenMissing", True)
+        assert "Secret shop/diamond-token has no 'auth_token'" in problem.message
+        assert await cluster.apply(plan_of(live=state.slots)) == (problem,)
 
 
 async def test_each_head_is_asked_once_for_its_version() -> None:

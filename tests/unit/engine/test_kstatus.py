@@ -7,6 +7,7 @@ new in the code fails here until it has a verdict and a story in which it appear
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -300,3 +301,8 @@ def test_a_status_of_an_older_generation_is_no_verdict(recorded: list[Json]) -> 
         if "observedGeneration" in status:
             later = {"metadata": {"generation": status["observedGeneration"] + 1}, "status": status}
             assert kstatus(later) == "InProgress"
+
+
+def test_the_docs_tell_of_every_reason() -> None:
+    told = (Path(__file__).parents[3] / "docs" / "conditions.md").read_text()
+    assert {reason for reason in reasons_in_the_code() if f"`{reason}`" not in told} == set()

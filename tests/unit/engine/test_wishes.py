@@ -14,7 +14,7 @@ from servepipe_operator.engine.wishes import cluster_identity, ingress_wish, nod
 
 
 def wish_of(spec: Spec) -> PodWish:
-    return node_wish("m1", node_identity(spec.nodes["m1"], spec.image, ()), spec)
+    return node_wish("m1", node_identity(spec.nodes["m1"], spec.image, ()), spec, spec.image)
 
 
 @pytest.mark.parametrize(

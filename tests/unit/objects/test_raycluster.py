@@ -47,8 +47,8 @@ def wanted_of(spec: Spec) -> list[Wanted]:
     node = {"image": "acme/diamond:1", **FULL_NODE}
     return [
         Wanted("ingress", ingress_wish({"image": "acme/diamond:1"}, spec), high=2),
-        Wanted("m2--a", node_wish("m2", {"image": spec.image}, spec), low=1, high=10),
-        Wanted("m1--b", node_wish("m1", node, spec), high=3),
+        Wanted("m2--a", node_wish("m2", {"image": spec.image}, spec, spec.image), low=1, high=10),
+        Wanted("m1--b", node_wish("m1", node, spec, spec.image), high=3),
     ]
 
 
@@ -160,7 +160,7 @@ def test_a_template_cannot_take_the_labels_by_which_pods_are_found() -> None:
     labels = {"servepipe.dev/pipeline": "other", "servepipe.dev/role": "ingress", "servepipe.dev/installation": "x"}
     raw = {"template": {"metadata": {"labels": {**labels, "team": "x"}}}}
     spec = make_spec(cluster={"head": raw, "workers": raw})
-    wish = node_wish("m1", {"image": "acme/own:1", **raw}, spec)
+    wish = node_wish("m1", {"image": "acme/own:1", **raw}, spec, spec.image)
     for name, template in templates(body(spec, [Wanted("m1--a", wish)])).items():
         found = template["metadata"]["labels"]
         assert found["servepipe.dev/pipeline"] == "diamond"

@@ -131,8 +131,11 @@ class KubeCluster:
         found = self.view
         problem = found.problem
         if kept is not None and found.live is not None and not found.absent:
-            if not self._kept.token:
-                await self._read_token()
+            try:
+                if not self._kept.token:
+                    await self._read_token()
+            except _NoTokenError as error:
+                problem = problem or _no_token(error)
             problem = problem or await self._other_version(kept["rayVersion"])
         return ClusterState(problem, found.slots, found.absent, found.up)
 
@@ -214,8 +217,11 @@ class KubeCluster:
         """Makes the Secret where there is none. Secrets are not watched, so it is looked for now and then."""
         # Without it no pod starts: what goes wrong with pods may be just that.
         fresh = self._clock() - self._kept.token_at < SECRET_S and self.view.problem is None
-        if (self._kept.token and self.view.live is not None and fresh) or await self._read_token():
-            return None
+        try:
+            if (self._kept.token and self.view.live is not None and fresh) or await self._read_token():
+                return None
+        except _NoTokenError as error:
+            return _no_token(error)
         name = token_secret_name(self._owner.name)
         # One that is lost comes back with the token that Ray's processes were started with, as long as it is known.
         body = token_secret(self._owner, self._kept.token or secrets.token_urlsafe(32))
@@ -226,7 +232,10 @@ class KubeCluster:
             if problem := claim("Secret", found, self._owner):
                 return problem
             body = found
-        self._kept.token = _token_in(body)
+        try:
+            self._kept.token = _token_in(body)
+        except _NoTokenError as error:
+            return _no_token(error)
         return None
 
     # -- the RayCluster
@@ -294,11 +303,19 @@ class KubeCluster:
                     await self._kube.delete(resource, self._owner.namespace, metadata["name"], uid=metadata["uid"])
 
 
+class _NoTokenError(Exception):
+    """A Secret of ours without Ray's token."""
+
+
+def _no_token(error: _NoTokenError) -> ClusterProblem:
+    return ClusterProblem("TokenMissing", str(error), stalled=True)
+
+
 def _token_in(secret: Json) -> str:
     try:
         return b64decode(secret["data"][TOKEN_KEY]).decode()
     except (KeyError, ValueError, TypeError):
-        raise UnreachableError(
+        raise _NoTokenError(
             f"Secret {secret['metadata'].get('namespace')}/{secret['metadata']['name']} has no {TOKEN_KEY!r}; "
             "delete it together with the RayCluster, and both are made again"
         ) from None

@@ -260,7 +260,7 @@ def _parser() -> argparse.ArgumentParser:
     for prefix, wanted, known in (("", SETTINGS, defaults), ("lease_", LEASE_SETTINGS, leases)):
         for name, _, text in wanted:
             default = known[name]
-            shown = "required" if name in REQUIRED else f"default: {default}" if default not in ("", ()) else "optional"
+            shown = "required" if name in REQUIRED else f"default: {_written(default)}" if default else "optional"
             parser.add_argument(
                 _flag(prefix + name),
                 help=f"{text} [${PREFIX}{(prefix + name).upper()}; {shown}]",
@@ -275,3 +275,8 @@ _HELP = tuple((name, text) for name, _, text in SETTINGS)
 
 def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
+
+
+def _written(value: Any) -> str:
+    """A default as one would give it."""
+    return ",".join(f"{name}={text}" for name, text in value) if isinstance(value, tuple) else str(value)

@@ -64,8 +64,9 @@ def plan(pipeline: ServePipeline, observed: Observed, environment: Environment, 
     goal = _goal(pipeline, wrong, memory, environment)
     accepted = _accepted(wrong, "ClusterReplacementRequired" if replacement else "InvalidSpec", goal, environment)
     if goal is None:
-        why = "no spec was accepted yet" if memory.checkpoint is None else "the last accepted spec cannot be read"
-        status = blind(observed, accepted, "NotAccepted", why, now, generation)
+        nothing = memory.checkpoint is None
+        why = "no spec was accepted yet" if nothing else "the last accepted spec cannot be read"
+        status = blind(observed, accepted, "NotAccepted", why, now, generation, nothing=nothing)
         return Plan(status=status, look_again_after_s=environment.steady_s)
     paused = pipeline.spec.paused
     if observed.serve == "Unreachable":
@@ -101,7 +102,7 @@ def plan(pipeline: ServePipeline, observed: Observed, environment: Environment, 
         checkpoint,
         layout,
         observed,
-        accepted=_paused(accepted) if paused else accepted,
+        accepted=_paused(accepted) if paused else _with_notice(accepted, layout),
         cluster=cluster_name(pipeline.name, pipeline.metadata.uid or "", kept["revision"]) if kept else "",
         pending_put=put is not None,
         generation=generation,
@@ -214,6 +215,16 @@ def _notices(goal: Goal, environment: Environment) -> list[str]:
     if asked:
         notices.append(f"without meaning here: {', '.join(sorted(asked))}")
     return notices
+
+
+def _with_notice(accepted: Condition, layout: Layout) -> Condition:
+    if not layout.outdated:
+        return accepted
+    notice = (
+        f"{', '.join(layout.outdated)}: the pods are from before a change of imagePullSecrets, serviceAccountName or "
+        "cluster.workers, which reaches them with the next revision, or with spec.suspend and back"
+    )
+    return replace(accepted, message=f"{accepted.message}; {notice}")
 
 
 def _paused(accepted: Condition) -> Condition:

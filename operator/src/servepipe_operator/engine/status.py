@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from servepipe_operator.engine.conditions import Condition, in_order, merged
 from servepipe_operator.engine.goal import Live
@@ -128,13 +129,28 @@ def _deadlines(view: View, rollout: Rollout, waiting_for: str) -> Json:
 
 
 def blind(
-    observed: Observed, accepted: Condition, reason: str, message: str, now: float, generation: int | None
+    observed: Observed,
+    accepted: Condition,
+    reason: str,
+    message: str,
+    now: float,
+    generation: int | None,
+    *,
+    nothing: bool = False,
 ) -> Json:
-    """The status while nobody knows what serves: what was known stays, and every claim about now is Unknown."""
-    unknown = [Condition(kind, "Unknown", reason, message) for kind in ("NodesReady", "Available", "Ready")]
+    """The status while nobody knows what serves: what was known stays, and every claim about now is Unknown.
+
+    Args:
+        nothing: It is known that nothing serves, because nothing was ever accepted.
+    """
+    claim: Literal["False", "Unknown"] = "False" if nothing else "Unknown"
+    unknown = [Condition(kind, claim, reason, message) for kind in ("NodesReady", "Available", "Ready")]
     if observed.ready is not None:
         # The ingress answers by itself, whoever else does not.
         unknown[1] = _asked(observed)
+    if accepted.status == "False":
+        # Whatever serves, it is not what the spec asks for.
+        unknown[2] = Condition("Ready", "False", accepted.reason, accepted.message)
     cluster = observed.cluster
     conditions = [
         accepted,

@@ -24,7 +24,7 @@ _DEFAULT_MEMORY = "4Gi"
 _OVERHEAD = parse_quantity("1Gi")
 
 
-def node_wish(node: str, identity: Mapping[str, Any], spec: Spec) -> PodWish:
+def node_wish(node: str, identity: Mapping[str, Any], spec: Spec, shared_image: str | None) -> PodWish:
     """The pods of one revision of a node.
 
     It has a pool of its own with an image, an environment or pod fields of its own, and also when one replica does
@@ -32,6 +32,8 @@ def node_wish(node: str, identity: Mapping[str, Any], spec: Spec) -> PodWish:
 
     Args:
         identity: Of the revision, as the engine makes it (``image`` is set where ``spec.image`` is).
+        shared_image: ``spec.image`` of the spec that the revision comes from. While the pipeline changes to another
+            image, what runs with the one of before is still no node's own.
     """
     shared = _shared(spec)
     image = identity.get("image")
@@ -39,7 +41,7 @@ def node_wish(node: str, identity: Mapping[str, Any], spec: Spec) -> PodWish:
     resources = identity.get("resources", {})
     workers = (spec.cluster or Cluster()).workers or Workers()
     size = workers.resources.to_json() if workers.resources else {}
-    if not own and image == spec.image and _fits(resources, {**WORKER_RESOURCES, **size}):
+    if not own and image == shared_image and _fits(resources, {**WORKER_RESOURCES, **size}):
         content = {**shared, "image": image, "resources": size, "template": workers.template}
         return PodWish(DEFAULT_POOL, _given(content))
     return PodWish(node, {**_given({**shared, "image": image, **own}), "replica": dict(resources)})

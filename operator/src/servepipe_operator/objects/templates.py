@@ -83,5 +83,5 @@ def _wishes(spec: Spec) -> Iterator[tuple[str, PodWish]]:
     yield "spec.ingress", ingress_wish(identity, spec)
     for name, node in sorted(spec.nodes.items()):
         if node.placement != "Inline":
-            wish = node_wish(name, node_identity(node, spec.image, ()), spec)
+            wish = node_wish(name, node_identity(node, spec.image, ()), spec, spec.image)
             yield ("spec.cluster.workers" if wish.pool == DEFAULT_POOL else f"spec.nodes.{name}"), wish
