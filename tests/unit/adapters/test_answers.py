@@ -17,9 +17,12 @@ async def read(answer: web.Response) -> str:
 
     app = web.Application()
     app.router.add_get("/", handle)
-    async with TestServer(app) as server, aiohttp.ClientSession() as session:
-        async with session.get(server.make_url("/")) as response:
-            return await text_of(response)
+    async with (
+        TestServer(app) as server,
+        aiohttp.ClientSession() as session,
+        session.get(server.make_url("/")) as response,
+    ):
+        return await text_of(response)
 
 
 @pytest.mark.parametrize(
