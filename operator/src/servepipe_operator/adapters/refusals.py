@@ -20,6 +20,7 @@ _FIX = {
     "QuotaExceeded": "; raise the ResourceQuota, or ask for less",
     "Forbidden": "; an admission policy of the cluster does not allow it",
     "Refused": "",
+    "TooLarge": "; fewer nodes with pods of their own or less in their env and templates make it smaller",
     "KindMissing": "; is its CRD installed?",
     "HistoryTooLarge": "",
 }
@@ -53,6 +54,8 @@ def _reason(error: KubeError | RecordError) -> str:
             return "QuotaExceeded"
         case Forbidden():
             return "Forbidden"
+        case Invalid() if error.too_large:
+            return "TooLarge"
         case NotFound() if error.kind_missing:
             return "KindMissing"
         case Invalid() | _:
