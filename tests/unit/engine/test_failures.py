@@ -33,7 +33,7 @@ def test_a_broken_model_is_taken_out_and_said(world: World, how: str, reason: st
 
     assert world.node_applications("m1") == stable
     assert (world.condition("Stalled"), world.reason("Stalled")) == ("True", reason)
-    assert world.message("Stalled") == f"m1: {message}"
+    assert message in world.message("Stalled")
     failed = world.status["nodes"]["m1"]["failedRevision"]
     assert (failed["reason"], failed["message"], failed["attempts"]) == (reason, message, 1)
     assert failed["retryAt"] > failed["at"]
@@ -54,7 +54,7 @@ def test_no_progress_is_a_failure_after_the_deadline(world: World, how: str) -> 
     world.run(pipeline, 30)
     assert len(world.node_applications("m1")) == 1
     assert world.reason("Stalled") == "ProgressDeadlineExceeded"
-    assert world.message("Stalled") == "m1: not healthy after 100 s"
+    assert "not healthy after 100 s" in world.message("Stalled")
 
 
 def test_it_is_tried_again_after_5_10_20_to_60_minutes(world: World) -> None:
@@ -135,7 +135,7 @@ def test_a_new_graph_waits_for_its_broken_node_and_the_old_one_serves(world: Wor
 
     assert world.table()["graph"] == graph
     assert world.condition("Available") == "True"
-    assert world.message("Stalled") == "m3: ValueError: weights are missing"
+    assert "ValueError: weights are missing" in world.message("Stalled")
 
 
 def test_a_first_deployment_with_a_broken_node_says_so_and_serves_the_rest() -> None:
@@ -186,7 +186,7 @@ def test_a_stable_revision_that_serve_gave_up_is_started_again(world: World) -> 
     world.run(good, 60, requests=False)
     assert world.node_applications("m1") == [name]
     assert world.condition("Available") == "False"
-    assert world.message("Stalled") == "m1: OSError: disk"
+    assert "OSError: disk" in world.message("Stalled")
 
     world.run(good, 400, requests=False)
     assert world.condition("Ready") == "True"
@@ -247,7 +247,7 @@ def test_an_ingress_that_does_not_start_is_taken_back_though_the_graph_is_the_sa
 
     world.run(larger, 400)
     assert world.serve.applications["ingress"].deployment["ray_actor_options"]["num_cpus"] == 1
-    assert world.message("Stalled") == "ingress: not healthy after 600 s"
+    assert "not healthy after 600 s" in world.message("Stalled")
     assert world.condition("Available") == "True"
 
 
@@ -257,7 +257,7 @@ def test_another_ingress_is_given_up_after_one_that_failed(world: World) -> None
 
     world.run(with_ingress(resources={"cpu": "2"}), 700)
 
-    assert world.message("Stalled") == "ingress: not healthy after 600 s"
+    assert "not healthy after 600 s" in world.message("Stalled")
 
 
 def test_a_stable_ingress_that_serve_gave_up_is_started_again_at_growing_intervals(world: World) -> None:
@@ -270,7 +270,7 @@ def test_a_stable_ingress_that_serve_gave_up_is_started_again_at_growing_interva
 
         world.run(good, interval_s - 20, requests=False)
         assert world.serve.applications["ingress"].config["args"]["attempt"] == attempt - 1
-        assert world.message("Stalled") == "ingress: OSError: disk"
+        assert "OSError: disk" in world.message("Stalled")
 
         world.run(good, 40, requests=False)
         assert world.serve.applications["ingress"].config["args"]["attempt"] == attempt
@@ -287,4 +287,4 @@ def test_what_serve_says_about_a_late_candidate_is_in_the_message(world: World) 
 
     world.run(pipeline, 80)
 
-    assert world.message("Stalled") == "m1: not healthy after 100 s: Installing packages"
+    assert "not healthy after 100 s: Installing packages" in world.message("Stalled")

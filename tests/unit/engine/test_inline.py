@@ -92,7 +92,7 @@ def test_broken_new_code_never_reaches_the_ingress(world: World) -> None:
 
     world.run(resource({"m1": model(), "f": function("new", args=["crashes"])}), 120)
 
-    assert world.message("Stalled") == "f: ValueError: weights are missing"
+    assert "ValueError: weights are missing" in world.message("Stalled")
     assert world.table()["nodes"]["f"]["routes"][0]["inline"]["code"] == CODE["old"]
     assert ingress_replicas(world) == replicas
     assert world.condition("Available") == "True"
@@ -101,7 +101,7 @@ def test_broken_new_code_never_reaches_the_ingress(world: World) -> None:
 def test_an_instance_that_cannot_be_built_is_taken_out_of_the_table(world: World) -> None:
     world.run(resource({"m1": model(), "f": function(args=["crashes"])}), 60)
 
-    assert world.message("Stalled") == "f: ValueError: cannot be built"
+    assert "ValueError: cannot be built" in world.message("Stalled")
     assert [route["weight"] for route in world.table()["nodes"]["f"]["routes"]] == [100]
     assert world.condition("Available") == "True"
 

@@ -173,7 +173,7 @@ def test_a_first_spec_that_is_not_valid_starts_nothing() -> None:
     world.look(INVALID)
 
     assert world.writes == ["status"]
-    assert (world.condition("Accepted"), world.condition("Available")) == ("False", "Unknown")
+    assert (world.condition("Accepted"), world.condition("Available")) == ("False", "False")
     assert world.serve.puts == []
 
 

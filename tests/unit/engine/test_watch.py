@@ -221,7 +221,7 @@ def test_an_ingress_that_never_acknowledges_is_given_up_after_its_deadline(world
 
     world.run(pipeline, 100)
     assert world.serve.applications["ingress"].config["args"]["preprocessor"] is None
-    assert world.message("Stalled") == "ingress: not healthy after 600 s"
+    assert "not healthy after 600 s" in world.message("Stalled")
 
 
 def test_a_start_after_a_long_time_is_not_stalled_at_once(world: World) -> None:

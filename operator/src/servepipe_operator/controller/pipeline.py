@@ -48,6 +48,7 @@ class _Pipeline:
     """What is kept of one pipeline between looks; all of it can be lost.
 
     Args:
+        route: Where Serve's ingress answered when it was seen last.
         parsed: The generation that was read last, and what it says.
         written: What the server answered to the last status: until the watch has caught up, that is the newer one.
     """
@@ -55,7 +56,7 @@ class _Pipeline:
     uid: str
     history: History
     kept: Kept = field(default_factory=Kept)
-    applications: dict[str, Application] = field(default_factory=dict)
+    route: str = ""
     parsed: tuple[int | None, ServePipeline] | None = None
     written: Json | None = None
 
@@ -157,13 +158,15 @@ class PipelineReconciler:
             self._peers(),
         )
 
+        applications: dict[str, Application] = {}
+
         def routing() -> Routing:
             place = Place(key.namespace, key.name, service.port, cluster.view.ingress_ip, SERVE_PORT)
             reached = any(ownership(one, owner) == "ours" for one in seen.children("Service"))
-            return _LateRouting(dashboard, place, deployed_route(known.applications, route), reached)
+            return _LateRouting(dashboard, place, deployed_route(applications, known.route or route), reached)
 
         ports = Ports(
-            serve=RememberingServe(_LateServe(dashboard, lambda: _head(key, cluster.view)), known.applications),
+            serve=RememberingServe(_LateServe(dashboard, lambda: _head(key, cluster.view)), applications),
             routing=FollowingRouting(routing),
             history=known.history,
             status=status,
@@ -179,7 +182,10 @@ class PipelineReconciler:
             steady_s=self._settings.steady_s,
             changing_s=self._settings.changing_s,
         )
-        plan = await reconcile(pipeline, ports, environment, time.time(), refused)
+        try:
+            plan = await reconcile(pipeline, ports, environment, time.time(), refused)
+        finally:
+            known.route = deployed_route(applications, known.route)
         if plan.serve_config is not None:
             log.info("sent Serve %d applications", len(plan.serve_config["applications"]))
         return plan.look_again_after_s

@@ -1,7 +1,8 @@
 """The conditions of a pipeline: what holds, since when, and why.
 
 Accepted, ClusterReady, NodesReady, Available and Ready are always there; Reconciling and Stalled only while True, so
-that ``kubectl wait --for=condition=...`` and kstatus read them as everywhere else.
+that ``kubectl wait --for=condition=...`` and kstatus read them as everywhere else. kstatus takes the first of these two
+that it finds: what somebody has to do something about counts more than what goes on beside it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from servepipe.api.problem import Problem
 from servepipe_operator.engine.state import Json
 from servepipe_operator.engine.times import timestamp
 
-__all__ = ["Condition", "in_a_line", "merged"]
+__all__ = ["Condition", "in_a_line", "in_order", "merged"]
+
+_ORDER = ("Accepted", "ClusterReady", "NodesReady", "Available", "Ready", "Stalled", "Reconciling")
 
 _MESSAGE_LIMIT = 2000
 
@@ -56,7 +59,12 @@ def merged(now_true: Iterable[Condition], before: object, now: float, generation
         if generation is not None:
             json["observedGeneration"] = generation
         result.append(json)
-    return result
+    return in_order(result)
+
+
+def in_order(conditions: Iterable[Json]) -> list[Json]:
+    """As they stand in status, those of others last."""
+    return sorted(conditions, key=lambda one: _ORDER.index(one["type"]) if one["type"] in _ORDER else len(_ORDER))
 
 
 def _is_condition(one: object) -> bool:

@@ -64,8 +64,9 @@ def plan(pipeline: ServePipeline, observed: Observed, environment: Environment, 
     goal = _goal(pipeline, wrong, memory, environment)
     accepted = _accepted(wrong, "ClusterReplacementRequired" if replacement else "InvalidSpec", goal, environment)
     if goal is None:
-        why = "no spec was accepted yet" if memory.checkpoint is None else "the last accepted spec cannot be read"
-        status = blind(observed, accepted, "NotAccepted", why, now, generation)
+        nothing = memory.checkpoint is None
+        why = "no spec was accepted yet" if nothing else "the last accepted spec cannot be read"
+        status = blind(observed, accepted, "NotAccepted", why, now, generation, nothing=nothing)
         return Plan(status=status, look_again_after_s=environment.steady_s)
     paused = pipeline.spec.paused
     if observed.serve == "Unreachable":
@@ -102,7 +103,6 @@ def plan(pipeline: ServePipeline, observed: Observed, environment: Environment, 
         layout,
         observed,
         accepted=_paused(accepted) if paused else _with_notice(accepted, layout),
-        replacement=in_a_line(replacement) if replacement else "",
         cluster=cluster_name(pipeline.name, pipeline.metadata.uid or "", kept["revision"]) if kept else "",
         pending_put=put is not None,
         generation=generation,

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Literal
 
-from servepipe_operator.engine.conditions import Condition, merged
+from servepipe_operator.engine.conditions import Condition, in_order, merged
 from servepipe_operator.engine.goal import Live
 from servepipe_operator.engine.health import (
     alive,
@@ -59,7 +60,6 @@ def report(
     observed: Observed,
     *,
     accepted: Condition,
-    replacement: str,
     cluster: str,
     pending_put: bool,
     generation: int | None,
@@ -68,7 +68,6 @@ def report(
     """The status while Serve answers or was never started.
 
     Args:
-        replacement: Why the spec as it stands needs another RayCluster, or "".
         cluster: Name of the RayCluster, or "".
     """
     rollout = layout.rollout
@@ -81,7 +80,7 @@ def report(
     waiting_for = ("nodes" if view.deployed.applications else "cluster") if waits else ""
     problem = observed.cluster.message if observed.cluster else ""
     stalled = _stalled(view, checkpoint, rollout, nodes, waiting_for, problem)
-    stalled = _first_of(_outside(observed, replacement), stalled)
+    stalled = _first_of(_outside(observed, accepted), stalled)
     changes = [] if view.goal.suspend else _changes(view, checkpoint, layout, nodes)
     if layout.draining:
         changes.append((_DRAINING, f"waiting for the last requests of {', '.join(sorted(layout.draining))}"))
@@ -130,13 +129,28 @@ def _deadlines(view: View, rollout: Rollout, waiting_for: str) -> Json:
 
 
 def blind(
-    observed: Observed, accepted: Condition, reason: str, message: str, now: float, generation: int | None
+    observed: Observed,
+    accepted: Condition,
+    reason: str,
+    message: str,
+    now: float,
+    generation: int | None,
+    *,
+    nothing: bool = False,
 ) -> Json:
-    """The status while nobody knows what serves: what was known stays, and every claim about now is Unknown."""
-    unknown = [Condition(kind, "Unknown", reason, message) for kind in ("NodesReady", "Available", "Ready")]
+    """The status while nobody knows what serves: what was known stays, and every claim about now is Unknown.
+
+    Args:
+        nothing: It is known that nothing serves, because nothing was ever accepted.
+    """
+    claim: Literal["False", "Unknown"] = "False" if nothing else "Unknown"
+    unknown = [Condition(kind, claim, reason, message) for kind in ("NodesReady", "Available", "Ready")]
     if observed.ready is not None:
         # The ingress answers by itself, whoever else does not.
         unknown[1] = _asked(observed)
+    if accepted.status == "False":
+        # Whatever serves, it is not what the spec asks for.
+        unknown[2] = Condition("Ready", "False", accepted.reason, accepted.message)
     cluster = observed.cluster
     conditions = [
         accepted,
@@ -145,7 +159,7 @@ def blind(
         else Condition("ClusterReady", "Unknown", reason, message),
         *unknown,
     ]
-    if outside := _outside(observed, ""):
+    if outside := _outside(observed, accepted):
         conditions.append(outside)
     status = {key: value for key, value in observed.status.items() if key not in ("conditions", "observedGeneration")}
     status["conditions"] = merged(conditions, observed.status.get("conditions"), now, generation)
@@ -155,7 +169,8 @@ def blind(
 def with_problem(status: Json, before: Json, condition: Condition, now: float) -> Json:
     """``status`` with one condition more, or in place of the one of its type."""
     others = [one for one in status.get("conditions", []) if one["type"] != condition.type]
-    return {**status, "conditions": others + merged([condition], before.get("conditions"), now, _generation(status))}
+    changed = merged([condition], before.get("conditions"), now, _generation(status))
+    return {**status, "conditions": in_order(others + changed)}
 
 
 def _generation(status: Json) -> int | None:
@@ -385,10 +400,10 @@ def _changes(view: View, checkpoint: Checkpoint, layout: Layout, nodes: Mapping[
     return changes
 
 
-def _outside(observed: Observed, replacement: str) -> Condition | None:
+def _outside(observed: Observed, accepted: Condition) -> Condition | None:
     """What only somebody else can change, and no node is to blame for."""
-    if replacement:
-        return Condition("Stalled", "True", "ClusterReplacementRequired", replacement)
+    if accepted.status == "False":
+        return Condition("Stalled", "True", accepted.reason, accepted.message)
     problem = observed.cluster
     return Condition("Stalled", "True", problem.reason, problem.message) if problem and problem.stalled else None
 
