@@ -24,7 +24,7 @@ from servepipe_operator.controller.context import Context, Key
 from servepipe_operator.controller.kinds import PIPELINES
 from servepipe_operator.controller.store import whole
 from servepipe_operator.engine.conditions import Condition
-from servepipe_operator.engine.history import decided
+from servepipe_operator.engine.history import HistoryError, decided
 from servepipe_operator.engine.plan import refused_status
 from servepipe_operator.engine.state import Application, Capacity, ClusterDefaults, Environment, Event, Json, RoutingAck
 from servepipe_operator.engine.status import with_problem
@@ -104,7 +104,7 @@ class PipelineReconciler:
             if error.kind_missing:
                 raise
             return CONFLICT_S  # the pipeline went meanwhile, and the watch tells
-        except (KubeError, RecordError) as error:
+        except (KubeError, RecordError, HistoryError) as error:
             problem = problem_of(error)
             log.warning("%s: %s", problem.reason, problem.message)
             before = await status.read()
