@@ -77,6 +77,16 @@ def test_the_ingress_has_its_own_pool() -> None:
     assert (wish.pool, wish.content) == ("ingress", {"image": "i", "replica": {"cpu": "2"}})
 
 
+def test_equal_amounts_are_the_same_pods_and_the_same_head() -> None:
+    def both(cpu: str, memory: str) -> Spec:
+        size = {"resources": {"cpu": cpu, "memory": memory}}
+        return make_spec(cluster={"workers": size, "head": size})
+
+    one, other = both("2", "4Gi"), both("2000m", "4096Mi")
+    assert wish_of(one).digest == wish_of(other).digest
+    assert cluster_identity(one, "2.60.0", "i") == cluster_identity(other, "2.60.0", "i")
+
+
 def test_what_needs_another_cluster() -> None:
     same = cluster_identity(make_spec(), "2.60.0", "runtime:1")
     assert cluster_identity(make_spec(image="acme/diamond:2"), "2.60.0", "runtime:1") == same

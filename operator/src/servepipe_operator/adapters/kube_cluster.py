@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import re
 import secrets
 import time
 from base64 import b64decode
@@ -18,19 +17,16 @@ from typing import Protocol
 
 from servepipe.api.problem import Problem
 from servepipe.api.v1alpha1 import ServePipeline
+from servepipe_operator.adapters.dry_runs import NETWORK_POLICIES, PODS, refusals
 from servepipe_operator.adapters.kube import Kube, Resource
 from servepipe_operator.adapters.kube_errors import (
     AlreadyExists,
     Conflict,
-    Forbidden,
-    Invalid,
     KubeError,
-    NamespaceTerminating,
     NotFound,
-    QuotaExceeded,
     Unavailable,
 )
-from servepipe_operator.adapters.refusals import problem_of, server_said
+from servepipe_operator.adapters.refusals import problem_of
 from servepipe_operator.engine.cluster import wanted_cluster
 from servepipe_operator.engine.names import cluster_name
 from servepipe_operator.engine.state import ClusterDefaults, ClusterPlan, ClusterProblem, Json
@@ -41,7 +37,6 @@ from servepipe_operator.objects.names import Owner, claim, ownership, token_secr
 from servepipe_operator.objects.patch import label_patch, patch
 from servepipe_operator.objects.raycluster import raycluster
 from servepipe_operator.objects.services import TOKEN_KEY, token_secret
-from servepipe_operator.objects.templates import pod_of, problems_of_templates, templates
 from servepipe_operator.ports import ClusterState, UnreachableError
 
 __all__ = ["NETWORK_POLICIES", "PDBS", "PODS", "RAYCLUSTERS", "SECRETS", "SERVICES", "Kept", "KubeCluster", "Seen"]
@@ -49,15 +44,10 @@ __all__ = ["NETWORK_POLICIES", "PDBS", "PODS", "RAYCLUSTERS", "SECRETS", "SERVIC
 RAYCLUSTERS = Resource("ray.io/v1", "RayCluster", "rayclusters")
 SERVICES = Resource("v1", "Service", "services")
 SECRETS = Resource("v1", "Secret", "secrets")
-PODS = Resource("v1", "Pod", "pods")
-NETWORK_POLICIES = Resource("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies")
 PDBS = Resource("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets")
 
 #: Seconds for which a Secret that was seen is taken to be there.
 SECRET_S = 300.0
-
-#: In the server's words about a field that is an object: that whole object, which says nothing that people want.
-_OBJECT = re.compile(r"Invalid value: \{.*\}: ")
 
 _APPLIED = {one.kind: one for one in (SERVICES, NETWORK_POLICIES, PDBS)}
 
@@ -162,26 +152,8 @@ class KubeCluster:
 
     async def refusals(self, pipeline: ServePipeline) -> tuple[Problem, ...]:
         """See `servepipe_operator.ports.Cluster.refusals`."""
-        if wrong := problems_of_templates(pipeline.spec):
-            return tuple(wrong)
         image = wanted_cluster(pipeline.spec, None, self._defaults)["image"]
-        found: list[tuple[str, str]] = []
-        for one in templates(self._owner, pipeline.spec, image):
-            try:
-                await self._kube.create(PODS, pod_of(self._owner, one.template), dry_run=True)
-            except (NamespaceTerminating, QuotaExceeded):
-                break  # says nothing about the template, and is met again when it matters
-            except Invalid as error:
-                found += [(one.where, _OBJECT.sub("", cause)) for cause in error.causes or (server_said(error),)]
-            except Forbidden as error:
-                if error.lacks_right:
-                    raise  # says nothing about the template either
-                found.append((one.where, server_said(error)))
-        # What is wrong with the namespace or the account is wrong with every template.
-        wheres: dict[str, list[str]] = {}
-        for where, what in found:
-            wheres.setdefault(what, []).append(where)
-        return tuple(Problem(", ".join(where), what) for what, where in wheres.items())
+        return await refusals(self._kube, self._owner, pipeline.spec, image)
 
     async def apply(self, plan: ClusterPlan) -> tuple[ClusterProblem, ...]:
         """See `servepipe_operator.ports.Cluster.apply`."""

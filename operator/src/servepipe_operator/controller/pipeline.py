@@ -24,7 +24,7 @@ from servepipe_operator.controller.context import Context, Key
 from servepipe_operator.controller.kinds import PIPELINES
 from servepipe_operator.controller.store import whole
 from servepipe_operator.engine.conditions import Condition
-from servepipe_operator.engine.history import decided
+from servepipe_operator.engine.history import HistoryError, decided
 from servepipe_operator.engine.plan import refused_status
 from servepipe_operator.engine.state import Application, Capacity, ClusterDefaults, Environment, Event, Json, RoutingAck
 from servepipe_operator.engine.status import with_problem
@@ -104,7 +104,7 @@ class PipelineReconciler:
             if error.kind_missing:
                 raise
             return CONFLICT_S  # the pipeline went meanwhile, and the watch tells
-        except (KubeError, RecordError) as error:
+        except (KubeError, RecordError, HistoryError) as error:
             problem = problem_of(error)
             log.warning("%s: %s", problem.reason, problem.message)
             before = await status.read()
@@ -161,9 +161,10 @@ class PipelineReconciler:
         applications: dict[str, Application] = {}
 
         def routing() -> Routing:
-            place = Place(key.namespace, key.name, service.port, cluster.view.ingress_ip, SERVE_PORT)
-            reached = any(ownership(one, owner) == "ours" for one in seen.children("Service"))
-            return _LateRouting(dashboard, place, deployed_route(applications, known.route or route), reached)
+            ours = [one for one in seen.children("Service") if ownership(one, owner) == "ours"]
+            port = _http_port(ours, service.port)
+            place = Place(key.namespace, key.name, port, cluster.view.ingress_ip, SERVE_PORT)
+            return _LateRouting(dashboard, place, deployed_route(applications, known.route or route), bool(ours))
 
         ports = Ports(
             serve=RememberingServe(_LateServe(dashboard, lambda: _head(key, cluster.view)), applications),
@@ -277,6 +278,13 @@ async def _accepted_spec(history: History) -> Json | None:
 
 
 # --- Ports that ask for the dashboard first ---------------------------------------------------------------------------
+
+
+def _http_port(services: Sequence[Json], wished: int) -> int:
+    """Where the Service answers now: a port that was just asked for counts once the Service has it."""
+    ports = [port for one in services for port in one["spec"].get("ports") or ()]
+    return next((port["port"] for port in ports if port.get("name") == "http"), wished)
+
 
 _AskedFor = Callable[[], Awaitable[Dashboard]]
 
