@@ -81,7 +81,8 @@ def test_nothing_is_written_and_a_resync_costs_a_list_of_each_kind(
     assert told(writes(events)) == []
     assert {name: settled.get(name)["metadata"]["resourceVersion"] for name in names} == before
     assert {name: settled.kuberay.puts(settled.namespace, settled.cluster(name)) for name in names} == puts
-    assert _looks(operator) - looks >= RESYNCS * len(names), "each resync looks at each pipeline"
+    # A resync asks for a look at each; one that is due anyway serves for both.
+    assert _looks(operator) - looks >= RESYNCS * len(names) / 2
 
     counts = _counts(control_plane, operator, mark)
     leases = {verb: count for (verb, resource), count in counts.items() if resource == "leases"}

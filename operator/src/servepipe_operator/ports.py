@@ -34,6 +34,7 @@ __all__ = [
     "ServeApi",
     "ServeRejectedError",
     "StatusWriter",
+    "TokenRefusedError",
     "UnreachableError",
 ]
 
@@ -44,6 +45,10 @@ class UnreachableError(Exception):
 
 class ConflictError(UnreachableError):
     """Another record is there already: history was read late, or somebody else decides as well. Look again."""
+
+
+class TokenRefusedError(UnreachableError):
+    """Ray's processes were started with another token: somebody has to do something. The message says what."""
 
 
 class ServeRejectedError(Exception):

@@ -30,7 +30,7 @@ from servepipe_operator.engine.state import (
     RoutingAck,
 )
 from servepipe_operator.engine.status import with_problem
-from servepipe_operator.ports import ClusterState, Ports, ServeRejectedError, UnreachableError
+from servepipe_operator.ports import ClusterState, Ports, ServeRejectedError, TokenRefusedError, UnreachableError
 
 __all__ = ["observe", "reconcile"]
 
@@ -91,6 +91,8 @@ async def _observe_serve(ports: Ports, seen: Observed, state: ClusterState | Non
         applications = await ports.serve.applications()
     except UnreachableError as error:
         ready, not_ready = await _ready(ports) if state is not None else (None, ())
+        if isinstance(error, TokenRefusedError):
+            seen = replace(seen, cluster=ClusterProblem("TokenRefused", str(error), stalled=True))
         if state is not None and not state.up and ready is None:
             return replace(seen, detail=str(error))
         return replace(seen, serve="Unreachable", detail=str(error), ready=ready, not_ready=not_ready)
@@ -156,15 +158,25 @@ def _told(
     decided: Plan, observed: Observed, troubles: Sequence[ClusterProblem], environment: Environment, now: float
 ) -> Plan:
     """The plan with what the cluster lacks in its status: what callers reach is not what the spec asks for."""
-    stalled = [problem for problem in (observed.cluster, *troubles) if problem is not None and problem.stalled]
-    news = [Event("Warning", problem.reason, problem.message) for problem in stalled]
+    # One for each reason: of two that take turns each would look new at every look.
+    stalled: dict[str, list[ClusterProblem]] = {}
+    for problem in (observed.cluster, *troubles):
+        if problem is not None and problem.stalled:
+            stalled.setdefault(problem.reason, []).append(problem)
+    news = [Event("Warning", reason, _messages(problems)) for reason, problems in stalled.items()]
     if troubles:
         first = troubles[0]
-        message = "; ".join(trouble.message for trouble in troubles)
+        message = _messages(troubles)
         conditions = [Condition("Ready", "False", first.reason, message)]
         conditions += [Condition("Stalled", "True", first.reason, message)] if first.stalled else []
         status = decided.status
         for condition in conditions:
             status = with_problem(status, observed.status, condition, now)
-        decided = replace(decided, status=status, prune=(), look_again_after_s=environment.changing_s)
+        # For what somebody else has to do it is enough to look now and then.
+        again_s = environment.steady_s if all(trouble.stalled for trouble in troubles) else environment.changing_s
+        decided = replace(decided, status=status, prune=(), look_again_after_s=again_s)
     return replace(decided, events=(*decided.events, *news))
+
+
+def _messages(problems: Sequence[ClusterProblem]) -> str:
+    return "; ".join(dict.fromkeys(problem.message for problem in problems))

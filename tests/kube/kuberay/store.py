@@ -54,10 +54,6 @@ class _Table:
     by_cluster: dict[Key, dict[str, Object]] = field(default_factory=lambda: defaultdict(dict))
 
 
-#: How many that ended are remembered; an answer is late by moments only.
-GONE_MOST = 10_000
-
-
 class Store:
     """Args:
     api: Used by `run`, and for nothing else.
@@ -67,8 +63,7 @@ class Store:
     def __init__(self, api: Api, changed: Changed) -> None:
         self._api, self._changed = api, changed
         self._tables = {kind.plural: _Table() for kind in KINDS}
-        # Uids of what ended; the answer to a write of ours may arrive after that.
-        self._gone: dict[str, None] = {}
+        self._gone: set[str] = set()
         self._synced = {kind.plural: asyncio.Event() for kind in KINDS}
 
     def get(self, kind: Kind, namespace: str, name: str) -> Object | None:
@@ -88,7 +83,7 @@ class Store:
 
     def drop(self, kind: Kind, obj: Object) -> None:
         """The API server said that it is gone, or going without a wait."""
-        self._ended(obj)
+        self._gone.add(obj["metadata"]["uid"])
         self._remove(kind, obj)
 
     async def synced(self) -> None:
@@ -106,7 +101,8 @@ class Store:
                     obj = event["object"]
                     version = obj["metadata"]["resourceVersion"]
                     if event["type"] == "DELETED":
-                        self._ended(obj)
+                        # The answer to a write of before can come later than this.
+                        self._gone.add(obj["metadata"]["uid"])
                         before = self._remove(kind, obj)
                         self._changed(kind.plural, before or obj, None)
                     elif event["type"] != "BOOKMARK":
@@ -121,11 +117,6 @@ class Store:
                 log.info("%s: %s", kind.plural, error)
                 await asyncio.sleep(0.3)
 
-    def _ended(self, obj: Object) -> None:
-        self._gone[obj["metadata"]["uid"]] = None
-        while len(self._gone) > GONE_MOST:
-            del self._gone[next(iter(self._gone))]
-
     async def _list(self, kind: Kind) -> str:
         query = {"labelSelector": kind.selector} if kind.selector else {}
         listed = await self._api.request("GET", kind.path(), **query)
@@ -133,6 +124,7 @@ class Store:
         uids = {obj["metadata"]["uid"] for obj in present}
         for before in self.all(kind):
             if before["metadata"]["uid"] not in uids:
+                self._gone.add(before["metadata"]["uid"])
                 self._remove(kind, before)
                 self._changed(kind.plural, before, None)
         for obj in present:

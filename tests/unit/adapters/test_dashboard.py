@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -184,3 +185,58 @@ async def test_a_dashboard_is_kept_until_its_token_changes_or_its_pipeline_goes(
         await dashboards.close()
     assert made == ["one", "one", "two", "two"]
     assert [ray for *_, ray in head.seen] == ["Bearer one", "Bearer two"]
+
+
+@pytest.mark.parametrize("service", ["../../other/secrets/key?", "evil.example/?", "kubernetes.default", "a#", "", "A"])
+@pytest.mark.parametrize("way", ["service", "pod-ip", "proxy"])
+def test_a_name_that_is_none_leads_nowhere(way: DashboardWay, service: str) -> None:
+    with pytest.raises(UnreachableError, match="is not the name of a Service"):
+        base_url(way, Place("ns", service, 8265, "10.0.0.7"), Access("https://api:6443"))
+
+
+def test_an_address_that_is_none_leads_nowhere() -> None:
+    with pytest.raises(UnreachableError, match="does not appear to be an IPv4 or IPv6 address"):
+        base_url("pod-ip", Place("ns", "s", 8265, "evil.example/"), Access(""))
+
+
+@pytest.mark.parametrize("route", ["/../../../../nodes", "/x?y=", "/#", "/a/%2e%2e/x", "/..%2f..", "@evil"])
+async def test_a_route_does_not_lead_out_of_the_proxy(route: str) -> None:
+    head = FakeHead()
+    async with serving(head) as url:
+        dashboard = Dashboard("proxy", Access(url))
+        with pytest.raises(UnreachableError, match="is not a route below"):
+            await dashboard.routing(Place("ns", "diamond", 8000), route).ready()
+        await dashboard.close()
+    assert head.seen == []
+
+
+async def test_pods_choose_neither_whom_we_ask_nor_how_much_we_read() -> None:
+    asked: list[str] = []
+
+    async def elsewhere(request: web.Request) -> web.Response:
+        asked.append(request.path)
+        raise web.HTTPFound("/secret")
+
+    async def endless(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        await response.prepare(request)
+        with contextlib.suppress(ConnectionError):
+            while True:
+                await response.write(b"[" * 1_000_000)
+        return response
+
+    for answer, told in ((elsewhere, "HTTP 302"), (endless, "longer than 16777216 bytes")):
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", answer)
+        async with TestServer(app, shutdown_timeout=0.1) as server:
+            address = Place("ns", "s", server.port or 0, "127.0.0.1")
+            dashboard = Dashboard("pod-ip", Access(""))
+            for call in (
+                dashboard.serve(address).applications(),
+                dashboard.routing(address).acks(),
+                dashboard.ray_version(address),
+            ):
+                with pytest.raises(UnreachableError, match=told):
+                    await call
+            await dashboard.close()
+    assert "/secret" not in asked

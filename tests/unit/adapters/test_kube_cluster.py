@@ -14,7 +14,15 @@ from simulated_world import node, resource
 
 from servepipe.api.v1alpha1 import ServePipeline
 from servepipe_operator.adapters.kube_cluster import Kept, KubeCluster
-from servepipe_operator.adapters.kube_errors import Conflict, Forbidden, Invalid, KubeError, NotFound, QuotaExceeded
+from servepipe_operator.adapters.kube_errors import (
+    Conflict,
+    Forbidden,
+    Invalid,
+    KubeError,
+    NotFound,
+    QuotaExceeded,
+    error_from,
+)
 from servepipe_operator.adapters.refusals import problem_of
 from servepipe_operator.adapters.remembered_history import RememberedHistory
 from servepipe_operator.adapters.revision_history import RecordError
@@ -215,8 +223,11 @@ async def test_a_lost_secret_comes_back_with_the_same_token_and_is_looked_for_no
 
         bed.get(f"{V1}/secrets", "diamond-token")["data"] = {}
         cluster._kept = Kept()
-        with pytest.raises(UnreachableError, match="Secret shop/diamond-token has no 'auth_token'"):
-            await cluster.look(kept_of())
+        problem = (await cluster.look(kept_of())).problem
+        assert problem is not None
+        assert (problem.reason, problem.stalled) == ("TokenMissing", True)
+        assert "Secret shop/diamond-token has no 'auth_token'" in problem.message
+        assert await cluster.apply(plan_of(live=state.slots)) == (problem,)
 
 
 async def test_each_head_is_asked_once_for_its_version() -> None:
@@ -235,6 +246,38 @@ async def test_each_head_is_asked_once_for_its_version() -> None:
         head(bed, uid="head-2")
         assert (await cluster.look(kept_of())).problem is None
         assert bed.asked == 3
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "causes", "told"),
+    [
+        (
+            500,
+            "failed to create typed patch object (shop/diamond-peers; networking.k8s.io/v1, Kind=NetworkPolicy): "
+            ".spec.ingress[0].from[0].pods: field not declared in schema",
+            [],
+            "spec.ingress.from[0].pods: field not declared in schema",
+        ),
+        (
+            422,
+            "NetworkPolicy is invalid",
+            [{"field": "spec.ingress[0].from[1]", "message": "Required value: must specify a peer"}],
+            "spec.ingress.from[1]: Required value: must specify a peer",
+        ),
+        (400, "no idea", [], "spec.ingress.from: no idea"),
+    ],
+)
+async def test_peers_that_are_none_are_refused_before_the_spec_is_accepted(
+    code: int, said: str, causes: list[Json], told: str
+) -> None:
+    bed = Bed()
+    bed.fake.faults.append(
+        lambda method, path: status(code, "", said, causes=causes) if "networkpolicies" in path else None
+    )
+    async with bed.cluster() as cluster:
+        assert await cluster.refusals(PIPELINE) == ()
+        (problem,) = await cluster.refusals(resource({"m1": node("good")}, ingress={"from": [{"pods": {}}]}))
+    assert f"{problem.where}: {problem.what}" == told
 
 
 async def test_refusals_of_the_api_server_say_which_pods() -> None:
@@ -303,6 +346,9 @@ async def test_a_cluster_that_cannot_be_made_says_why() -> None:
         (QuotaExceeded("q", 403), "QuotaExceeded"),
         (Forbidden("f", 403), "Forbidden"),
         (Invalid("i", 422), "Refused"),
+        (Invalid("i", 413), "TooLarge"),
+        (error_from("create x", 500, "etcdserver: request is too large", {}), "TooLarge"),
+        (error_from("apply x", 500, "failed to create typed patch object (a; v1): .b: not declared", {}), "Refused"),
         (NotFound("n", 404), "Refused"),
         (KubeError("k"), "Refused"),
     ],

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from servepipe_operator.adapters.serve_api import RayServeApi
 from servepipe_operator.engine.state import Capacity, Replica
-from servepipe_operator.ports import ServeRejectedError, UnreachableError
+from servepipe_operator.ports import ServeRejectedError, TokenRefusedError, UnreachableError
 
 CONFIG = {"name": "m1--6f3a91c2", "route_prefix": None, "import_path": "servepipe.runtime.app:node"}
 
@@ -127,6 +127,22 @@ async def test_other_failures_say_nothing_about_the_state(
         await api.applications()
     with pytest.raises(UnreachableError):
         await api.put({})
+
+
+@pytest.mark.parametrize("code", [401, 403])
+async def test_a_token_that_ray_does_not_take_is_told_apart(
+    dashboard: tuple[FakeServe, RayServeApi], code: int
+) -> None:
+    fake, api = dashboard
+    fake.status, fake.text = code, "Forbidden: Invalid authentication token"
+    with pytest.raises(TokenRefusedError, match=r"Invalid authentication token.*delete the RayCluster"):
+        await api.applications()
+
+    # The API server does not let the operator through its proxy.
+    fake.text = '{"kind": "Status", "code": 403, "message": "cannot get resource services/proxy"}'
+    with pytest.raises(UnreachableError, match="services/proxy") as caught:
+        await api.applications()
+    assert not isinstance(caught.value, TokenRefusedError)
 
 
 async def test_an_answer_that_is_not_json_is_no_answer(dashboard: tuple[FakeServe, RayServeApi]) -> None:

@@ -85,6 +85,24 @@ WRONG: list[tuple[Change, str]] = [
     ),
     (lambda spec: spec["ingress"].update(route="/a/"), "spec.ingress.route: '/a/' ends in a slash"),
     (lambda spec: spec["ingress"].update(route="/-/x"), "spec.ingress.route: paths below /- are the ingress's own"),
+    (lambda spec: spec["ingress"].update(route="/a/../b"), "spec.ingress.route: no client can ask for '/a/../b'"),
+    (lambda spec: spec["ingress"].update(route="/%2e%2e"), "spec.ingress.route: no client can ask for '/%2e%2e'"),
+    (
+        lambda spec: spec["ingress"].update(grpc={"port": 8080}),
+        "spec.ingress.grpc.port: port 8080 belongs to Ray's metrics in every pod",
+    ),
+    (
+        lambda spec: spec["ingress"].update(grpc={"port": 81}, service={"port": 81}),
+        "spec.ingress.grpc.port: the Service has port 81 for HTTP already",
+    ),
+    (
+        lambda spec: spec["nodes"]["m1"].update(resources={"custom": {"svp-default-a": "1"}}),
+        "spec.nodes.m1.resources.custom.svp-default-a: names that start with 'svp-' are servepipe's own",
+    ),
+    (
+        lambda spec: spec["ingress"].update(resources={"custom": {"CPU": "1"}}),
+        "spec.ingress.resources.custom.CPU: CPU is not a custom resource of Ray",
+    ),
     (lambda spec: spec["ingress"].update(autoscaling={"maxReplicas": 2}), "spec.ingress.replicas: replicas and"),
     (
         lambda spec: spec["cluster"]["workers"].update(minReplicas=11),

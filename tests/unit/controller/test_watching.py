@@ -18,7 +18,7 @@ from servepipe_operator.controller.health import Health
 from servepipe_operator.controller.kinds import CHILDREN, pipelines
 from servepipe_operator.controller.queue import Backoff
 from servepipe_operator.controller.store import Cache, WatchStore
-from servepipe_operator.controller.watching import Watches
+from servepipe_operator.controller.watching import BURST_S, Watches
 
 A, B = Key("ns", "a"), Key("ns", "b")
 OWN, KUBERAY = "servepipelines.servepipe.dev", "rayclusters.ray.io"
@@ -29,6 +29,7 @@ class World:
     fake: FakeKube = field(default_factory=FakeKube)
     health: Health = field(default_factory=Health)
     told: list[Key] = field(default_factory=list)
+    within_s: dict[Key, float] = field(default_factory=dict)
     store: WatchStore = field(
         default_factory=lambda: WatchStore(
             Cache(pipelines("ours")), [Cache(CHILDREN[kind]) for kind in ("RayCluster", "Service")]
@@ -43,7 +44,7 @@ class World:
                 self.store,
                 Discovery(kube, poll_s=0.02, confirm_s=0.02),
                 self.health,
-                lambda key, within_s: self.told.append(key),
+                self.tell,
                 backoff=lambda: Backoff(0.01, 0.05),
                 **options,
             )
@@ -56,6 +57,10 @@ class World:
                 task.cancel()
                 self.fake.cut_watches()
                 await asyncio.gather(task, return_exceptions=True)
+
+    def tell(self, key: Key, within_s: float) -> None:
+        self.told.append(key)
+        self.within_s[key] = within_s
 
     async def until(self, what: str, check: Callable[[], object]) -> None:
         try:
@@ -100,6 +105,21 @@ async def test_what_is_there_and_what_changes_is_told() -> None:
         await world.until("word of a", lambda: A in world.told)
         assert world.store.children("Service", A) == ()
         assert world.told == [A], "a pipeline that is not there is nobody's business"
+
+
+async def test_a_wish_is_looked_at_at_once_and_what_belongs_to_it_at_the_end_of_a_burst() -> None:
+    world = World()
+    wish = world.fake.put(pipe("a"))
+    one = world.fake.put(service("s", "a"))
+    async with world.watching():
+        await world.until_told(A)
+        await world.until_watched()
+        world.fake.put({**one, "spec": {"x": 1}})
+        await world.until_told(A)
+        assert world.within_s[A] == BURST_S
+        world.fake.put({**wish, "metadata": {**wish["metadata"], "generation": 2}})
+        await world.until_told(A)
+        assert world.within_s[A] == 0
 
 
 async def test_what_vanished_while_the_watch_was_cut_is_told_after_the_version_is_too_old() -> None:

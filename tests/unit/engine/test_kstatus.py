@@ -21,6 +21,7 @@ from servepipe.api.v1alpha1 import ServePipeline
 from servepipe_operator.adapters.kube_errors import Forbidden, Invalid, NamespaceTerminating, NotFound, QuotaExceeded
 from servepipe_operator.adapters.refusals import problem_of
 from servepipe_operator.adapters.revision_history import RecordError
+from servepipe_operator.engine.history import HistoryError
 from servepipe_operator.engine.plan import refused_status
 from servepipe_operator.engine.state import ClusterProblem, Json, Plan
 from servepipe_operator.ports import ServeRejectedError
@@ -62,6 +63,8 @@ VERDICTS: dict[str, Verdict] = {
     "FailedDeleteWorkerPod": "Failed",
     "Forbidden": "Failed",
     "HistoryTooLarge": "Failed",
+    "HistoryUnreadable": "Failed",
+    "TooLarge": "Failed",
     "InvalidRayCluster": "Failed",
     "InvalidSpec": "Failed",
     "KindMissing": "Failed",
@@ -74,6 +77,8 @@ VERDICTS: dict[str, Verdict] = {
     "Refused": "Failed",
     "ReplicaFailed": "Failed",
     "ServeRejected": "Failed",
+    "TokenMissing": "Failed",
+    "TokenRefused": "Failed",
 }
 #: It says the same as Ready of a condition that never decides, or decides once this way and once that way.
 BESIDE = frozenset({"Accepted", "Answering", "NodesReady", "NotAccepted", "Running"})
@@ -223,7 +228,7 @@ def refusals_of_the_api_server() -> Said:
     missing = NotFound("no", 404)
     missing.kind_missing = True
     errors = (Forbidden("no", 403), QuotaExceeded("no", 403), NamespaceTerminating("no", 403), Invalid("no", 422))
-    for error in (*errors, missing, RecordError("no")):
+    for error in (*errors, Invalid("no", 413), missing, RecordError("no"), HistoryError("no")):
         world = ready()
         world.cluster.troubles = (problem_of(error),)
         world.run(two(), 4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from simulated_cluster import ClusterWorld
@@ -12,6 +13,7 @@ from servepipe.api.problem import Problem
 from servepipe_operator.engine.placement import Tenant, place
 from servepipe_operator.engine.pools import Slot
 from servepipe_operator.engine.state import ClusterDefaults, ClusterProblem
+from servepipe_operator.ports import TokenRefusedError
 
 
 @pytest.fixture
@@ -53,6 +55,61 @@ def test_a_new_image_goes_to_other_groups_node_after_node(world: ClusterWorld) -
     assert len(groups(world)) == 4
     assert world.cluster.wishes[world.slot("ingress")].content["image"] == "all:3"
     assert world.serve.problems == world.cluster.problems == []
+
+
+def test_the_old_images_pods_stay_shared_while_a_new_one_comes(world: ClusterWorld) -> None:
+    nodes = {"m1": node("good", replicas=40), "m2": node("good")}
+    workers = {"workers": {"minReplicas": 1, "maxReplicas": 5}}
+    world.settle(resource(nodes, image="all:1", cluster=workers))
+
+    for _ in range(60):
+        world.look(resource(nodes, image="all:2", cluster=workers))
+        for slot in world.cluster.groups:
+            if slot.pool == "default":
+                assert slot.low <= 1, slot
+        world.wait(1)
+
+
+def test_what_ran_with_the_old_image_comes_back_to_shared_pods(world: ClusterWorld) -> None:
+    nodes = {"m1": node("good"), "m2": node("good")}
+    world.settle(resource(nodes, image="all:1"))
+    broken = resource({**nodes, "m1": node("hangs")}, image="all:2")
+    world.run(broken, 20)
+    world.serve.lose_state()
+    world.run(broken, 60)
+
+    assert {slot.pool for slot in world.cluster.groups} == {"default", "ingress"}
+    stable = f"m1--{world.status['nodes']['m1']['revision']}"
+    assert world.cluster.wishes[world.slot(stable)].content["image"] == "all:1"
+    assert world.cluster.problems == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"serviceAccountName": "other"},
+        {"imagePullSecrets": [{"name": "s"}]},
+        {"cluster": {"workers": {"resources": {"cpu": "8"}}}},
+        {"cluster": {"workers": {"template": {"metadata": {"labels": {"a": "b"}}}}}},
+    ],
+)
+def test_what_changes_about_all_pods_waits_for_new_pods_and_status_says_so(
+    world: ClusterWorld, change: dict[str, Any]
+) -> None:
+    nodes = {"m1": node("good")}
+    world.settle(resource(nodes))
+    puts, before = len(world.serve.puts), groups(world)
+    assert world.message("Accepted") == "the spec is valid"
+
+    world.settle(resource(nodes, **change))
+
+    assert (len(world.serve.puts), groups(world)) == (puts, before)
+    assert "m1: the pods are from before a change of" in world.message("Accepted").replace("ingress, ", "")
+    world.run(resource(nodes, **change, suspend=True), 120, requests=False)
+    world.settle(resource(nodes, **change))
+    assert world.message("Accepted") == "the spec is valid"
+    assert groups(world) == before
+    assert world.cluster.problems == []
 
 
 def test_going_back_takes_the_group_that_still_has_the_old_image(world: ClusterWorld) -> None:
@@ -232,6 +289,33 @@ def test_children_that_cannot_be_had_are_told(world: ClusterWorld) -> None:
     assert world.reason("Stalled") == world.reason("Ready") == "NameTaken"
     world.cluster.troubles = ()
     world.settle(pipeline)
+
+
+def test_of_each_reason_there_is_one_event_that_stays_the_same(world: ClusterWorld) -> None:
+    world.cluster.troubles = tuple(
+        ClusterProblem("NameTaken", f"{kind} belongs to others", True, blocking=False)
+        for kind in ("Service", "NetworkPolicy", "Service")
+    )
+    world.run(resource({"m1": node("good")}), 60)
+
+    told = {event.message for event in world.events if event.reason == "NameTaken"}
+    assert told == {"Service belongs to others; NetworkPolicy belongs to others"}
+
+
+def test_a_token_that_ray_does_not_take_needs_somebody(world: ClusterWorld) -> None:
+    class OtherToken:
+        async def applications(self) -> None:
+            raise TokenRefusedError("delete the RayCluster")
+
+    pipeline = resource({"m1": node("good")})
+    world.settle(pipeline)
+    world.ports = replace(world.ports, serve=OtherToken())  # type: ignore[arg-type]
+    world.look(pipeline)
+
+    assert world.reason("ClusterReady") == world.reason("Stalled") == "TokenRefused"
+    assert world.message("Stalled") == "delete the RayCluster"
+    assert world.condition("Ready") == "Unknown"
+    assert world.condition("Available") == "True"
 
 
 def test_a_paused_pipeline_is_not_touched(world: ClusterWorld) -> None:

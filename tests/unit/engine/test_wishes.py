@@ -14,7 +14,7 @@ from servepipe_operator.engine.wishes import cluster_identity, ingress_wish, nod
 
 
 def wish_of(spec: Spec) -> PodWish:
-    return node_wish("m1", node_identity(spec.nodes["m1"], spec.image, ()), spec)
+    return node_wish("m1", node_identity(spec.nodes["m1"], spec.image, ()), spec, spec.image)
 
 
 @pytest.mark.parametrize(
@@ -75,6 +75,16 @@ def test_sizes_of_pods() -> None:
 def test_the_ingress_has_its_own_pool() -> None:
     wish = ingress_wish({"image": "i", "codes": [], "resources": {"cpu": "2"}}, make_spec())
     assert (wish.pool, wish.content) == ("ingress", {"image": "i", "replica": {"cpu": "2"}})
+
+
+def test_equal_amounts_are_the_same_pods_and_the_same_head() -> None:
+    def both(cpu: str, memory: str) -> Spec:
+        size = {"resources": {"cpu": cpu, "memory": memory}}
+        return make_spec(cluster={"workers": size, "head": size})
+
+    one, other = both("2", "4Gi"), both("2000m", "4096Mi")
+    assert wish_of(one).digest == wish_of(other).digest
+    assert cluster_identity(one, "2.60.0", "i") == cluster_identity(other, "2.60.0", "i")
 
 
 def test_what_needs_another_cluster() -> None:

@@ -139,8 +139,8 @@ def test_only_a_pod_that_will_not_come_is_worth_a_word() -> None:
 
 
 def test_a_trouble_reads_the_same_whatever_the_kubelet_calls_it_now(owner: Owner) -> None:
-    def told(name: str, reason: str) -> str:
-        waiting = {"waiting": {"reason": reason, "message": f"attempt {name}"}}
+    def told(name: str, reason: str, before: str = "attempt ") -> str:
+        waiting = {"waiting": {"reason": reason, "message": f"{before}{name}"}}
         pods = [pod(name, "worker", containerStatuses=[{"name": "ray", "image": "models:1", "state": waiting}])]
         found = view(owner, NAME, [cluster(owner, READY)], [HEAD, *pods], [])
         assert found.problem is not None
@@ -148,6 +148,13 @@ def test_a_trouble_reads_the_same_whatever_the_kubelet_calls_it_now(owner: Owner
 
     assert told("w-1", "ErrImagePull") == told("w-2", "ImagePullBackOff")
     assert "kubectl -n " in told("w-1", "CrashLoopBackOff")
+    again = "back-off {}s restarting failed container=ray pod=w-{}_shop(0f-1)"
+    assert told(again.format(10, 1), "CrashLoopBackOff", "") == told(again.format(40, 2), "CrashLoopBackOff", "")
+    failed = 'failed to start container "{}": no such file'
+    assert told(failed.format("a" * 64), "RunContainerError", "") == told(
+        failed.format("b" * 64), "RunContainerError", ""
+    )
+    assert "no such file" in told(failed.format("b" * 64), "RunContainerError", "")
 
 
 @pytest.mark.parametrize(

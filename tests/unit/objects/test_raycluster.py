@@ -20,6 +20,7 @@ from servepipe_operator.objects.names import Owner
 from servepipe_operator.objects.patch import patch
 from servepipe_operator.objects.pods import CONTENTS_ANNOTATION
 from servepipe_operator.objects.raycluster import environment_of, raycluster, slots_of
+from servepipe_operator.objects.templates import problems_of_templates
 
 OWNER = Owner("diamond", "shop", "uid-1", "main")
 FULL_NODE: Json = {
@@ -46,8 +47,8 @@ def wanted_of(spec: Spec) -> list[Wanted]:
     node = {"image": "acme/diamond:1", **FULL_NODE}
     return [
         Wanted("ingress", ingress_wish({"image": "acme/diamond:1"}, spec), high=2),
-        Wanted("m2--a", node_wish("m2", {"image": spec.image}, spec), low=1, high=10),
-        Wanted("m1--b", node_wish("m1", node, spec), high=3),
+        Wanted("m2--a", node_wish("m2", {"image": spec.image}, spec, spec.image), low=1, high=10),
+        Wanted("m1--b", node_wish("m1", node, spec, spec.image), high=3),
     ]
 
 
@@ -153,6 +154,29 @@ def test_only_pods_of_the_ingress_are_ready_by_serves_proxy() -> None:
     probes = {name: one["spec"]["containers"][0].get("readinessProbe") for name, one in templates(body()).items()}
     assert probes.pop("ingress-a")["httpGet"] == {"path": "/-/healthz", "port": 8000}
     assert not any(probes.values())
+
+
+def test_a_template_cannot_take_the_labels_by_which_pods_are_found() -> None:
+    labels = {"servepipe.dev/pipeline": "other", "servepipe.dev/role": "ingress", "servepipe.dev/installation": "x"}
+    raw = {"template": {"metadata": {"labels": {**labels, "team": "x"}}}}
+    spec = make_spec(cluster={"head": raw, "workers": raw})
+    wish = node_wish("m1", {"image": "acme/own:1", **raw}, spec, spec.image)
+    for name, template in templates(body(spec, [Wanted("m1--a", wish)])).items():
+        found = template["metadata"]["labels"]
+        assert found["servepipe.dev/pipeline"] == "diamond"
+        assert found["servepipe.dev/installation"] == "main"
+        assert found["servepipe.dev/role"] == ("head" if name == "head" else "worker")
+        assert found["team"] == "x"
+
+
+@pytest.mark.parametrize("raw", [{"spec": None}, {"metadata": "x"}, {"metadata": None}, {"spec": []}])
+def test_a_template_that_is_no_template_is_named(raw: Json) -> None:
+    spec = make_spec(cluster={"head": {"template": raw}}, ingress={"template": raw})
+    (field,) = raw
+    assert [problem.where for problem in problems_of_templates(spec)] == [
+        f"spec.ingress.template.{field}",
+        f"spec.cluster.head.template.{field}",
+    ]
 
 
 def test_slots_are_read_back() -> None:

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from servepipe_operator.controller.metrics import Metrics
+from servepipe_operator.controller.settings import SETTINGS
+
 ROOT = Path(__file__).parents[3]
 
 
@@ -48,3 +51,26 @@ def test_commands_on_the_pages_exist() -> None:
     ).stdout
     known = set(re.findall(r"^    ([a-z]+) ", help_text, flags=re.M))
     assert named <= known, f"not commands: {sorted(named - known)}"
+
+
+def test_the_operators_page_has_every_metric() -> None:
+    page = (ROOT / "docs" / "operator.md").read_text()
+    text = Metrics("0", "main").text().decode()
+    named = {re.sub(r"_(total|created)$", "", name) for name in re.findall(r"^# TYPE (\S+)", text, flags=re.M)}
+    missing = {name for name in named if name not in page}
+    assert named
+    assert not missing, f"not in docs/operator.md: {sorted(missing)}"
+
+
+def test_the_settings_that_the_operators_page_names_exist() -> None:
+    page = (ROOT / "docs" / "operator.md").read_text()
+    known = {name.replace("_", "-") for name, _, _ in SETTINGS}
+    section = page.partition("## Settings")[2].partition("\n## ")[0]
+    named = {
+        name
+        for line in section.splitlines()
+        if line.startswith("- ")
+        for name in re.findall(r"`([a-z-]+)`", line.partition(":")[0])
+    }
+    assert {"dashboard", "steady-s"} <= named
+    assert named <= known, f"no settings: {sorted(named - known)}"

@@ -10,13 +10,17 @@ time-outs, and no one else's.
 
 from __future__ import annotations
 
+import ipaddress
 import json
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
+from urllib.parse import unquote
 
 import aiohttp
 
+from servepipe_operator.adapters.answers import text_of
 from servepipe_operator.adapters.kube_access import Access
 from servepipe_operator.adapters.routing import IngressRouting
 from servepipe_operator.adapters.serve_api import RayServeApi
@@ -30,6 +34,8 @@ DashboardWay: TypeAlias = Literal["service", "pod-ip", "proxy"]
 DASHBOARD_WAYS: tuple[DashboardWay, ...] = get_args(DashboardWay)
 CONNECTIONS = 4
 VERSION_TIMEOUT_S = 10.0
+#: A name that ends where it should: no dot, no slash, nothing that begins another part of a URL.
+_SERVICE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +56,24 @@ class Place:
 
 
 def base_url(way: DashboardWay, place: Place, access: Access, cluster_domain: str = "cluster.local") -> str:
-    """The URL before the first path. Raises `UnreachableError` while the pod has no IP."""
+    """The URL before the first path.
+
+    Raises:
+        UnreachableError: The pod has no IP yet, or what objects of the user's say is no address.
+    """
+    if not _SERVICE.fullmatch(place.service):
+        raise UnreachableError(f"{place.service[:100]!r} is not the name of a Service")
     match way:
         case "service":
             return f"http://{place.service}.{place.namespace}.svc.{cluster_domain}:{place.port}"
         case "pod-ip":
             if not place.pod_ip:
                 raise UnreachableError(f"the pod behind Service {place.namespace}/{place.service} has no IP yet")
-            host = f"[{place.pod_ip}]" if ":" in place.pod_ip else place.pod_ip
+            try:
+                address = ipaddress.ip_address(place.pod_ip)
+            except ValueError as error:
+                raise UnreachableError(f"the pod behind Service {place.namespace}/{place.service}: {error}") from None
+            host = f"[{address}]" if address.version == 6 else str(address)
             return f"http://{host}:{place.pod_port or place.port}"
         case "proxy":
             path = f"/api/v1/namespaces/{place.namespace}/services/{place.service}:{place.port}/proxy"
@@ -108,9 +124,9 @@ class Dashboard:
         headers = {"X-Ray-Authorization": f"Bearer {self._token}"} if self._token else {}
         timeout = within(VERSION_TIMEOUT_S)
         try:
-            async with session.get(url, headers=headers, timeout=timeout) as response:
-                text, status = await response.text(), response.status
-        except (aiohttp.ClientError, OSError, UnicodeDecodeError) as error:
+            async with session.get(url, headers=headers, timeout=timeout, allow_redirects=False) as response:
+                text, status = await text_of(response), response.status
+        except (aiohttp.ClientError, OSError) as error:
             raise UnreachableError(f"{url}: {str(error) or type(error).__name__}") from error
         try:
             version = json.loads(text)["ray_version"] if status == 200 else None
@@ -181,6 +197,10 @@ class LateRouting:
 
     async def _client(self) -> IngressRouting:
         session, url = await self._dashboard.reach(self._ingress)
+        # Serve says the route, and users' code can say it for Serve: it must not lead out of the Service's proxy.
+        segments = unquote(self._route).split("/")
+        if segments[0] or {".", ".."} & {*segments} or {"?", "#", "\\"} & {*self._route}:
+            raise UnreachableError(f"{self._route[:100]!r} is not a route below {url}")
         return IngressRouting(session, url + self._route)
 
 

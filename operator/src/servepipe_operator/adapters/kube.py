@@ -55,7 +55,8 @@ class Kube:
         session: Whose connections are used; closed by its owner.
         access: Where the server is; see `kube_access.login`.
         rate: Requests per second over all callers, and how many may come at once after a pause.
-        at_once: How many requests may be under way.
+        at_once: How many requests may be under way. Few, since a server that is slow is made slower by more of them:
+            it gives out the addresses of Services one after the other, and those that waited too long in vain.
         timeout_s: For one request, all in all.
         allowed: Asked before every write; raises where this process must not write (any more).
         on_request: Told the verb, the plural, the HTTP status (0: no answer) and the seconds of each request.
@@ -69,7 +70,7 @@ class Kube:
         access: Access,
         *,
         rate: RateLimit | None = None,
-        at_once: int = 32,
+        at_once: int = 16,
         timeout_s: float = 20.0,
         allowed: Callable[[], None] = lambda: None,
         on_request: OnRequest = _unmeasured,

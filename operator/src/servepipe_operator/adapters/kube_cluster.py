@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import re
 import secrets
 import time
 from base64 import b64decode
@@ -18,19 +17,16 @@ from typing import Protocol
 
 from servepipe.api.problem import Problem
 from servepipe.api.v1alpha1 import ServePipeline
+from servepipe_operator.adapters.dry_runs import NETWORK_POLICIES, PODS, refusals
 from servepipe_operator.adapters.kube import Kube, Resource
 from servepipe_operator.adapters.kube_errors import (
     AlreadyExists,
     Conflict,
-    Forbidden,
-    Invalid,
     KubeError,
-    NamespaceTerminating,
     NotFound,
-    QuotaExceeded,
     Unavailable,
 )
-from servepipe_operator.adapters.refusals import problem_of, server_said
+from servepipe_operator.adapters.refusals import problem_of
 from servepipe_operator.engine.cluster import wanted_cluster
 from servepipe_operator.engine.names import cluster_name
 from servepipe_operator.engine.state import ClusterDefaults, ClusterPlan, ClusterProblem, Json
@@ -41,7 +37,6 @@ from servepipe_operator.objects.names import Owner, claim, ownership, token_secr
 from servepipe_operator.objects.patch import label_patch, patch
 from servepipe_operator.objects.raycluster import raycluster
 from servepipe_operator.objects.services import TOKEN_KEY, token_secret
-from servepipe_operator.objects.templates import pod_of, problems_of_templates, templates
 from servepipe_operator.ports import ClusterState, UnreachableError
 
 __all__ = ["NETWORK_POLICIES", "PDBS", "PODS", "RAYCLUSTERS", "SECRETS", "SERVICES", "Kept", "KubeCluster", "Seen"]
@@ -49,15 +44,10 @@ __all__ = ["NETWORK_POLICIES", "PDBS", "PODS", "RAYCLUSTERS", "SECRETS", "SERVIC
 RAYCLUSTERS = Resource("ray.io/v1", "RayCluster", "rayclusters")
 SERVICES = Resource("v1", "Service", "services")
 SECRETS = Resource("v1", "Secret", "secrets")
-PODS = Resource("v1", "Pod", "pods")
-NETWORK_POLICIES = Resource("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies")
 PDBS = Resource("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets")
 
 #: Seconds for which a Secret that was seen is taken to be there.
 SECRET_S = 300.0
-
-#: In the server's words about a field that is an object: that whole object, which says nothing that people want.
-_OBJECT = re.compile(r"Invalid value: \{.*\}: ")
 
 _APPLIED = {one.kind: one for one in (SERVICES, NETWORK_POLICIES, PDBS)}
 
@@ -131,8 +121,11 @@ class KubeCluster:
         found = self.view
         problem = found.problem
         if kept is not None and found.live is not None and not found.absent:
-            if not self._kept.token:
-                await self._read_token()
+            try:
+                if not self._kept.token:
+                    await self._read_token()
+            except _NoTokenError as error:
+                problem = problem or _no_token(error)
             problem = problem or await self._other_version(kept["rayVersion"])
         return ClusterState(problem, found.slots, found.absent, found.up)
 
@@ -159,26 +152,8 @@ class KubeCluster:
 
     async def refusals(self, pipeline: ServePipeline) -> tuple[Problem, ...]:
         """See `servepipe_operator.ports.Cluster.refusals`."""
-        if wrong := problems_of_templates(pipeline.spec):
-            return tuple(wrong)
         image = wanted_cluster(pipeline.spec, None, self._defaults)["image"]
-        found: list[tuple[str, str]] = []
-        for one in templates(self._owner, pipeline.spec, image):
-            try:
-                await self._kube.create(PODS, pod_of(self._owner, one.template), dry_run=True)
-            except (NamespaceTerminating, QuotaExceeded):
-                break  # says nothing about the template, and is met again when it matters
-            except Invalid as error:
-                found += [(one.where, _OBJECT.sub("", cause)) for cause in error.causes or (server_said(error),)]
-            except Forbidden as error:
-                if error.lacks_right:
-                    raise  # says nothing about the template either
-                found.append((one.where, server_said(error)))
-        # What is wrong with the namespace or the account is wrong with every template.
-        wheres: dict[str, list[str]] = {}
-        for where, what in found:
-            wheres.setdefault(what, []).append(where)
-        return tuple(Problem(", ".join(where), what) for what, where in wheres.items())
+        return await refusals(self._kube, self._owner, pipeline.spec, image)
 
     async def apply(self, plan: ClusterPlan) -> tuple[ClusterProblem, ...]:
         """See `servepipe_operator.ports.Cluster.apply`."""
@@ -214,8 +189,11 @@ class KubeCluster:
         """Makes the Secret where there is none. Secrets are not watched, so it is looked for now and then."""
         # Without it no pod starts: what goes wrong with pods may be just that.
         fresh = self._clock() - self._kept.token_at < SECRET_S and self.view.problem is None
-        if (self._kept.token and self.view.live is not None and fresh) or await self._read_token():
-            return None
+        try:
+            if (self._kept.token and self.view.live is not None and fresh) or await self._read_token():
+                return None
+        except _NoTokenError as error:
+            return _no_token(error)
         name = token_secret_name(self._owner.name)
         # One that is lost comes back with the token that Ray's processes were started with, as long as it is known.
         body = token_secret(self._owner, self._kept.token or secrets.token_urlsafe(32))
@@ -226,7 +204,10 @@ class KubeCluster:
             if problem := claim("Secret", found, self._owner):
                 return problem
             body = found
-        self._kept.token = _token_in(body)
+        try:
+            self._kept.token = _token_in(body)
+        except _NoTokenError as error:
+            return _no_token(error)
         return None
 
     # -- the RayCluster
@@ -294,11 +275,19 @@ class KubeCluster:
                     await self._kube.delete(resource, self._owner.namespace, metadata["name"], uid=metadata["uid"])
 
 
+class _NoTokenError(Exception):
+    """A Secret of ours without Ray's token."""
+
+
+def _no_token(error: _NoTokenError) -> ClusterProblem:
+    return ClusterProblem("TokenMissing", str(error), stalled=True)
+
+
 def _token_in(secret: Json) -> str:
     try:
         return b64decode(secret["data"][TOKEN_KEY]).decode()
     except (KeyError, ValueError, TypeError):
-        raise UnreachableError(
+        raise _NoTokenError(
             f"Secret {secret['metadata'].get('namespace')}/{secret['metadata']['name']} has no {TOKEN_KEY!r}; "
             "delete it together with the RayCluster, and both are made again"
         ) from None

@@ -32,6 +32,9 @@ ERROR_CHARS = 2000
 
 
 #: The second for a moment, while nobody has counted yet.
+_TOO_LARGE = "etcdserver: request is too large"
+#: Refusals of the body that the server calls errors of its own: asking again changes nothing.
+_BODY_500 = re.compile(f"failed to create typed patch object|{_TOO_LARGE}")
 _QUOTA = re.compile("exceeded quota|status unknown for quota")
 
 
@@ -88,7 +91,12 @@ class QuotaExceeded(Forbidden):
 
 
 class Invalid(KubeError):  # noqa: N818
-    """The body is refused (400, 422); `causes` names the fields."""
+    """The body is refused (400, 413, 422, some of 500); `causes` names the fields."""
+
+    @property
+    def too_large(self) -> bool:
+        """Whether the object would be larger than the server or etcd takes."""
+        return self.code == 413 or _TOO_LARGE in str(self)
 
 
 class Gone(KubeError):  # noqa: N818
@@ -140,6 +148,8 @@ def error_from(what: str, code: int, text: str, headers: Mapping[str, str]) -> K
         busy = TooManyRequests(*about)
         busy.retry_after_s = retry_after_s(headers, default=1.0)
         return busy
+    if code == 500 and _BODY_500.search(message):
+        return Invalid(*about)
     if code == 401 or code >= 500:
         return Unavailable(*about)
     return Invalid(*about)

@@ -11,6 +11,7 @@ from servepipe_operator.adapters.kube_errors import (
     QuotaExceeded,
 )
 from servepipe_operator.adapters.revision_history import RecordError
+from servepipe_operator.engine.history import HistoryError
 from servepipe_operator.engine.state import ClusterProblem
 
 __all__ = ["problem_of", "server_said"]
@@ -20,12 +21,14 @@ _FIX = {
     "QuotaExceeded": "; raise the ResourceQuota, or ask for less",
     "Forbidden": "; an admission policy of the cluster does not allow it",
     "Refused": "",
+    "TooLarge": "; fewer nodes with pods of their own or less in their env and templates make it smaller",
     "KindMissing": "; is its CRD installed?",
     "HistoryTooLarge": "",
+    "HistoryUnreadable": "",
 }
 
 
-def problem_of(error: KubeError | RecordError, blocking: bool = True) -> ClusterProblem:
+def problem_of(error: KubeError | RecordError | HistoryError, blocking: bool = True) -> ClusterProblem:
     """For anything but `kube_errors.Unavailable` and `kube_errors.Conflict`, which say nothing about the pipeline.
 
     It goes on by itself when the cause goes.
@@ -34,7 +37,9 @@ def problem_of(error: KubeError | RecordError, blocking: bool = True) -> Cluster
     fix = (
         "; give the operator's Role that right" if isinstance(error, Forbidden) and error.lacks_right else _FIX[reason]
     )
-    told = str(error) if isinstance(error, RecordError) or reason == "KindMissing" else server_said(error)
+    told = (
+        str(error) if isinstance(error, RecordError | HistoryError) or reason == "KindMissing" else server_said(error)
+    )
     return ClusterProblem(reason, f"{told}{fix}", stalled=True, blocking=blocking)
 
 
@@ -43,8 +48,10 @@ def server_said(error: KubeError) -> str:
     return str(error).partition(f": HTTP {error.code}: ")[2] or str(error)
 
 
-def _reason(error: KubeError | RecordError) -> str:
+def _reason(error: KubeError | RecordError | HistoryError) -> str:
     match error:
+        case HistoryError():
+            return "HistoryUnreadable"
         case RecordError():
             return "HistoryTooLarge"
         case NamespaceTerminating():
@@ -53,6 +60,8 @@ def _reason(error: KubeError | RecordError) -> str:
             return "QuotaExceeded"
         case Forbidden():
             return "Forbidden"
+        case Invalid() if error.too_large:
+            return "TooLarge"
         case NotFound() if error.kind_missing:
             return "KindMissing"
         case Invalid() | _:

@@ -7,6 +7,7 @@ from typing import Any
 
 import aiohttp
 
+from servepipe_operator.adapters.answers import text_of
 from servepipe_operator.adapters.timeouts import within
 from servepipe_operator.engine.state import RoutingAck
 from servepipe_operator.ports import UnreachableError
@@ -57,8 +58,11 @@ class IngressRouting:
 
     async def _get(self, path: str) -> tuple[int, Any]:
         try:
-            async with self._session.get(self._url + path, timeout=within(TIMEOUT_S)) as response:
-                text = await response.text()
+            # No redirects: a pod must not choose whom we ask.
+            async with self._session.get(
+                self._url + path, timeout=within(TIMEOUT_S), allow_redirects=False
+            ) as response:
+                text = await text_of(response)
                 return response.status, json.loads(text) if response.content_type == "application/json" else text
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise UnreachableError(f"{self._url}{path}: {str(error) or type(error).__name__}") from error

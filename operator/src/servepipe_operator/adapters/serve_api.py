@@ -12,10 +12,11 @@ from typing import Any
 
 import aiohttp
 
+from servepipe_operator.adapters.answers import text_of
 from servepipe_operator.adapters.guarded import GuardedBody
 from servepipe_operator.adapters.timeouts import within
 from servepipe_operator.engine.state import Application, Capacity, Json, Replica
-from servepipe_operator.ports import ServeRejectedError, UnreachableError
+from servepipe_operator.ports import ServeRejectedError, TokenRefusedError, UnreachableError
 
 __all__ = ["RayServeApi", "parse_applications"]
 
@@ -24,6 +25,10 @@ PATH = "/api/serve/applications/"
 PUT_TIMEOUT_S = 90.0
 GET_TIMEOUT_S = 15.0
 ERROR_CHARS = 4000
+_OTHER_TOKEN = (
+    "Ray's processes were started with another token than the pipeline's Secret holds now; put that one back, or "
+    "delete the RayCluster: it is made again, and all its pods start with the token that there is"
+)
 
 
 def _always() -> None: ...
@@ -79,15 +84,18 @@ class RayServeApi:
                 data=body,
                 headers=self._headers,
                 timeout=within(timeout_s),
+                allow_redirects=False,  # a pod must not choose whom we ask
             ) as response:
-                text = await response.text()
+                text = await text_of(response)
                 status = response.status
-        except (aiohttp.ClientError, OSError, UnicodeDecodeError) as error:
+        except (aiohttp.ClientError, OSError) as error:
             if body is not None:
                 body.raise_refusal()
             raise UnreachableError(f"{method} {self._url}: {str(error) or type(error).__name__}") from error
         if method == "PUT" and status == 400:
             raise ServeRejectedError(_shorten(text))
+        if status in (401, 403) and not _from_the_api_server(text):
+            raise TokenRefusedError(f"{method} {self._url}: HTTP {status}: {_shorten(text)}: {_OTHER_TOKEN}")
         if status != 200:
             raise UnreachableError(f"{method} {self._url}: HTTP {status}: {_shorten(text)}")
         if method == "PUT":
@@ -96,6 +104,15 @@ class RayServeApi:
             return json.loads(text)
         except ValueError as error:
             raise UnreachableError(f"{method} {self._url}: the answer is not JSON: {_shorten(text)}") from error
+
+
+def _from_the_api_server(text: str) -> bool:
+    """It answers so on the way through its proxy, where it does not let us through."""
+    try:
+        body = json.loads(text)
+    except ValueError:
+        return False
+    return isinstance(body, dict) and body.get("kind") == "Status"
 
 
 def _shorten(text: str) -> str:

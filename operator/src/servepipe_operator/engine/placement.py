@@ -37,6 +37,7 @@ class Tenant:
         config: As deployed, or None.
         low, high: Fewest and most replicas.
         first: It serves callers: it chooses before others.
+        shared_image: As for `node_wish`.
     """
 
     application: str
@@ -46,15 +47,20 @@ class Tenant:
     low: int
     high: int
     first: bool
+    shared_image: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Custom resources that pin an application's actors, and why others wait; both by application."""
+    """Custom resources that pin an application's actors, and why others wait; both by application.
+
+    ``outdated``: applications that keep pods other than those that the spec would give them today.
+    """
 
     pinned: Mapping[str, Mapping[str, int]]
     waiting: Mapping[str, str]
     slots: tuple[Slot, ...]
+    outdated: frozenset[str] = frozenset()
 
 
 def place(tenants: Sequence[Tenant], spec: Spec, live: Sequence[Slot]) -> Placement:
@@ -64,9 +70,9 @@ def place(tenants: Sequence[Tenant], spec: Spec, live: Sequence[Slot]) -> Placem
         spec: The accepted one.
         live: The worker groups that there are.
     """
-    names = {slot.name for slot in live}
+    pools = {slot.name: slot.pool for slot in live}
     ordered = sorted(tenants, key=lambda tenant: (not tenant.first, tenant.config is None, tenant.application))
-    wanted = [_wanted(tenant, spec, names) for tenant in ordered]
+    wanted = [_wanted(tenant, spec, pools) for tenant in ordered]
     assignment = assign(wanted, live)
     pinned = {application: actor_resources(slot) for application, slot in assignment.of.items()}
     waiting = {}
@@ -79,7 +85,13 @@ def place(tenants: Sequence[Tenant], spec: Spec, live: Sequence[Slot]) -> Placem
             pinned[one.application] = held
         else:
             waiting[one.application] = _why(one.wish.pool, assignment)
-    return Placement(pinned, waiting, assignment.slots)
+    contents = {slot.name: (slot.pool, slot.contents) for slot in assignment.slots}
+    outdated = {
+        one.application
+        for one in wanted
+        if (slot := assignment.of.get(one.application)) and contents[slot] != (one.wish.pool, one.wish.digest)
+    }
+    return Placement(pinned, waiting, assignment.slots, frozenset(outdated))
 
 
 def deployed_slot(config: Json | None, names: set[str]) -> str | None:
@@ -95,10 +107,11 @@ def _held(config: Json | None) -> dict[str, int]:
     return {}
 
 
-def _wanted(tenant: Tenant, spec: Spec, names: set[str]) -> Wanted:
-    slot = deployed_slot(tenant.config, names)
+def _wanted(tenant: Tenant, spec: Spec, pools: Mapping[str, str]) -> Wanted:
+    slot = deployed_slot(tenant.config, set(pools))
     wish = _wish(tenant, spec)
-    if wish.pool == DEFAULT_POOL:
+    # Where it runs counts: pods of the default pool are many replicas', whatever the node would get today.
+    if (pools[slot] if slot else wish.pool) == DEFAULT_POOL:
         workers = (spec.cluster or Cluster()).workers or Workers()
         return Wanted(tenant.application, wish, slot, workers.min_replicas, workers.max_replicas)
     # Serve starts new replicas beside the old ones when it replaces them.
@@ -108,7 +121,7 @@ def _wanted(tenant: Tenant, spec: Spec, names: set[str]) -> Wanted:
 def _wish(tenant: Tenant, spec: Spec) -> PodWish:
     if tenant.node == INGRESS:
         return ingress_wish(tenant.identity, spec)
-    return node_wish(tenant.node, tenant.identity, spec)
+    return node_wish(tenant.node, tenant.identity, spec, tenant.shared_image)
 
 
 def _why(pool: str, assignment: Assignment) -> str:

@@ -102,7 +102,7 @@ def plan(pipeline: ServePipeline, observed: Observed, environment: Environment, 
         checkpoint,
         layout,
         observed,
-        accepted=_paused(accepted) if paused else accepted,
+        accepted=_paused(accepted) if paused else _with_notice(accepted, layout),
         cluster=cluster_name(pipeline.name, pipeline.metadata.uid or "", kept["revision"]) if kept else "",
         pending_put=put is not None,
         generation=generation,
@@ -215,6 +215,16 @@ def _notices(goal: Goal, environment: Environment) -> list[str]:
     if asked:
         notices.append(f"without meaning here: {', '.join(sorted(asked))}")
     return notices
+
+
+def _with_notice(accepted: Condition, layout: Layout) -> Condition:
+    if not layout.outdated:
+        return accepted
+    notice = (
+        f"{', '.join(layout.outdated)}: the pods are from before a change of imagePullSecrets, serviceAccountName or "
+        "cluster.workers, which reaches them with the next revision, or with spec.suspend and back"
+    )
+    return replace(accepted, message=f"{accepted.message}; {notice}")
 
 
 def _paused(accepted: Condition) -> Condition:

@@ -9,6 +9,7 @@ from typing import Any
 from servepipe.api.quantity import parse_quantity
 from servepipe.api.v1alpha1 import Cluster, Spec, Workers
 from servepipe_operator.engine.pools import DEFAULT_POOL, INGRESS_POOL, PodWish
+from servepipe_operator.engine.revisions import normalised_resources
 from servepipe_operator.engine.state import Json
 
 __all__ = ["HEAD_RESOURCES", "WORKER_RESOURCES", "cluster_identity", "ingress_wish", "node_wish", "pod_resources"]
@@ -24,7 +25,7 @@ _DEFAULT_MEMORY = "4Gi"
 _OVERHEAD = parse_quantity("1Gi")
 
 
-def node_wish(node: str, identity: Mapping[str, Any], spec: Spec) -> PodWish:
+def node_wish(node: str, identity: Mapping[str, Any], spec: Spec, shared_image: str | None) -> PodWish:
     """The pods of one revision of a node.
 
     It has a pool of its own with an image, an environment or pod fields of its own, and also when one replica does
@@ -32,14 +33,16 @@ def node_wish(node: str, identity: Mapping[str, Any], spec: Spec) -> PodWish:
 
     Args:
         identity: Of the revision, as the engine makes it (``image`` is set where ``spec.image`` is).
+        shared_image: ``spec.image`` of the spec that the revision comes from. While the pipeline changes to another
+            image, what runs with the one of before is still no node's own.
     """
     shared = _shared(spec)
     image = identity.get("image")
     own = {field: identity[field] for field in _POD_FIELDS if identity.get(field)}
     resources = identity.get("resources", {})
     workers = (spec.cluster or Cluster()).workers or Workers()
-    size = workers.resources.to_json() if workers.resources else {}
-    if not own and image == spec.image and _fits(resources, {**WORKER_RESOURCES, **size}):
+    size = normalised_resources(workers.resources.to_json()) if workers.resources else {}
+    if not own and image == shared_image and _fits(resources, {**WORKER_RESOURCES, **size}):
         content = {**shared, "image": image, "resources": size, "template": workers.template}
         return PodWish(DEFAULT_POOL, _given(content))
     return PodWish(node, {**_given({**shared, "image": image, **own}), "replica": dict(resources)})
@@ -73,6 +76,7 @@ def cluster_identity(spec: Spec, ray_version: str, head_image: str) -> Json:
     """What cannot change in a RayCluster that lives: other values need a second one (`ClusterReplacementRequired`)."""
     cluster = spec.cluster or Cluster()
     head = cluster.head.to_json() if cluster.head else {}
+    head["resources"] = normalised_resources(head.get("resources", {}))
     content = {
         "rayVersion": ray_version,
         "head": _given({**head, "image": head_image}),

@@ -9,7 +9,10 @@ from servepipe_operator.engine.state import Json
 from servepipe_operator.objects.names import ROLE_LABEL, Owner, ingress_policy_name, metadata
 from servepipe_operator.objects.pods import DASHBOARD_PORT, METRICS_PORT, SERVE_PORT
 
-__all__ = ["network_policies", "operator_peer"]
+__all__ = ["PEERS", "network_policies", "operator_peer", "policy_of"]
+
+#: Where `policy_of` has its peers.
+PEERS = "spec.ingress[0].from"
 
 #: KubeRay's label on every pod of a RayCluster.
 _CLUSTER_LABEL = "ray.io/cluster"
@@ -51,6 +54,11 @@ def network_policies(owner: Owner, cluster: str, spec: Spec, operator: Sequence[
             [_rule(callers, *ports)] if callers else [],
         ),
     ]
+
+
+def policy_of(owner: Owner, peers: Sequence[Json]) -> Json:
+    """A policy for a dry run, so that the API server says what it has against peers."""
+    return _policy(owner, f"{owner.name}-peers", {_CLUSTER_LABEL: owner.name}, [_rule(peers, SERVE_PORT)])
 
 
 def _rule(peers: Sequence[Json], *ports: int) -> Json:

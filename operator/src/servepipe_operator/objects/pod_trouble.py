@@ -7,12 +7,14 @@ brought together.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 __all__ = ["PodTrouble", "ending", "first_trouble", "trouble_of"]
 
+_ID = re.compile(r"\b[0-9a-f]{12,64}\b")
 _COMING = frozenset({"", "PodInitializing", "ContainerCreating"})
 _PULLING = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
 
@@ -43,9 +45,16 @@ def trouble_of(pod: Mapping[str, Any]) -> PodTrouble | None:
         if reason in _PULLING:
             return PodTrouble(f"container {container.get('name')} cannot pull its image {container.get('image')}")
         if reason not in _COMING:
-            told = f"{reason}: {waiting['message']}" if waiting.get("message") else reason
+            told = f"{reason}: {_steady(waiting['message'])}" if waiting.get("message") else reason
             return PodTrouble(f"container {container.get('name')} does not start: {told}")
     return None
+
+
+def _steady(message: str) -> str:
+    """Without what is another at each attempt: how long the kubelet waits, ids of containers, names of pods."""
+    if message.startswith("back-off "):
+        return "it ends again and again"
+    return _ID.sub("…", message)
 
 
 def ending(pod: Mapping[str, Any]) -> bool:

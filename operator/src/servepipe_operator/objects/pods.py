@@ -74,8 +74,9 @@ def head_template(
     spec: Json = {"securityContext": _POD_SECURITY, "containers": [{**container, "ports": ports}]}
     if pull_secrets:
         spec["imagePullSecrets"] = pull_secrets
-    base = {"metadata": {"labels": {**labels(owner), ROLE_LABEL: "head"}}, "spec": spec}
-    return merge_template(base, head.get("template") or {})
+    ours = {"labels": {**labels(owner), ROLE_LABEL: "head"}}
+    merged = merge_template({"metadata": ours, "spec": spec}, head.get("template") or {})
+    return merge_template(merged, {"metadata": ours})  # whatever the template says: by them the head is found
 
 
 def worker_template(owner: Owner, wish: PodWish, default_image: str, environment: Mapping[str, str]) -> Json:
@@ -112,8 +113,11 @@ def worker_template(owner: Owner, wish: PodWish, default_image: str, environment
     base: Json = {"metadata": {"labels": {**labels(owner), ROLE_LABEL: role, POOL_LABEL: wish.pool}}, "spec": spec}
     base = merge_template(base, _extras(container["name"], content, environment))
     merged = merge_template(base, content.get("template", {}))
-    # Ours, whatever the template says: they tell what the slot holds, and for whom.
-    ours = {"labels": {POOL_LABEL: wish.pool, ROLE_LABEL: role}, "annotations": {CONTENTS_ANNOTATION: wish.digest}}
+    # Ours, whatever the template says: by them pods are found, and they tell what the slot holds.
+    ours = {
+        "labels": {**labels(owner), POOL_LABEL: wish.pool, ROLE_LABEL: role},
+        "annotations": {CONTENTS_ANNOTATION: wish.digest},
+    }
     return merge_template(merged, {"metadata": ours})
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from servepipe.api.problem import Problem
@@ -37,6 +37,11 @@ def problems_of_templates(spec: Spec) -> list[Problem]:
     }
     found = []
     for where, template in raw.items():
+        found += [
+            Problem(f"{where}.{key}", "this is not an object", "Leave it out, or write an object.")
+            for key in ("metadata", "spec")
+            if not isinstance((template or {}).get(key, {}), Mapping)
+        ]
         for told in template_problems(template or {}, where):
             at, _, what = told.partition(": ")
             found.append(Problem(at, what))
@@ -78,5 +83,5 @@ def _wishes(spec: Spec) -> Iterator[tuple[str, PodWish]]:
     yield "spec.ingress", ingress_wish(identity, spec)
     for name, node in sorted(spec.nodes.items()):
         if node.placement != "Inline":
-            wish = node_wish(name, node_identity(node, spec.image, ()), spec)
+            wish = node_wish(name, node_identity(node, spec.image, ()), spec, spec.image)
             yield ("spec.cluster.workers" if wish.pool == DEFAULT_POOL else f"spec.nodes.{name}"), wish

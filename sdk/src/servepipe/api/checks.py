@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote
 
 from servepipe.api.document import MAX_BYTES, WARN_BYTES, size
 from servepipe.api.problem import Problem
@@ -14,7 +15,9 @@ from servepipe.api.v1alpha1 import (
     Autoscaling,
     Ingress,
     NodeSpec,
+    Resources,
     ServePipeline,
+    Service,
     Spec,
     Upgrade,
     Workers,
@@ -27,6 +30,18 @@ from servepipe.graph.values import at_index, at_key
 from servepipe.graph.wire import decode_value
 
 __all__ = ["notices", "problems"]
+
+#: Ports that Ray, Serve and KubeRay take in every pod.
+_RAY_PORTS = {
+    6379: "Ray's GCS",
+    8000: "Serve's HTTP proxy",
+    8080: "Ray's metrics",
+    8265: "Ray's dashboard",
+    10001: "Ray",
+}
+_RAY_RESOURCES = ("CPU", "GPU", "memory", "object_store_memory")
+#: Of the custom resources by which replicas find their worker group.
+_OUR_RESOURCES = "svp-"
 
 
 def problems(resource: ServePipeline) -> list[Problem]:
@@ -41,8 +56,10 @@ def problems(resource: ServePipeline) -> list[Problem]:
         found += _node_problems(name, node)
     if spec.ingress is not None:
         found += _ingress_problems(spec.ingress)
+        found += _custom(spec.ingress.resources, "spec.ingress.resources")
     if spec.cluster is not None and spec.cluster.workers is not None:
         found += _bounds(spec.cluster.workers, "spec.cluster.workers")
+        found += _custom(spec.cluster.workers.resources, "spec.cluster.workers.resources")
     if (length := size(resource)) > MAX_BYTES:
         what = f"the resource has {length // 1024} KiB; a cluster stores at most {MAX_BYTES // 1024} KiB"
         found.append(Problem("", what, "Move large constants into files that the nodes read."))
@@ -131,6 +148,7 @@ def _node_problems(name: str, node: NodeSpec) -> Iterator[Problem]:
                     "Remove it, or use placement: Dedicated.",
                 )
     yield from _one_size(node, path)
+    yield from _custom(node.resources, f"{path}.resources")
     if node.upgrade is not None:
         yield from _upgrade_problems(node.upgrade, f"{path}.upgrade")
     if node.user_config is not None:
@@ -152,6 +170,26 @@ def _ingress_problems(ingress: Ingress) -> Iterator[Problem]:
         yield Problem("spec.ingress.route", f"{route!r} ends in a slash", f"Write {route.rstrip('/') or '/'!r}.")
     if route.startswith("/-"):
         yield Problem("spec.ingress.route", "paths below /- are the ingress's own", "Choose another path.")
+    if {".", ".."} & {*unquote(route).split("/")}:
+        yield Problem("spec.ingress.route", f"no client can ask for {route!r}: it would ask elsewhere")
+    if ingress.grpc is not None:
+        port = ingress.grpc.port
+        if port in _RAY_PORTS:
+            taken = f"port {port} belongs to {_RAY_PORTS[port]} in every pod"
+            yield Problem("spec.ingress.grpc.port", taken, "Choose another port, like 9000.")
+        if port == (ingress.service or Service()).port:
+            yield Problem("spec.ingress.grpc.port", f"the Service has port {port} for HTTP already")
+
+
+def _custom(resources: Resources | None, path: str) -> Iterator[Problem]:
+    for name in resources.custom if resources else ():
+        where = at_key(f"{path}.custom", name)
+        if name in _RAY_RESOURCES:
+            yield Problem(where, f"{name} is not a custom resource of Ray", "Use cpu, gpu or memory.")
+        elif name.startswith(_OUR_RESOURCES):
+            yield Problem(
+                where, f"names that start with {_OUR_RESOURCES!r} are servepipe's own", "Choose another name."
+            )
 
 
 def _one_size(owner: NodeSpec | Ingress, path: str) -> Iterator[Problem]:
