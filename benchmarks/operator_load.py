@@ -22,6 +22,7 @@ import json
 import math
 import os
 import platform
+import re
 import sys
 import tempfile
 import time
@@ -201,8 +202,7 @@ async def measure(bed: Bed, result: Result, options: argparse.Namespace) -> None
         await _change(bed, api, fleet, names[: options.changes], result, options)
         following.cancel()
     result.peak_mb = round(peak_mb(bed.operator.pid), 1)
-    levels = Counter(f"{r['level']}: {r['message'].split(':')[0][:80]}" for r in bed.operator.logs())
-    result.errors = [f"{count} x {text}" for text, count in levels.most_common() if not text.lower().startswith("info")]
+    result.errors = _troubles(bed)
 
 
 async def _load(bed: Bed, api: Api, fleet: Fleet, names: Sequence[str], result: Result, timeout: float) -> None:
@@ -214,6 +214,16 @@ async def _load(bed: Bed, api: Api, fleet: Fleet, names: Sequence[str], result: 
     await fleet.wait("pipelines with nothing under way", fleet.settled, len(names), timeout)
     await _calm(bed, timeout)
     result.load = meter.stop()
+
+
+def _troubles(bed: Bed) -> list[str]:
+    """What the operator's log warns of, the most frequent first, without numbers and hashes."""
+    told = Counter(
+        re.sub(r"[0-9a-f]*[0-9][0-9a-f.]*", "N", f"{record['level']}: {record['message']}")[:160]
+        for record in bed.operator.logs()
+        if record["level"] != "info"
+    )
+    return [f"{count} x {text}" for text, count in told.most_common()]
 
 
 async def _calm(bed: Bed, timeout: float) -> None:

@@ -29,23 +29,24 @@ def the_heads_image_cannot_be_pulled(stage: Stage) -> None:
     stage.told(name, "ClusterReady", "False", "HeadPodNotReady", "cannot pull its image servepipe/runtime")
     stage.told(name, "Available", "False", "IngressNotReady")
     stage.told(name, "Stalled", "True", "ProgressDeadlineExceeded", "cannot pull its image")
-    stage.patch(name, cluster=None)
+    stage.patch(name, cluster=None, progressDeadlineSeconds=None)
     stage.wait_settled(name)
 
 
 @SCENES.add()
 def a_workers_image_cannot_be_pulled(stage: Stage) -> None:
     name = "worker-image"
-    stage.ready(name, {"m1": model("good"), "m2": model("good")}, progressDeadlineSeconds=5)
+    stage.ready(name, {"m1": model("good"), "m2": model("good")})
     before = stage.replicas(name)
     with stage.callers(name):
-        stage.patch(name, nodes={"m1": {"image": "shop/m1:none", "template": going("ImagePullBackOff")}})
+        wrong = {"image": "shop/m1:none", "template": going("ImagePullBackOff"), "progressDeadlineSeconds": 5}
+        stage.patch(name, nodes={"m1": wrong})
         stage.told(name, "ClusterReady", "False", "PodsNotReady", "m1-a", "cannot pull its image shop/m1:none")
         stage.told(name, "Stalled", "True", "ProgressDeadlineExceeded", "m1", "cannot pull its image")
         live = stage.get(name)
         assert stage.conditions(live)["Available"] == "True"
         assert {app: stage.replicas(name)[app] for app in before} == before
-        stage.patch(name, nodes={"m1": {"image": None, "template": None}})
+        stage.patch(name, nodes={"m1": dict.fromkeys(wrong)})
         stage.wait_settled(name)
     assert stage.replicas(name) == before
 
@@ -53,15 +54,15 @@ def a_workers_image_cannot_be_pulled(stage: Stage) -> None:
 @SCENES.add()
 def workers_cannot_be_scheduled(stage: Stage) -> None:
     name = "unschedulable"
-    resource = stage.resource(name, {"m1": model("good", template=going("unschedulable"))}, progressDeadlineSeconds=4)
-    stage.apply(resource)
+    m1 = model("good", template=going("unschedulable"), progressDeadlineSeconds=4)
+    stage.apply(stage.resource(name, {"m1": m1}))
     stage.told(name, "ClusterReady", "False", "PodsNotReady", "m1-a", "nodes are available")
     stage.told(name, "Reconciling", "True", "InsufficientCapacity", "m1-a", "nodes are available")
     stage.looked(name, 30)
     live = stage.get(name)
     assert not stage.condition(live, "Stalled"), "what waits for room is not given up"
     assert live["status"]["nodes"]["m1"]["candidate"]["reason"] == "InsufficientCapacity"
-    stage.patch(name, nodes={"m1": {"template": None}})
+    stage.patch(name, nodes={"m1": {"template": None, "progressDeadlineSeconds": None}})
     stage.wait_settled(name)
 
 

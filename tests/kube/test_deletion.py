@@ -215,6 +215,7 @@ SERVED = (
     ("ray.io", "rayclusters"),
     ("servepipe.dev", "servepipelines"),
     ("servepipe.dev", "servepipelines/status"),
+    ("servepipe.dev", "servepipelines/finalizers"),
     ("coordination.k8s.io", "leases"),
 )
 

@@ -23,6 +23,8 @@ from operator_process import OperatorProcess
 from pipelines import ENV, Json, Pipelines
 
 NAMES = ("one", "two")
+#: That are watched: the pipelines and the six of `kinds.CHILDREN`.
+KINDS = 7
 #: Longer than any fault: a leader that cannot renew has to end, which is another matter.
 PATIENT = {**ENV, "SERVEPIPE_LEASE_DURATION_S": "300"}
 
@@ -188,10 +190,8 @@ def test_nothing_comes_back_for_a_while(world: World) -> None:
 def test_children_vanish_before_a_new_list(world: World) -> None:
     """The watches end, what they watched goes, and the version to go on from is too old: only the list tells."""
     namespace, api = world.pipelines.namespace, world.plane.api
-    lists = len(world.operator.messages("listing again"))
 
     def vanish() -> None:
-        gone = world.server.fault(Fault(lambda asked: asked.verb == "watch", 410))
         world.line.close()
         for name in NAMES:
             api.delete(f"/api/v1/namespaces/{namespace}/services/{name}")
@@ -200,9 +200,7 @@ def test_children_vanish_before_a_new_list(world: World) -> None:
                     f"/apis/networking.k8s.io/v1/namespaces/{namespace}/networkpolicies/{policy['metadata']['name']}"
                 )
         world.line.reopen()
-        wait_for("watches that are refused", lambda: len(gone.met) >= 7, 30, world.operator.tail)
-        world.server.no_faults()
-        world.operator.wait_for_message("listing again", lists + 7)
+        _list_anew(world)
 
     world.change(vanish)
 
@@ -250,17 +248,37 @@ def test_someone_else_writes_the_same_objects_all_the_time(world: World) -> None
     assert count() > 20
 
 
-def test_children_are_seen_as_they_were(world: World) -> None:
-    """Changes of the children arrive late, and so do lists."""
+SEEN = ("rayclusters", "pods", "services", "networkpolicies", "poddisruptionbudgets")
+
+
+@pytest.mark.parametrize("listed", [False, True], ids=["late-events", "old-lists"])
+def test_children_are_seen_as_they_were(world: World, listed: bool) -> None:
+    """Changes of the children are told late; with ``listed`` a new list does not tell of them either."""
+    _list_anew(world)  # the proxy's old lists are of now
 
     def stale() -> None:
-        before = world.puts()
-        world.server.grow_stale("rayclusters", "pods", "services", "networkpolicies", "poddisruptionbudgets")
-        wait_for("old answers", lambda: world.server.stale_answers > 0, 60, world.operator.tail)
+        before, answers = world.puts(), world.server.stale_answers
+        world.server.grow_stale(*SEEN)
+        service = f"/api/v1/namespaces/{world.pipelines.namespace}/services/one"
+        world.plane.api.merge(service, {"metadata": {"annotations": {"example.com/seen": f"late {listed}"}}})
+        wait_for("a change that is held back", lambda: world.server.stale_answers > answers, 60, world.operator.tail)
         wait_for("PUTs all the same", lambda: world.puts()["two"] > before["two"], 60, world.operator.tail)
+        if listed:
+            _list_anew(world)
         world.server.refresh()
+        if listed:
+            _list_anew(world)
 
     world.change(stale)
+
+
+def _list_anew(world: World) -> None:
+    """Every watch is told that its version is too old."""
+    lists = len(world.operator.messages("listing again"))
+    gone = world.server.fault(Fault(lambda asked: asked.verb == "watch", 410, KINDS))
+    world.line.cut()
+    world.operator.wait_for_message("listing again", lists + KINDS, 60)
+    assert len(gone.met) == KINDS
 
 
 @contextmanager

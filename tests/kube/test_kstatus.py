@@ -39,7 +39,7 @@ def described(stage: Stage, name: str) -> str:
 @SCENES.add()
 def kubectl_waits_for_conditions(stage: Stage) -> None:
     name = "waited"
-    stage.apply(stage.resource(name, {"m1": model("good")}, progressDeadlineSeconds=4))
+    stage.apply(stage.resource(name, {"m1": model("good")}))
     for condition in ("Available", "Ready", "Accepted", "ClusterReady", "NodesReady"):
         done = wait(stage, name, condition)
         assert (done.returncode, done.stdout) == (0, f"servepipeline.servepipe.dev/{name} condition met\n"), done.stderr
@@ -55,7 +55,7 @@ def kubectl_waits_for_conditions(stage: Stage) -> None:
         "AGE": "",
     }
 
-    stage.patch(name, nodes={"m1": {"args": ["hangs"]}})
+    stage.patch(name, nodes={"m1": {"args": ["hangs"], "progressDeadlineSeconds": 4}})
     stage.wait_until("the upgrade", name, lambda live: live["status"].get("upgrading"))
     assert kstatus(stage.get(name)) == "InProgress"
     assert row(stage, name)["UPGRADING"] == "m1 0%"

@@ -74,7 +74,7 @@ def rights(events: Iterable[Object], *, refused: bool = False) -> set[Right]:
     """The rights that requests took; with ``refused`` those that were asked for and not there.
 
     Besides the verb that the log has, an apply that made a new object took the right to create it, and a child whose
-    owner waits for it that to the owner's finalizers; the API server asks for both without a line of their own.
+    owner waits for it takes, on some clusters, that to the owner's finalizers; neither has a line of its own.
     """
     found: set[Right] = set()
     for event in events:
@@ -103,5 +103,6 @@ def granted(rules: Iterable[Object]) -> set[Right]:
 
 
 CREATES_A_CHILD = Right("ray.io", "rayclusters", "", "create")
-#: Asked for by the admission plug-in OwnerReferencesPermissionEnforcement, which this API server has switched on.
+#: Asked for by the admission plug-in OwnerReferencesPermissionEnforcement, which OpenShift has on. Here it is off: for
+#: half a minute after its start such an API server refuses owners of kinds that it has not heard of yet.
 FINALIZERS = Right("servepipe.dev", "servepipelines", "finalizers", "update")

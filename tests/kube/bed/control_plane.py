@@ -82,8 +82,6 @@ class ControlPlane:
             f"--audit-log-path={self.audit_log.path}",
             "--audit-log-mode=blocking",  # a request that was answered is in the log
             "--audit-log-maxsize=100000",  # MB: never begun anew
-            # Some clusters have it: it asks who makes a child that its owner waits for whether they may.
-            "--enable-admission-plugins=OwnerReferencesPermissionEnforcement",
         )
         self.controller_manager = self._process(
             "kube-controller-manager",

@@ -104,6 +104,14 @@ class KubeRay:
         in STARTING from now on ("stick")."""
         self._call("change_serve", namespace=namespace, cluster=cluster, what=what, application=application)
 
+    def callers(self, namespace: str, cluster: str, every_s: float) -> None:
+        """Somebody sends the ingress a request every so many seconds, from now on; 0: no more.
+
+        They take up to a second, and draw revisions as real ones do. What one of them needs and does not find is told
+        in ``problems`` of `look`.
+        """
+        self._call("callers", namespace=namespace, cluster=cluster, every_s=every_s)
+
     # -- the stand-in itself
 
     def pause(self, *parts: Part) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from typing import Any
 
 from kuberay import names, quantity
@@ -92,7 +93,7 @@ def ray_resources(group: Object) -> dict[str, float]:
     ray = group["template"]["spec"]["containers"][0]
     limits = (ray.get("resources") or {}).get("limits") or {}
     requests = (ray.get("resources") or {}).get("requests") or {}
-    offered: dict[str, float] = {"CPU": float(-(-quantity.parse(limits.get("cpu", requests.get("cpu", 1))) // 1))}
+    offered: dict[str, float] = {"CPU": float(math.ceil(quantity.parse(limits.get("cpu", requests.get("cpu", 1)))))}
     if "memory" in limits:
         offered["memory"] = float(quantity.parse(limits["memory"]))
     for key, value in limits.items():
@@ -137,7 +138,7 @@ def _finish(cluster: Object, pod: Object, group: Object, parameters: dict[str, s
         ports.append({"name": "metrics", "containerPort": names.METRICS_PORT})
     limits = (ray.get("resources") or {}).get("limits") or {}
     if "cpu" in limits:
-        parameters.setdefault("num-cpus", str(int(-(-quantity.parse(limits["cpu"]) // 1))))
+        parameters.setdefault("num-cpus", str(math.ceil(quantity.parse(limits["cpu"]))))
     if "memory" in limits:
         parameters.setdefault("memory", str(int(quantity.parse(limits["memory"]))))
     if group.get("resources"):

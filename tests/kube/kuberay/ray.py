@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import json
 import time
 from collections import deque
@@ -20,6 +21,8 @@ Key = tuple[str, str]
 Mood = Literal["ok", "slow", "hang", "refuse", "error"]
 
 KEPT_PUTS = 50
+#: How long requests of callers take, one after the other.
+REQUEST_S = (0.05, 0.9, 0.3)
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,8 @@ class RayCluster:
         self.version = ""
         """Overrides the version that the dashboard tells."""
         self._timer: asyncio.TimerHandle | None = None
+        self._caller: asyncio.TimerHandle | None = None
+        self._durations = itertools.cycle(REQUEST_S)
 
     def head_is(self, head: Head | None, *, keep: bool) -> None:
         """A head started, or there is none any more.
@@ -128,7 +133,17 @@ class RayCluster:
             self._timer = asyncio.get_running_loop().call_later(pause, self.touch)
         self._changed(self)
 
+    def call_every(self, seconds: float) -> None:
+        """Send a request that often; 0: no more."""
+        if self._caller is not None:
+            self._caller.cancel()
+            self._caller = None
+        if seconds:
+            self.serve.request(next(self._durations))
+            self._caller = asyncio.get_running_loop().call_later(seconds, self.call_every, seconds)
+
     def close(self) -> None:
+        self.call_every(0.0)
         if self._timer is not None:
             self._timer.cancel()
 

@@ -220,6 +220,9 @@ class StandIn:
             },
         }
 
+    async def callers(self, namespace: str, cluster: str, every_s: float) -> None:
+        self._cluster((namespace, cluster)).call_every(every_s)
+
     async def change_serve(self, namespace: str, cluster: str, what: str, application: str) -> None:
         found = self._cluster((namespace, cluster))
         actions = {

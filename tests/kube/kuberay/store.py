@@ -101,7 +101,8 @@ class Store:
                     obj = event["object"]
                     version = obj["metadata"]["resourceVersion"]
                     if event["type"] == "DELETED":
-                        self._gone.discard(obj["metadata"]["uid"])
+                        # The answer to a write of before can come later than this.
+                        self._gone.add(obj["metadata"]["uid"])
                         before = self._remove(kind, obj)
                         self._changed(kind.plural, before or obj, None)
                     elif event["type"] != "BOOKMARK":
@@ -123,6 +124,7 @@ class Store:
         uids = {obj["metadata"]["uid"] for obj in present}
         for before in self.all(kind):
             if before["metadata"]["uid"] not in uids:
+                self._gone.add(before["metadata"]["uid"])
                 self._remove(kind, before)
                 self._changed(kind.plural, before, None)
         for obj in present:

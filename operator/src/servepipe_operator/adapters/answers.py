@@ -25,6 +25,7 @@ async def text_of(response: aiohttp.ClientResponse) -> str:
             response.close()
             raise UnreachableError(f"{response.url}: the answer is longer than {MOST_BYTES} bytes")
     try:
-        return body.decode(response.get_encoding())
+        # Not `get_encoding`, which guesses from a body that it must have read itself: Serve answers a PUT without one.
+        return body.decode(response.charset or "utf-8")
     except (ValueError, LookupError) as error:
         raise UnreachableError(f"{response.url}: the answer is no text: {error}") from error

@@ -38,6 +38,10 @@ _BODY_500 = re.compile(f"failed to create typed patch object|{_TOO_LARGE}")
 _QUOTA = re.compile("exceeded quota|status unknown for quota")
 
 
+#: The second from the admission plug-in that keeps owners from being held by those who may not hold them.
+_LACKS_RIGHT = re.compile(r'User ".*" cannot \w+ resource|you can\'t set finalizers on')
+
+
 class KubeError(Exception):
     """A request that the API server refused.
 
@@ -75,7 +79,7 @@ class Forbidden(KubeError):  # noqa: N818
     @property
     def lacks_right(self) -> bool:
         """Whether authorization refused it, which looks at who asks and not at what."""
-        return re.search(r'User ".*" cannot \w+ resource', str(self)) is not None
+        return _LACKS_RIGHT.search(str(self)) is not None
 
 
 class NamespaceTerminating(Forbidden):

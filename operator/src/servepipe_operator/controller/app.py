@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import resource
 import signal
 import sys
 import time
@@ -64,8 +65,15 @@ def main(reconciler: Callable[[Context], Work], arguments: Sequence[str] | None 
         sys.stderr.write(f"servepipe-operator: wrong settings\n{error}\n")
         sys.exit(WRONG_SETTINGS)
     logs.configure(settings.log_level)
+    allow_open_files()
     asyncio.run(_to_the_end(settings, reconciler))
     raise AssertionError("unreachable")
+
+
+def allow_open_files() -> None:
+    """As many as this process may have: each pipeline keeps two connections, and the usual 1,024 are soon gone."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 async def _to_the_end(settings: Settings, reconciler: Callable[[Context], Work]) -> NoReturn:
