@@ -27,6 +27,7 @@ class SimulatedCluster:
         self.plan: ClusterPlan | None = None
         self.refused: tuple[Problem, ...] = ()
         self.problem: ClusterProblem | None = None
+        self.up = True
         self.troubles: tuple[ClusterProblem, ...] = ()
         self.stuck_pods: dict[str, int] = {}
         """Pods by group that do not go although nothing runs on them."""
@@ -41,7 +42,7 @@ class SimulatedCluster:
             )
         if self.plan is not None and self.plan.suspend:
             return ClusterState(ClusterProblem("Suspended", "is suspended"), tuple(self.groups), absent=True, up=False)
-        return ClusterState(self.problem, tuple(self.groups), absent=False)
+        return ClusterState(self.problem, tuple(self.groups), absent=False, up=self.up)
 
     async def refusals(self, pipeline: ServePipeline) -> tuple[Problem, ...]:
         return self.refused

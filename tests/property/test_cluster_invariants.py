@@ -29,9 +29,10 @@ from test_engine_converges import (
 )
 from test_engine_invariants import Watched
 
+from servepipe.api.v1alpha1 import ServePipeline
 from servepipe.api.v1alpha1 import Spec as ApiSpec
 from servepipe_operator.engine.pools import PodWish
-from servepipe_operator.engine.state import Json
+from servepipe_operator.engine.state import ClusterProblem, Json
 from servepipe_operator.engine.wishes import ingress_wish, node_wish
 
 
@@ -117,12 +118,28 @@ def pool_edits(draw: st.DrawFn) -> tuple[str, Edit]:
 pool_steps = st.tuples(st.just("edit"), pool_edits(), st.none())
 stuck_steps = st.tuples(st.just("stuck"), st.integers(0, 1000), st.none())
 away_steps = st.tuples(st.just("away"), st.sampled_from([30, 700]), st.none())
+head_steps = st.tuples(st.just("head"), st.sampled_from([5, 60]), st.booleans())
 steps_of_a_life = st.lists(
     st.one_of(
-        pool_steps, pool_steps, edit_steps, wait_steps, wait_steps, fault_steps, sabotage_steps, stuck_steps, away_steps
+        *(pool_steps, pool_steps, edit_steps, wait_steps, wait_steps, fault_steps, sabotage_steps),
+        *(stuck_steps, away_steps, head_steps),
     ),
     max_size=20,
 )
+
+
+def lose_head(world: WatchedCluster, pipeline: ServePipeline, seconds: float, told: bool) -> None:
+    """The head is gone, and comes back without a memory; ``told``: KubeRay says so meanwhile."""
+    fault, puts = world.fault, len(world.serve.puts)
+    world.serve.lose_state()
+    world.fault = lambda call: "unreachable" if call in ("applications", "put", "acks", "ready") else ""
+    if told:
+        world.cluster.problem, world.cluster.up = ClusterProblem("HeadPodNotReady", "is not ready"), False
+    world.bear(seconds)
+    world.run(pipeline, seconds)
+    if told:
+        assert len(world.serve.puts) == puts
+    world.fault, world.cluster.problem, world.cluster.up = fault, None, True
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
@@ -145,6 +162,9 @@ def test_every_put_finds_its_worker_groups(steps: list[tuple[str, Any, Any]]) ->
         elif kind == "away":
             world.bear(first)
             world.wait(first)
+        elif kind == "head":
+            note(f"{world.clock.now - 1.7e9:.0f}: no head for {first} s, told: {second}")
+            lose_head(world, pipeline, first, second)
         elif kind == "fault":
             faults.arm(first, second)
         elif kind == "stuck":

@@ -197,6 +197,8 @@ def test_a_name_that_is_none_leads_nowhere(way: DashboardWay, service: str) -> N
 def test_an_address_that_is_none_leads_nowhere() -> None:
     with pytest.raises(UnreachableError, match="does not appear to be an IPv4 or IPv6 address"):
         base_url("pod-ip", Place("ns", "s", 8265, "evil.example/"), Access(""))
+    with pytest.raises(UnreachableError, match="is not the address of a pod"):
+        base_url("pod-ip", Place("ns", "s", 8265, "169.254.169.254"), Access(""))
 
 
 @pytest.mark.parametrize("route", ["/../../../../nodes", "/x?y=", "/#", "/a/%2e%2e/x", "/..%2f..", "@evil"])

@@ -88,3 +88,12 @@ def test_what_was_told_is_bounded() -> None:
     for name in "abc":
         told.remember(name, Event("Normal", "R", "m"))
     assert [told.is_new(name, Event("Normal", "R", "m")) for name in "abc"] == [True, False, False]
+
+
+async def test_an_event_with_half_a_surrogate_pair_is_told() -> None:
+    fake = FakeKube()
+    async with serving(fake) as kube:
+        owner = await pipeline(kube)
+        await KubeEvents(kube, owner, ToldEvents(), "operator-0").emit(Event("Warning", "BuildFailed", "\ud800!"))
+    (event,) = [one for one in fake.objects.values() if one["kind"] == "Event"]
+    assert event["note"] == "?!"

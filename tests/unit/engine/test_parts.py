@@ -6,6 +6,7 @@ import pytest
 
 from servepipe.api.v1alpha1 import NodeSpec
 from servepipe_operator.engine import history
+from servepipe_operator.engine.conditions import Condition, merged
 from servepipe_operator.engine.goal import Scale
 from servepipe_operator.engine.health import headline, missing_resources, waits_for_room
 from servepipe_operator.engine.history import Checkpoint, Failure, Unit
@@ -202,6 +203,12 @@ servepipe.errors.ImportPathError: diamond:Model cannot be imported
 )
 def test_the_headline_is_the_line_that_says_what_is_wrong(message: str, line: str) -> None:
     assert headline(message) == line
+
+
+def test_half_a_surrogate_pair_is_nowhere_in_what_is_written() -> None:
+    assert headline("ValueError: \ud800!") == "ValueError: ?!"
+    (told,) = merged([Condition("Ready", "False", "NodesNotAnswering", "no replica: \udfff")], None, 0.0, 1)
+    assert told["message"] == "no replica: ?"
 
 
 def test_a_replica_without_a_process_waits_for_room() -> None:

@@ -11,8 +11,9 @@ from simulated_world import World, node, resource
 
 from servepipe.api.problem import Problem
 from servepipe_operator.engine.placement import Tenant, place
+from servepipe_operator.engine.plan import plan
 from servepipe_operator.engine.pools import Slot
-from servepipe_operator.engine.state import ClusterDefaults, ClusterProblem
+from servepipe_operator.engine.state import ClusterDefaults, ClusterProblem, Observed
 from servepipe_operator.ports import TokenRefusedError
 
 
@@ -199,6 +200,24 @@ def test_suspend_lets_the_pods_go_after_the_last_request_and_resume_brings_all_b
     assert world.node_applications("m1") == [m1]
     assert not world.cluster.plan.suspend
     assert world.cluster.problems == []
+
+
+def test_a_suspension_that_began_is_not_taken_back_while_pods_still_answer(world: ClusterWorld) -> None:
+    pipeline = resource({"m1": node("good")}, suspend=True)
+    world.settle(resource({"m1": node("good")}))
+    world.run(pipeline, 120, requests=False)
+    half_gone = Observed(
+        "Unreachable",
+        ready=True,
+        records=tuple(world.records.values()),
+        slots=tuple(world.cluster.groups),
+        cluster=ClusterProblem("Suspended", "is suspended"),
+    )
+
+    decided = plan(pipeline, half_gone, world.environment, world.clock.now).cluster
+
+    assert decided is not None
+    assert decided.suspend
 
 
 def test_what_needs_another_cluster_is_refused_and_the_old_definition_serves(world: ClusterWorld) -> None:

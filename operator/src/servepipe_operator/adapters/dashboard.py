@@ -73,6 +73,8 @@ def base_url(way: DashboardWay, place: Place, access: Access, cluster_domain: st
                 address = ipaddress.ip_address(place.pod_ip)
             except ValueError as error:
                 raise UnreachableError(f"the pod behind Service {place.namespace}/{place.service}: {error}") from None
+            if address.is_link_local or address.is_multicast or address.is_unspecified:
+                raise UnreachableError(f"{address} is not the address of a pod")  # but a machine's own services may be
             host = f"[{address}]" if address.version == 6 else str(address)
             return f"http://{host}:{place.pod_port or place.port}"
         case "proxy":

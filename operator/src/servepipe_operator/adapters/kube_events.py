@@ -75,7 +75,7 @@ class KubeEvents:
         if not self._told.is_new(self._owner.uid, event):
             return
         at = self._now().strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-        digest = hashlib.sha256(f"{self._owner.uid} {at} {event}".encode()).hexdigest()[:16]
+        digest = hashlib.sha256(f"{self._owner.uid} {at} {event}".encode(errors="replace")).hexdigest()[:16]
         note = f"{event.node}: {event.message}" if event.node else event.message
         body = {
             "apiVersion": EVENTS.api_version,
@@ -99,7 +99,7 @@ class KubeEvents:
 
 
 def _shorten(note: str) -> str:
-    raw = note.encode()
+    raw = note.encode(errors="replace")
     if len(raw) <= NOTE_BYTES:
-        return note
+        return raw.decode()
     return raw[: NOTE_BYTES - len("…".encode())].decode(errors="ignore") + "…"

@@ -53,7 +53,8 @@ def merged(now_true: Iterable[Condition], before: object, now: float, generation
             "type": condition.type,
             "status": condition.status,
             "reason": condition.reason,
-            "message": condition.message[:_MESSAGE_LIMIT],
+            # Half a surrogate pair, which code can raise, is stored as something else: it would differ at every look.
+            "message": condition.message[:_MESSAGE_LIMIT].encode(errors="replace").decode(),
             "lastTransitionTime": old["lastTransitionTime"] if old and kept else timestamp(now),
         }
         if generation is not None:

@@ -59,7 +59,9 @@ def failure(application: Application) -> tuple[str, str] | None:
 
 def headline(message: str) -> str:
     """The line of a message that says what is wrong: the exception of the last traceback, else the first line."""
-    lines = [line.rstrip() for line in _ANSI.sub("", message).splitlines() if line.strip()]
+    # Half a surrogate pair can be raised and not be stored: what is kept of it would differ at every look.
+    whole = message.encode(errors="replace").decode()
+    lines = [line.rstrip() for line in _ANSI.sub("", whole).splitlines() if line.strip()]
     raised = ""
     in_traceback = False
     for line in lines:
