@@ -141,6 +141,10 @@ def in_thread(kubeconfig: Path, pace: Pace | None = None) -> KubeRay:
         await standin.stop()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+        rest = asyncio.all_tasks() - {asyncio.current_task()}  # answers that hang on purpose
+        for one in rest:
+            one.cancel()
+        await asyncio.gather(*rest, return_exceptions=True)
         # Connections end in later rounds of the loop.
         await asyncio.sleep(0.1)
 

@@ -40,6 +40,9 @@ class _Pod:
     seen_at: float = 0.0
     begun_at: float | None = None
     joined: bool = False
+    passed: bool = False
+    """Its readiness probe passed, and has not failed often enough since."""
+    failing_at: float | None = None
     head: str = ""
     """Uid of the head that it joined."""
     ports: list[int] = field(default_factory=list)
@@ -59,6 +62,7 @@ class Kubelet:
     """Args:
     cluster: The simulated Ray of a RayCluster, made when asked for first.
     start_s: From a pod's creation, or since its head runs, until its containers run.
+    faster: How much faster than a real one it probes.
     """
 
     def __init__(
@@ -68,9 +72,10 @@ class Kubelet:
         addresses: Addresses,
         cluster: Callable[[Key], RayCluster],
         start_s: float,
+        faster: float,
     ) -> None:
         self._api, self._store, self._addresses, self._cluster = api, store, addresses, cluster
-        self._start_s = start_s
+        self._start_s, self._faster = start_s, faster
         self._pods: dict[Key, _Pod] = {}
         self._at: dict[str, tuple[RayCluster, str]] = {}
         self.rules: list[Rule] = []
@@ -131,7 +136,8 @@ class Kubelet:
                 return pod_status.waiting(pod, known.ip, now, "CreateContainerConfigError", missing), LOOK_AGAIN_S
             if not await self._join(pod, known, token):
                 return None, 0.01
-        return pod_status.running(pod, known.ip, now, ready=self._passes_probe(pod, known)), None
+        ready, again = self._ready(pod, known)
+        return pod_status.running(pod, known.ip, now, ready=ready), again
 
     def _pause(self, pod: Object, known: _Pod) -> float | None:
         """How long it still takes to start; None: until its head runs, which tells."""
@@ -184,6 +190,20 @@ class Kubelet:
         kind = pod["metadata"]["labels"][names.GROUP]
         cluster.join(Node(name, kind, known.ip, pods.ray_resources(made_from)))
         return True
+
+    def _ready(self, pod: Object, known: _Pod) -> tuple[bool, float | None]:
+        """At once when its probe passes, no more once that has failed as often as it may; and when to look again."""
+        now = asyncio.get_running_loop().time()
+        if self._passes_probe(pod, known):
+            known.passed, known.failing_at = True, None
+        elif known.passed:
+            probe = pod["spec"]["containers"][0]["readinessProbe"]
+            known.failing_at = now if known.failing_at is None else known.failing_at
+            patience_s = probe.get("failureThreshold", 3) * probe.get("periodSeconds", 10) / self._faster
+            if (left := known.failing_at + patience_s - now) > 0:
+                return True, left
+            known.passed = False
+        return known.passed, None
 
     def _passes_probe(self, pod: Object, known: _Pod) -> bool:
         """A probe of Serve's proxy passes where Serve has a replica; any other probe at once."""

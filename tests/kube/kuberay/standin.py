@@ -58,7 +58,7 @@ class StandIn:
         self._seen: dict[Key, tuple[str, frozenset[str]]] = {}
         self._store = Store(self._api, self._changed)
         self._addresses = Addresses(self._answer)
-        self._kubelet = Kubelet(self._api, self._store, self._addresses, self._cluster, pace.pod_start_s)
+        self._kubelet = Kubelet(self._api, self._store, self._addresses, self._cluster, pace.pod_start_s, pace.faster)
         self._answers = Answers(self._kubelet.at)
         self._controller = Controller(self._api, self._store, pace.faster, pace.events)
         self._autoscaler = Autoscaler(self._api, self._store, self._clusters.get, pace.faster)

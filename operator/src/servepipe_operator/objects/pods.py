@@ -97,7 +97,9 @@ def worker_template(owner: Owner, wish: PodWish, default_image: str, environment
             "httpGet": {"path": "/-/healthz", "port": SERVE_PORT},
             "periodSeconds": 2,
             "timeoutSeconds": 2,
-            "failureThreshold": 2,
+            # A proxy that drains still answers, for 30 s, and says that it does not. It stays behind the Service until
+            # the pods of the next ingress are: without an overlap a caller would find nobody.
+            "failureThreshold": 5,
         }
     spec: Json = {
         "automountServiceAccountToken": False,
