@@ -2,6 +2,8 @@
 
 import copy
 import json
+import signal
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,3 +114,15 @@ class Cli:
 
 def condition(kind: str, status: str, message: str) -> Object:
     return {"type": kind, "status": status, "reason": "Because", "message": message, "lastTransitionTime": TIME}
+
+
+def interruptible(command: list[str]) -> subprocess.Popen[str]:
+    """A command whose output is read, and that Ctrl-C ends."""
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        # Whatever runs the tests in the background may ignore it, and that is inherited.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )

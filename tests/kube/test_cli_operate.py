@@ -1,7 +1,7 @@
 """`servepipe status`, `scale`, `suspend`, `pause`, `resume` and `delete` against a real API server."""
 
 import json
-import subprocess
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from bed.control_plane import ControlPlane
 from bed.processes import wait_for
-from cluster_cli import NAME, Cli, pipeline, ready
+from cluster_cli import NAME, Cli, interruptible, pipeline, ready
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_status_of_several_is_a_line_for_each(applied: Cli) -> None:
 def test_status_watch_shows_what_changes_until_it_is_interrupted(applied: Cli) -> None:
     applied.report(ready("False"))
     command = [sys.executable, "-m", "servepipe", "status", "--watch", *applied.place]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    child = interruptible(command)
     assert child.stdout is not None
     lines: list[str] = []
     reader = threading.Thread(target=lambda out=child.stdout: lines.extend(iter(out.readline, "")))
@@ -86,7 +86,7 @@ def test_status_watch_shows_what_changes_until_it_is_interrupted(applied: Cli) -
         applied.report(ready("True"))
         wait_for("the change", lambda: any("Ready=True" in line for line in lines), 60, lambda: repr(lines))
     finally:
-        child.send_signal(2)
+        child.send_signal(signal.SIGINT)
         code = child.wait(30)
         reader.join()
         child.stdout.close()

@@ -2,7 +2,7 @@
 
 import asyncio
 import base64
-import subprocess
+import signal
 import sys
 import threading
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ import pytest
 from bed.client import Object
 from bed.control_plane import ControlPlane
 from bed.processes import wait_for
-from cluster_cli import NAME, Cli, pipeline, ready
+from cluster_cli import NAME, Cli, interruptible, pipeline, ready
 from fake_head import Head, fake_head, put_behind
 
 from servepipe import ServeInputNode, build, remote
@@ -22,9 +22,13 @@ from servepipe.errors import RequestError, RunError, ServePipeError
 CLUSTER = f"{NAME}-x7k2q"
 RAY = {"clusters": [{"name": CLUSTER, "role": "Active"}]}
 
+STAND_IN_OFF = {"kuberay-stand-in/controller": "off"}
+
 
 @pytest.fixture
 def cli(control_plane: ControlPlane, namespace: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Cli:
+    # The RayClusters here are the test's own, also after a test that has started KubeRay's stand-in.
+    control_plane.api.merge(f"/api/v1/namespaces/{namespace}", {"metadata": {"labels": STAND_IN_OFF}})
     return Cli(control_plane, namespace, tmp_path, capsys)
 
 
@@ -100,7 +104,7 @@ def test_logs_of_replicas_that_ended_and_only_the_last_lines(cli: Cli, head: Hea
 
 def test_logs_follow_replicas_that_come_later(cli: Cli, head: Head) -> None:
     command = [sys.executable, "-m", "servepipe", "logs", "m1", "-f", *cli.place]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    child = interruptible(command)
     lines: list[str] = []
     try:
         assert child.stdout is not None
@@ -112,7 +116,7 @@ def test_logs_follow_replicas_that_come_later(cli: Cli, head: Head) -> None:
         wait_for("the new replica's lines", lambda: "bbbb2222/late | late logs\n" in lines, 60, lambda: repr(lines))
         assert lines.count("aaaa1111/one | one logs\n") == 1
     finally:
-        child.send_signal(2)
+        child.send_signal(signal.SIGINT)
         code = child.wait(30)
         reader.join()
         assert child.stdout is not None

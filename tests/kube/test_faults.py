@@ -57,7 +57,14 @@ class World:
         """Wait until both are what is asked for; what they have come to."""
         for name in NAMES:
             self.pipelines.wait_settled(name, timeout)
+            wait_for(f"Serve of {name} to be rid of what was removed", lambda name=name: self.is_rid(name), timeout)
         return {name: end_state(self.pipelines, name) for name in NAMES}
+
+    def is_rid(self, name: str) -> bool:
+        """Whether Serve has nothing but what it was sent last: replicas of what was removed take a while to end."""
+        where = self.pipelines.namespace, self.pipelines.cluster(name)
+        sent = {one["name"] for one in self.kuberay.last_puts(*where)[-1].config["applications"]}
+        return set(self.kuberay.look(*where)["applications"]) == sent
 
     def change(self, disturb: Callable[[], None] = lambda: None) -> None:
         """The other state, with ``disturb`` in the middle of the way to it, against the same change undisturbed."""
