@@ -46,12 +46,18 @@ def problems_in_the_code() -> dict[str, bool]:
     return {reason: stalled for reason, stalled in found.items() if _REASON.fullmatch(reason)}
 
 
-def _reasons(tree: ast.Module, file: str) -> Iterator[str]:
-    constants = {
+def _constants() -> dict[str, object]:
+    """Words that a module gives a name, also for other modules."""
+    return {
         one.targets[0].id: one.value.value
-        for one in tree.body
+        for path in _FILES
+        for one in ast.parse(path.read_text()).body
         if isinstance(one, ast.Assign) and isinstance(one.targets[0], ast.Name) and isinstance(one.value, ast.Constant)
     }
+
+
+def _reasons(tree: ast.Module, file: str) -> Iterator[str]:
+    constants = _constants()
     for node in ast.walk(tree):
         places: list[ast.expr] = []
         if isinstance(node, ast.Call) and _name(node) == "Condition":
@@ -75,8 +81,10 @@ def _name(call: ast.Call) -> str:
 def _texts(node: ast.expr, constants: dict[str, object]) -> Iterator[str]:
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         yield node.value
-    elif isinstance(node, ast.Name) and isinstance(constants.get(node.id), str):
-        yield str(constants[node.id])
+    elif isinstance(node, ast.Name | ast.Attribute):
+        named = constants.get(node.id if isinstance(node, ast.Name) else node.attr)
+        if isinstance(named, str):
+            yield named
     elif isinstance(node, ast.IfExp):
         yield from _texts(node.body, constants)
         yield from _texts(node.orelse, constants)

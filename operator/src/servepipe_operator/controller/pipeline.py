@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from servepipe.api import InvalidResourceError, validate
@@ -22,16 +22,16 @@ from servepipe_operator.adapters.remembered_history import RememberedHistory
 from servepipe_operator.adapters.revision_history import RecordError, RevisionHistory
 from servepipe_operator.controller.context import Context, Key
 from servepipe_operator.controller.kinds import PIPELINES
+from servepipe_operator.controller.late_ports import LateRouting, LateServe, head_place, http_port, ray_version
 from servepipe_operator.controller.store import whole
 from servepipe_operator.engine.conditions import Condition
 from servepipe_operator.engine.history import HistoryError, decided
 from servepipe_operator.engine.plan import refused_status
-from servepipe_operator.engine.state import Application, Capacity, ClusterDefaults, Environment, Event, Json, RoutingAck
+from servepipe_operator.engine.state import Application, ClusterDefaults, Environment, Event, Json
 from servepipe_operator.engine.status import with_problem
-from servepipe_operator.objects.cluster_view import ClusterView
 from servepipe_operator.objects.names import Owner, ownership
 from servepipe_operator.objects.network import operator_peer
-from servepipe_operator.objects.pods import DASHBOARD_PORT, SERVE_PORT
+from servepipe_operator.objects.pods import SERVE_PORT
 from servepipe_operator.ports import History, Ports, Routing, UnreachableError
 from servepipe_operator.reconcile import reconcile
 
@@ -154,7 +154,7 @@ class PipelineReconciler:
             seen,
             self._defaults,
             known.kept,
-            lambda view: _ray_version(dashboard, key, view),
+            lambda view: ray_version(dashboard, key.namespace, view),
             self._peers(),
         )
 
@@ -162,12 +162,12 @@ class PipelineReconciler:
 
         def routing() -> Routing:
             ours = [one for one in seen.children("Service") if ownership(one, owner) == "ours"]
-            port = _http_port(ours, service.port)
+            port = http_port(ours, service.port)
             place = Place(key.namespace, key.name, port, cluster.view.ingress_ip, SERVE_PORT)
-            return _LateRouting(dashboard, place, deployed_route(applications, known.route or route), bool(ours))
+            return LateRouting(dashboard, place, deployed_route(applications, known.route or route), bool(ours))
 
         ports = Ports(
-            serve=RememberingServe(_LateServe(dashboard, lambda: _head(key, cluster.view)), applications),
+            serve=RememberingServe(LateServe(dashboard, lambda: head_place(key.namespace, cluster.view)), applications),
             routing=FollowingRouting(routing),
             history=known.history,
             status=status,
@@ -275,64 +275,6 @@ async def _accepted_spec(history: History) -> Json | None:
     name = decided(records).get("spec")
     data = next((record.data for record in records if record.kind == "spec" and record.name == name), None)
     return None if data is None else data.get("spec", data)
-
-
-# --- Ports that ask for the dashboard first ---------------------------------------------------------------------------
-
-
-def _http_port(services: Sequence[Json], wished: int) -> int:
-    """Where the Service answers now: a port that was just asked for counts once the Service has it."""
-    ports = [port for one in services for port in one["spec"].get("ports") or ()]
-    return next((port["port"] for port in ports if port.get("name") == "http"), wished)
-
-
-_AskedFor = Callable[[], Awaitable[Dashboard]]
-
-
-def _head(key: Key, view: ClusterView) -> Place:
-    """The head's Service; its pod where it is known."""
-    if view.live is None:
-        raise UnreachableError(f"pipeline {key} has no RayCluster yet")
-    name = view.live["metadata"]["name"]
-    said = ((view.live.get("status") or {}).get("head") or {}).get("serviceName")
-    return Place(key.namespace, str(said or f"{name}-head-svc"), DASHBOARD_PORT, view.head_ip)
-
-
-async def _ray_version(dashboard: _AskedFor, key: Key, view: ClusterView) -> str:
-    return await (await dashboard()).ray_version(_head(key, view))
-
-
-class _LateServe:
-    """The `ServeApi` of the head as it is when asked."""
-
-    def __init__(self, dashboard: _AskedFor, head: Callable[[], Place]) -> None:
-        self._dashboard, self._head = dashboard, head
-
-    async def applications(self) -> dict[str, Application] | None:
-        return await (await self._dashboard()).serve(self._head()).applications()
-
-    async def put(self, config: Json) -> None:
-        await (await self._dashboard()).serve(self._head()).put(config)
-
-    async def capacity(self) -> Capacity | None:
-        return await (await self._dashboard()).serve(self._head()).capacity()
-
-
-class _LateRouting:
-    """The `Routing` of the ingress. Without a Service of ours callers are not answered, whoever else answers there."""
-
-    def __init__(self, dashboard: _AskedFor, place: Place, route: str, reached: bool) -> None:
-        self._dashboard, self._place, self._route, self._reached = dashboard, place, route, reached
-
-    async def acks(self) -> tuple[RoutingAck, ...]:
-        if not self._reached:
-            raise UnreachableError(f"Service {self._place.namespace}/{self._place.service} is not there")
-        return await (await self._dashboard()).routing(self._place, self._route).acks()
-
-    async def ready(self) -> tuple[bool, tuple[str, ...]]:
-        if not self._reached:
-            return False, ()
-        return await (await self._dashboard()).routing(self._place, self._route).ready()
 
 
 # --- Told in the log --------------------------------------------------------------------------------------------------
