@@ -14,8 +14,9 @@ from servepipe_operator.adapters.owner import Owner
 from servepipe_operator.adapters.revision_history import RevisionHistory
 from servepipe_operator.controller.context import Context, Key
 from servepipe_operator.controller.kinds import PIPELINES
+from servepipe_operator.controller.late_ports import http_port
 from servepipe_operator.controller.metrics import Metrics
-from servepipe_operator.controller.pipeline import PipelineReconciler, _http_port, newest
+from servepipe_operator.controller.pipeline import PipelineReconciler, newest
 from servepipe_operator.controller.settings import Settings
 from servepipe_operator.engine.state import Json, Record
 
@@ -101,5 +102,5 @@ def test_a_look_never_goes_back(seen: Json, written: Json, later: str) -> None:
 
 def test_the_service_is_asked_where_it_is_and_not_where_it_will_be() -> None:
     live = {"spec": {"ports": [{"name": "grpc", "port": 9000}, {"name": "http", "port": 80}]}}
-    assert _http_port([live], 8000) == 80
-    assert _http_port([{"spec": {}}], 8000) == _http_port([], 8000) == 8000
+    assert http_port([live], 8000) == 80
+    assert http_port([{"spec": {}}], 8000) == http_port([], 8000) == 8000
