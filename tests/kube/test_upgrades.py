@@ -105,6 +105,9 @@ BAD = {
 def a_bad_candidate(stage: Stage, behaviour: str) -> None:
     name = behaviour
     stage.ready(name, {"m1": model("good"), "m2": model("good")})
+    # Events are written after the status that they belong to.
+    promoted = [("Promoted", node) for node in ("m1", "m2")]
+    stage.until("the first promotions", lambda: told_of(stage, name, "Promoted") == promoted, name=name)
     before, told = stage.replicas(name), len(stage.events(name))
     reason, words = BAD[behaviour]
     with stage.callers(name):
@@ -173,6 +176,11 @@ def replicas_are_changed_in_place(stage: Stage) -> None:
     stage.wait_settled(name)
     stage.until("the idle pod to go", lambda: len(pods_of(stage, name, "m2-a")) == 1, name=name)
     only_appended(stage, first)
+
+
+def told_of(stage: Stage, name: str, reason: str) -> list[tuple[str, str]]:
+    """Events with this reason, each with the node that it begins with."""
+    return sorted((one, note.partition(":")[0]) for one, note in stage.events(name) if one == reason)
 
 
 def pods_of(stage: Stage, name: str, group: str) -> list[str]:
