@@ -104,8 +104,12 @@ class Stage(Pipelines):
         return applications
 
     def replicas(self, name: str) -> dict[str, frozenset[str]]:
-        """The ids of the replicas of each application."""
-        return {app: frozenset(one["id"] for one in found["replicas"]) for app, found in self.serve(name).items()}
+        """The ids of the replicas of each application; what was taken out takes a moment to end, and does not count."""
+        return {
+            app: frozenset(one["id"] for one in found["replicas"])
+            for app, found in self.serve(name).items()
+            if not found["deleting"]
+        }
 
     # -- waiting
 

@@ -48,7 +48,8 @@ def a_workers_image_cannot_be_pulled(stage: Stage) -> None:
         assert {app: stage.replicas(name)[app] for app in before} == before
         stage.patch(name, nodes={"m1": dict.fromkeys(wrong)})
         stage.wait_settled(name)
-    assert stage.replicas(name) == before
+    # What was given up takes a moment to end after it was taken out.
+    stage.until("only the old replicas", lambda: stage.replicas(name) == before, name=name)
 
 
 @SCENES.add()
