@@ -4,7 +4,6 @@ The real kubectl and API server are what is tested here: the schema has to be su
 """
 
 import contextlib
-import copy
 import io
 import json
 from collections.abc import Callable
@@ -14,28 +13,9 @@ from typing import Any
 import pytest
 from bed.client import Object
 from bed.control_plane import ControlPlane
+from cluster_cli import GRAPH, NAME, pipeline
 
 from servepipe.cli import main
-
-NAME = "shop"
-GRAPH = {
-    "steps": [{"name": "first", "node": "m1"}, {"name": "second", "node": "m2", "args": [{"$step": "first"}]}],
-    "output": {"$step": "second"},
-}
-
-
-def pipeline(image: str = "shop:1", **m1: Any) -> Object:
-    """The author's file: two nodes, an image, and what `m1` is to have besides."""
-    return {
-        "apiVersion": "servepipe.dev/v1alpha1",
-        "kind": "ServePipeline",
-        "metadata": {"name": NAME},
-        "spec": {
-            "image": image,
-            "graph": copy.deepcopy(GRAPH),
-            "nodes": {"m1": {"import": "shop:M1", **m1}, "m2": {"import": "shop:M2"}},
-        },
-    }
 
 
 def part(spec: Object) -> Object:

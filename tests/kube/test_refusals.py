@@ -13,8 +13,8 @@ from servepipe.api import validate
 from servepipe_operator.adapters.dry_runs import refusals
 from servepipe_operator.adapters.kube import Kube
 from servepipe_operator.adapters.kube_access import login
-from servepipe_operator.adapters.kube_cluster import RAYCLUSTERS
 from servepipe_operator.adapters.kube_errors import Invalid
+from servepipe_operator.adapters.kube_resource import RAYCLUSTERS
 from servepipe_operator.adapters.refusals import problem_of
 from servepipe_operator.objects.names import Owner
 

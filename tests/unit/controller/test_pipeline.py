@@ -10,10 +10,10 @@ from fake_kube import FakeKube, serving
 from simulated_world import node, resource
 
 from servepipe_operator.adapters.kube import Kube
+from servepipe_operator.adapters.kube_resource import PIPELINES
 from servepipe_operator.adapters.owner import Owner
 from servepipe_operator.adapters.revision_history import RevisionHistory
 from servepipe_operator.controller.context import Context, Key
-from servepipe_operator.controller.kinds import PIPELINES
 from servepipe_operator.controller.late_ports import http_port
 from servepipe_operator.controller.metrics import Metrics
 from servepipe_operator.controller.pipeline import PipelineReconciler, newest

@@ -55,7 +55,7 @@ def wanted_of(spec: Spec) -> list[Wanted]:
 def body(spec: Spec | None = None, wanted: list[Wanted] | None = None) -> Json:
     spec = spec or make_spec()
     slots = assign(wanted_of(spec) if wanted is None else wanted, []).slots
-    return raycluster(OWNER, "diamond-12345", spec, "2.60.0", "runtime:2.60.0", "diamond-token", slots)
+    return raycluster(OWNER, "diamond-12345", spec, "2.60.0", "runtime:2.60.0", "diamond-token", slots, spec.suspend)
 
 
 def live(made: Json) -> Json:

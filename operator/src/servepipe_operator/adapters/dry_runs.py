@@ -6,17 +6,16 @@ import re
 
 from servepipe.api.problem import Problem
 from servepipe.api.v1alpha1 import Spec
-from servepipe_operator.adapters.kube import Kube, Resource
+from servepipe_operator.adapters.kube import Kube
 from servepipe_operator.adapters.kube_errors import Forbidden, Invalid, NamespaceTerminating, QuotaExceeded
+from servepipe_operator.adapters.kube_resource import NETWORK_POLICIES, PODS
 from servepipe_operator.adapters.refusals import server_said
 from servepipe_operator.objects.names import Owner
 from servepipe_operator.objects.network import PEERS, policy_of
 from servepipe_operator.objects.templates import pod_of, problems_of_templates, templates
 
-__all__ = ["NETWORK_POLICIES", "PODS", "refusals"]
+__all__ = ["refusals"]
 
-PODS = Resource("v1", "Pod", "pods")
-NETWORK_POLICIES = Resource("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies")
 
 #: In the server's words about a field that is an object: that whole object, which says nothing that people want.
 _OBJECT = re.compile(r"Invalid value: \{.*\}: ")

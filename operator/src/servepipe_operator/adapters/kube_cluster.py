@@ -10,15 +10,14 @@ import contextlib
 import math
 import secrets
 import time
-from base64 import b64decode
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from servepipe.api.problem import Problem
 from servepipe.api.v1alpha1 import ServePipeline
-from servepipe_operator.adapters.dry_runs import NETWORK_POLICIES, PODS, refusals
-from servepipe_operator.adapters.kube import Kube, Resource
+from servepipe_operator.adapters.dry_runs import refusals
+from servepipe_operator.adapters.kube import Kube
 from servepipe_operator.adapters.kube_errors import (
     AlreadyExists,
     Conflict,
@@ -26,6 +25,7 @@ from servepipe_operator.adapters.kube_errors import (
     NotFound,
     Unavailable,
 )
+from servepipe_operator.adapters.kube_resource import NETWORK_POLICIES, PDBS, RAYCLUSTERS, SECRETS, SERVICES
 from servepipe_operator.adapters.refusals import problem_of
 from servepipe_operator.engine.cluster import wanted_cluster
 from servepipe_operator.engine.names import cluster_name
@@ -36,15 +36,11 @@ from servepipe_operator.objects.cluster_view import KUBERAY_MISSING, ClusterView
 from servepipe_operator.objects.names import Owner, claim, ownership, token_secret_name
 from servepipe_operator.objects.patch import label_patch, patch
 from servepipe_operator.objects.raycluster import raycluster
-from servepipe_operator.objects.services import TOKEN_KEY, token_secret
+from servepipe_operator.objects.services import TOKEN_KEY, token_of, token_secret
 from servepipe_operator.ports import ClusterState, UnreachableError
 
-__all__ = ["NETWORK_POLICIES", "PDBS", "PODS", "RAYCLUSTERS", "SECRETS", "SERVICES", "Kept", "KubeCluster", "Seen"]
+__all__ = ["Kept", "KubeCluster", "Seen"]
 
-RAYCLUSTERS = Resource("ray.io/v1", "RayCluster", "rayclusters")
-SERVICES = Resource("v1", "Service", "services")
-SECRETS = Resource("v1", "Secret", "secrets")
-PDBS = Resource("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets")
 
 #: Seconds for which a Secret that was seen is taken to be there.
 SECRET_S = 300.0
@@ -179,6 +175,8 @@ class KubeCluster:
             raise
         except KubeError as error:
             problem = problem_of(error, blocking)
+        except _NoTokenError as error:
+            problem = _no_token(error)
         if problem is not None:
             problems.append(replace(problem, blocking=blocking))
         return problem is None
@@ -189,11 +187,8 @@ class KubeCluster:
         """Makes the Secret where there is none. Secrets are not watched, so it is looked for now and then."""
         # Without it no pod starts: what goes wrong with pods may be just that.
         fresh = self._clock() - self._kept.token_at < SECRET_S and self.view.problem is None
-        try:
-            if (self._kept.token and self.view.live is not None and fresh) or await self._read_token():
-                return None
-        except _NoTokenError as error:
-            return _no_token(error)
+        if (self._kept.token and self.view.live is not None and fresh) or await self._read_token():
+            return None
         name = token_secret_name(self._owner.name)
         # One that is lost comes back with the token that Ray's processes were started with, as long as it is known.
         body = token_secret(self._owner, self._kept.token or secrets.token_urlsafe(32))
@@ -204,10 +199,7 @@ class KubeCluster:
             if problem := claim("Secret", found, self._owner):
                 return problem
             body = found
-        try:
-            self._kept.token = _token_in(body)
-        except _NoTokenError as error:
-            return _no_token(error)
+        self._kept.token = _token_in(body)
         return None
 
     # -- the RayCluster
@@ -226,9 +218,11 @@ class KubeCluster:
 
     async def _create(self, plan: ClusterPlan) -> ClusterProblem | None:
         secret = token_secret_name(self._owner.name)
-        body = raycluster(self._owner, plan.name, plan.spec, plan.ray_version, plan.image, secret, plan.slots)
+        body = raycluster(
+            self._owner, plan.name, plan.spec, plan.ray_version, plan.image, secret, plan.slots, plan.suspend
+        )
         try:
-            await self._kube.create(RAYCLUSTERS, {**body, "spec": {**body["spec"], "suspend": plan.suspend}})
+            await self._kube.create(RAYCLUSTERS, body)
         except NotFound as error:
             if not error.kind_missing:
                 raise
@@ -284,10 +278,10 @@ def _no_token(error: _NoTokenError) -> ClusterProblem:
 
 
 def _token_in(secret: Json) -> str:
-    try:
-        return b64decode(secret["data"][TOKEN_KEY]).decode()
-    except (KeyError, ValueError, TypeError):
+    token = token_of(secret)
+    if token is None:
         raise _NoTokenError(
             f"Secret {secret['metadata'].get('namespace')}/{secret['metadata']['name']} has no {TOKEN_KEY!r}; "
             "delete it together with the RayCluster, and both are made again"
-        ) from None
+        )
+    return token

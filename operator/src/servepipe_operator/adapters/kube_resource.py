@@ -1,4 +1,4 @@
-"""What is asked for: kinds and pages of lists."""
+"""What is asked for: kinds, those that several parts ask for, and pages of lists."""
 
 from __future__ import annotations
 
@@ -6,9 +6,20 @@ from dataclasses import dataclass
 from typing import NamedTuple
 from urllib.parse import quote
 
+from servepipe.api.v1alpha1 import API_VERSION, KIND
 from servepipe_operator.engine.state import Json
 
-__all__ = ["Page", "Resource"]
+__all__ = [
+    "NETWORK_POLICIES",
+    "PDBS",
+    "PIPELINES",
+    "PODS",
+    "RAYCLUSTERS",
+    "SECRETS",
+    "SERVICES",
+    "Page",
+    "Resource",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +39,15 @@ class Resource:
         parts.append(self.plural)
         parts += [part for part in (name, subresource) if part]
         return "/" + "/".join(quote(part, safe="") for part in parts)
+
+
+PIPELINES = Resource(API_VERSION, KIND, "servepipelines")
+RAYCLUSTERS = Resource("ray.io/v1", "RayCluster", "rayclusters")
+SERVICES = Resource("v1", "Service", "services")
+SECRETS = Resource("v1", "Secret", "secrets")
+PODS = Resource("v1", "Pod", "pods")
+NETWORK_POLICIES = Resource("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies")
+PDBS = Resource("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets")
 
 
 class Page(NamedTuple):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from servepipe_operator.engine.state import Json
+from servepipe_operator.objects.names import owner_reference
 
 __all__ = ["Owner"]
 
@@ -26,14 +27,7 @@ class Owner:
 
     def owner_reference(self) -> Json:
         """For ``metadata.ownerReferences``: deleted with the pipeline, which is its only controller."""
-        return {
-            "apiVersion": self.api_version,
-            "kind": self.kind,
-            "name": self.name,
-            "uid": self.uid,
-            "controller": True,
-            "blockOwnerDeletion": True,
-        }
+        return owner_reference(self.api_version, self.kind, self.name, self.uid)
 
     def object_reference(self) -> Json:
         """For ``regarding`` or ``involvedObject``."""

@@ -17,8 +17,9 @@ from servepipe.cli.difference import print_difference
 from servepipe.cli.files import read_pipeline
 from servepipe.errors import ServePipeError
 from servepipe_operator.adapters.kube_errors import Conflict, KubeError
+from servepipe_operator.adapters.kube_resource import PIPELINES
 from servepipe_operator.cluster.changes import conflict, difference, foreign_lines, kept_lines
-from servepipe_operator.cluster.connection import PIPELINES, ClusterError, Connection, connect_as, in_words, run
+from servepipe_operator.cluster.connection import ClusterError, Connection, connect_as, in_words, run
 from servepipe_operator.cluster.fields import Path, handed_over
 from servepipe_operator.cluster.merging import MANAGER, Decision, decide
 from servepipe_operator.cluster.waiting import wait_until_ready

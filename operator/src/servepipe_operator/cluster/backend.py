@@ -13,10 +13,11 @@ import aiohttp
 from servepipe.api.document import to_document
 from servepipe.errors import RunError
 from servepipe.graph.background import background
+from servepipe_operator.adapters.kube_resource import PIPELINES
 from servepipe_operator.cluster.apply import applied
 from servepipe_operator.cluster.call import route_of
 from servepipe_operator.cluster.changes import kept_lines
-from servepipe_operator.cluster.connection import PIPELINES, Connection, connect, in_words
+from servepipe_operator.cluster.connection import Connection, connect, in_words
 from servepipe_operator.cluster.handle import Handle
 from servepipe_operator.cluster.merging import MANAGER
 from servepipe_operator.cluster.progress import outcome

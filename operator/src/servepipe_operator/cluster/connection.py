@@ -9,15 +9,15 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from servepipe.api.v1alpha1 import API_VERSION, KIND
+from servepipe.api.v1alpha1 import KIND
 from servepipe.errors import MissingExtraError, ServePipeError
-from servepipe_operator.adapters.kube import Kube, Resource
+from servepipe_operator.adapters.kube import Kube
 from servepipe_operator.adapters.kube_errors import Conflict, Forbidden, Invalid, KubeError, NotFound
+from servepipe_operator.adapters.kube_resource import PIPELINES
 from servepipe_operator.engine.state import Json
 
-__all__ = ["PIPELINES", "ClusterError", "Connection", "connect", "connect_as", "in_words", "run"]
+__all__ = ["ClusterError", "Connection", "connect", "connect_as", "in_words", "run"]
 
-PIPELINES = Resource(API_VERSION, KIND, "servepipelines")
 SILENT = "The cluster does not answer"
 T = TypeVar("T")
 

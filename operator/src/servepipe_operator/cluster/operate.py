@@ -16,8 +16,9 @@ from typing import Any
 from servepipe import api
 from servepipe.errors import ServePipeError
 from servepipe_operator.adapters.kube_errors import Conflict, NotFound
+from servepipe_operator.adapters.kube_resource import PIPELINES
 from servepipe_operator.cluster.changes import plain
-from servepipe_operator.cluster.connection import PIPELINES, ClusterError, Connection, connect_as, in_words, run
+from servepipe_operator.cluster.connection import ClusterError, Connection, connect_as, in_words, run
 from servepipe_operator.cluster.merging import OPS_MANAGER
 from servepipe_operator.engine.state import Json
 

@@ -6,8 +6,6 @@ It needs nothing but the credentials of the kubeconfig, which must be allowed to
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -15,19 +13,18 @@ from typing import Any
 import aiohttp
 
 from servepipe_operator.adapters.dashboard import Place, base_url
-from servepipe_operator.adapters.kube import Resource
 from servepipe_operator.adapters.kube_access import Access
 from servepipe_operator.adapters.kube_errors import NotFound
+from servepipe_operator.adapters.kube_resource import RAYCLUSTERS, SECRETS
 from servepipe_operator.cluster.connection import ClusterError, Connection, in_words
 from servepipe_operator.engine.state import Json
+from servepipe_operator.objects.cluster_view import head_service
 from servepipe_operator.objects.names import token_secret_name
-from servepipe_operator.objects.services import TOKEN_KEY
+from servepipe_operator.objects.pods import DASHBOARD_PORT
+from servepipe_operator.objects.services import TOKEN_KEY, token_of
 
 __all__ = ["RayDashboard", "dashboard", "head_of", "ingress_of"]
 
-CLUSTERS = Resource("ray.io/v1", "RayCluster", "rayclusters")
-SECRETS = Resource("v1", "Secret", "secrets")
-DASHBOARD_PORT = 8265
 SERVICE_PORT = 8000
 CONNECT_S = 30.0
 
@@ -49,11 +46,10 @@ async def head_of(connection: Connection, live: Json) -> Place:
         )
     with in_words(connection):
         try:
-            cluster = await connection.kube.get(CLUSTERS, namespace, name)
+            cluster = await connection.kube.get(RAYCLUSTERS, namespace, name)
         except NotFound as error:
             raise ClusterError(f"The RayCluster {name!r} is gone", where=connection.place(namespace)) from error
-    head = (cluster.get("status") or {}).get("head") or {}
-    return Place(namespace, str(head.get("serviceName") or f"{name}-head-svc"), DASHBOARD_PORT)
+    return Place(namespace, head_service(cluster), DASHBOARD_PORT)
 
 
 def ingress_of(live: Mapping[str, Any]) -> Place:
@@ -114,7 +110,7 @@ async def _token(connection: Connection, live: Json) -> str:
                 where=connection.place(metadata["namespace"]),
                 fix="The operator makes it; look with `servepipe status`.",
             ) from error
-    try:
-        return base64.b64decode((secret.get("data") or {})[TOKEN_KEY]).decode()
-    except (KeyError, binascii.Error, UnicodeDecodeError) as error:
-        raise ClusterError(f"The Secret {name!r} has no {TOKEN_KEY!r} that can be read") from error
+    token = token_of(secret)
+    if token is None:
+        raise ClusterError(f"The Secret {name!r} has no {TOKEN_KEY!r} that can be read")
+    return token

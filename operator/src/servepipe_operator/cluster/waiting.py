@@ -10,7 +10,8 @@ from typing import TextIO
 
 from servepipe.errors import ServePipeError
 from servepipe_operator.adapters.kube_errors import Unavailable
-from servepipe_operator.cluster.connection import PIPELINES, SILENT, ClusterError, Connection, in_words
+from servepipe_operator.adapters.kube_resource import PIPELINES
+from servepipe_operator.cluster.connection import SILENT, ClusterError, Connection, in_words
 from servepipe_operator.cluster.progress import Outcome, outcome, snapshot
 from servepipe_operator.engine.state import Json
 from servepipe_operator.view import View, view_for

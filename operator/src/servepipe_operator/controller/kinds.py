@@ -8,17 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from servepipe.api.v1alpha1 import API_VERSION, KIND
-from servepipe_operator.adapters.kube import Resource
+from servepipe_operator.adapters.kube_resource import (
+    NETWORK_POLICIES,
+    PDBS,
+    PIPELINES,
+    PODS,
+    RAYCLUSTERS,
+    SERVICES,
+    Resource,
+)
 from servepipe_operator.controller.context import Key
 from servepipe_operator.controller.store import Kind
 from servepipe_operator.engine.state import Json
 from servepipe_operator.objects.names import INSTALLATION_LABEL, PIPELINE_LABEL
 
-__all__ = ["CHILDREN", "PIPELINES", "RAYCLUSTERS", "belongs_to", "pipelines"]
-
-PIPELINES = Resource(API_VERSION, KIND, "servepipelines")
-RAYCLUSTERS = Resource("ray.io/v1", "RayCluster", "rayclusters")
+__all__ = ["CHILDREN", "belongs_to", "pipelines"]
 
 
 def belongs_to(pipeline: Json, installation: str) -> bool:
@@ -83,10 +87,10 @@ CHILDREN: dict[str, Kind] = {
     kind.resource.kind: kind
     for kind in (
         Kind(RAYCLUSTERS, _labelled, PIPELINE_LABEL),
-        Kind(Resource("v1", "Service", "services"), _labelled, PIPELINE_LABEL),
-        Kind(Resource("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies"), _labelled, PIPELINE_LABEL),
-        Kind(Resource("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets"), _labelled, PIPELINE_LABEL),
-        Kind(Resource("v1", "Pod", "pods"), _labelled, PIPELINE_LABEL, keep=_pod),
+        Kind(SERVICES, _labelled, PIPELINE_LABEL),
+        Kind(NETWORK_POLICIES, _labelled, PIPELINE_LABEL),
+        Kind(PDBS, _labelled, PIPELINE_LABEL),
+        Kind(PODS, _labelled, PIPELINE_LABEL, keep=_pod),
         # Of an invalid RayCluster KubeRay tells nowhere else. It writes core/v1.
         Kind(
             Resource("v1", "Event", "events"),

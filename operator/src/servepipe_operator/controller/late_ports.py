@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from servepipe_operator.adapters.dashboard import Dashboard, Place
 from servepipe_operator.engine.state import Application, Capacity, Json, RoutingAck
-from servepipe_operator.objects.cluster_view import ClusterView
+from servepipe_operator.objects.cluster_view import ClusterView, head_service
 from servepipe_operator.objects.pods import DASHBOARD_PORT
 from servepipe_operator.ports import UnreachableError
 
@@ -25,9 +25,7 @@ def head_place(namespace: str, view: ClusterView) -> Place:
     """The head's Service; its pod where it is known."""
     if view.live is None:
         raise UnreachableError("there is no RayCluster yet")
-    name = view.live["metadata"]["name"]
-    said = ((view.live.get("status") or {}).get("head") or {}).get("serviceName")
-    return Place(namespace, str(said or f"{name}-head-svc"), DASHBOARD_PORT, view.head_ip)
+    return Place(namespace, head_service(view.live), DASHBOARD_PORT, view.head_ip)
 
 
 async def ray_version(dashboard: _AskedFor, namespace: str, view: ClusterView) -> str:

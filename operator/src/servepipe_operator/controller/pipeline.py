@@ -16,16 +16,16 @@ from servepipe_operator.adapters.following import FollowingRouting, RememberingS
 from servepipe_operator.adapters.kube_cluster import Kept, KubeCluster
 from servepipe_operator.adapters.kube_errors import Conflict, KubeError, NotFound
 from servepipe_operator.adapters.kube_events import KubeEvents, ToldEvents
+from servepipe_operator.adapters.kube_resource import PIPELINES
 from servepipe_operator.adapters.kube_status import KubeStatus
 from servepipe_operator.adapters.refusals import problem_of
 from servepipe_operator.adapters.remembered_history import RememberedHistory
 from servepipe_operator.adapters.revision_history import RecordError, RevisionHistory
 from servepipe_operator.controller.context import Context, Key
-from servepipe_operator.controller.kinds import PIPELINES
 from servepipe_operator.controller.late_ports import LateRouting, LateServe, head_place, http_port, ray_version
 from servepipe_operator.controller.store import whole
 from servepipe_operator.engine.conditions import Condition
-from servepipe_operator.engine.history import HistoryError, decided
+from servepipe_operator.engine.history import HistoryError, read
 from servepipe_operator.engine.plan import refused_status
 from servepipe_operator.engine.state import Application, ClusterDefaults, Environment, Event, Json
 from servepipe_operator.engine.status import with_problem
@@ -271,10 +271,8 @@ async def _read(live: Json, known: _Pipeline) -> tuple[ServePipeline | None, tup
 
 
 async def _accepted_spec(history: History) -> Json | None:
-    records = await history.list()
-    name = decided(records).get("spec")
-    data = next((record.data for record in records if record.kind == "spec" and record.name == name), None)
-    return None if data is None else data.get("spec", data)
+    memory = read(await history.list())
+    return memory.specs.get(memory.checkpoint.spec) if memory.checkpoint else None
 
 
 # --- Told in the log --------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from servepipe.api.v1alpha1 import ServePipeline, Spec
 from servepipe_operator.engine import goal as goals
 from servepipe_operator.engine import history
 from servepipe_operator.engine.advance import accept, advance
-from servepipe_operator.engine.cluster import cluster_plan, cluster_problems, replacement_problem, wanted_cluster
+from servepipe_operator.engine.cluster import cluster_plan, cluster_problems, replacement_problem
 from servepipe_operator.engine.conditions import Condition, in_a_line
 from servepipe_operator.engine.deployed import Deployed
 from servepipe_operator.engine.goal import Goal
@@ -75,10 +75,10 @@ def plan(pipeline: ServePipeline, observed: Observed, environment: Environment, 
         cluster = None if paused or memory.checkpoint is None else _cluster(pipeline, goal, memory.checkpoint, observed)
         return Plan(cluster=cluster, status=status, look_again_after_s=environment.changing_s)
 
-    if _moves(goal, memory, environment) and not paused:
+    checkpoint, records = accept(goal, memory, environment, now)
+    if _moves(memory.checkpoint, checkpoint) and not paused:
         observed = _in_a_new_cluster(observed)
     view = _view(goal, memory, observed, environment, now)
-    checkpoint, records = accept(goal, memory, environment, now)
     cluster = None
     if paused:
         told = []
@@ -146,12 +146,11 @@ def _replacement(pipeline: ServePipeline, memory: Memory, environment: Environme
     return replacement_problem(pipeline.spec, memory.checkpoint, environment.cluster)
 
 
-def _moves(goal: Goal, memory: Memory, environment: Environment) -> bool:
+def _moves(before: Checkpoint | None, after: Checkpoint) -> bool:
     """Another RayCluster takes the place of one in which nothing ever served."""
-    kept = memory.checkpoint.cluster if memory.checkpoint else None
-    if kept is None or environment.cluster is None:
+    if before is None or before.cluster is None or after.cluster is None:
         return False
-    return bool(wanted_cluster(goal.accepted, kept, environment.cluster)["revision"] != kept["revision"])
+    return bool(after.cluster["revision"] != before.cluster["revision"])
 
 
 def _in_a_new_cluster(observed: Observed) -> Observed:

@@ -18,7 +18,7 @@ from servepipe_operator.objects.names import ROLE_LABEL, Owner, claim
 from servepipe_operator.objects.pod_trouble import PodTrouble, ending, first_trouble, trouble_of
 from servepipe_operator.objects.raycluster import slots_of
 
-__all__ = ["KUBERAY_MISSING", "ClusterView", "view"]
+__all__ = ["KUBERAY_MISSING", "ClusterView", "head_service", "view"]
 
 CLUSTER_LABEL = "ray.io/cluster"
 GROUP_LABEL = "ray.io/group"
@@ -60,6 +60,12 @@ class ClusterView:
     def head_uid(self) -> str:
         """Of the head's pod, or ""."""
         return str(self.head["metadata"]["uid"]) if self.head else ""
+
+
+def head_service(cluster: Mapping[str, Any]) -> str:
+    """Name of the head's Service: as KubeRay says, or as it names it where nothing else was asked for."""
+    said = ((cluster.get("status") or {}).get("head") or {}).get("serviceName")
+    return str(said or f"{cluster['metadata']['name']}-head-svc")
 
 
 def view(

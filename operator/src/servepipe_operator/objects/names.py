@@ -20,6 +20,7 @@ __all__ = [
     "ingress_policy_name",
     "labels",
     "metadata",
+    "owner_reference",
     "ownership",
     "pdb_name",
     "token_secret_name",
@@ -70,16 +71,19 @@ def metadata(owner: Owner, name: str) -> Json:
         "name": name,
         "namespace": owner.namespace,
         "labels": labels(owner),
-        "ownerReferences": [
-            {
-                "apiVersion": API_VERSION,
-                "kind": KIND,
-                "name": owner.name,
-                "uid": owner.uid,
-                "controller": True,
-                "blockOwnerDeletion": True,
-            }
-        ],
+        "ownerReferences": [owner_reference(API_VERSION, KIND, owner.name, owner.uid)],
+    }
+
+
+def owner_reference(api_version: str, kind: str, name: str, uid: str) -> Json:
+    """For ``metadata.ownerReferences``: deleted with this object, which is the only controller."""
+    return {
+        "apiVersion": api_version,
+        "kind": kind,
+        "name": name,
+        "uid": uid,
+        "controller": True,
+        "blockOwnerDeletion": True,
     }
 
 

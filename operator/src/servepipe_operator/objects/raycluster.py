@@ -35,12 +35,14 @@ def raycluster(
     runtime_image: str,
     token_secret: str,
     slots: Sequence[Slot],
+    suspend: bool,
 ) -> Json:
     """The body with which a RayCluster is created.
 
     Args:
         runtime_image: The project's image for ``ray_version``: of the head, and of pods for which no image is named.
         slots: From `assign`; each has its wish.
+        suspend: No pods are wanted yet.
     """
     cluster = spec.cluster or Cluster()
     head = cluster.head.to_json() if cluster.head else {}
@@ -48,7 +50,7 @@ def raycluster(
     secrets = [one.to_json() for one in spec.image_pull_secrets or []]
     body: Json = {
         "rayVersion": ray_version,
-        "suspend": spec.suspend,
+        "suspend": suspend,
         "enableInTreeAutoscaling": True,
         "autoscalerOptions": {"version": "v2", "securityContext": CONTAINER_SECURITY},
         "authOptions": {"mode": "token", "secretName": token_secret},

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping
+from typing import Any
 
 from servepipe.api.v1alpha1 import Ingress, Service
 from servepipe_operator.engine.state import Json
 from servepipe_operator.objects.names import PIPELINE_LABEL, ROLE_LABEL, Owner, metadata, token_secret_name
 from servepipe_operator.objects.pods import SERVE_PORT
 
-__all__ = ["TOKEN_KEY", "service", "token_secret"]
+__all__ = ["TOKEN_KEY", "service", "token_of", "token_secret"]
 
 #: Where KubeRay looks for it.
 TOKEN_KEY = "auth_token"
@@ -49,3 +51,11 @@ def token_secret(owner: Owner, token: str) -> Json:
         "type": "Opaque",
         "data": {TOKEN_KEY: base64.b64encode(token.encode()).decode()},
     }
+
+
+def token_of(secret: Mapping[str, Any]) -> str | None:
+    """Ray's token in a live Secret, or None where there is none that can be read."""
+    try:
+        return base64.b64decode(secret["data"][TOKEN_KEY]).decode()
+    except (KeyError, ValueError, TypeError):
+        return None
