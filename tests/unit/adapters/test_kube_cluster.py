@@ -201,6 +201,17 @@ async def test_what_belongs_to_others_is_left_alone(collection: str, name: str, 
         assert await cluster.apply(plan_of()) == ()
 
 
+@pytest.mark.parametrize("plural", ["secrets", "rayclusters"])
+async def test_what_is_there_and_goes_at_once_is_looked_at_again(plural: str) -> None:
+    bed = Bed()
+    there = status(409, "AlreadyExists", "already exists")
+    bed.fake.faults.append(lambda method, path: there if method == "POST" and path.endswith(plural) else None)
+    async with bed.cluster() as cluster:
+        await cluster.look(kept_of())
+        with pytest.raises(Conflict, match="was there and is gone"):
+            await cluster.apply(plan_of())
+
+
 async def test_a_lost_secret_comes_back_with_the_same_token_and_is_looked_for_now_and_then() -> None:
     bed = Bed()
     async with bed.cluster() as cluster:

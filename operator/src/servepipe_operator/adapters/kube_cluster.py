@@ -25,7 +25,7 @@ from servepipe_operator.adapters.kube_errors import (
     NotFound,
     Unavailable,
 )
-from servepipe_operator.adapters.kube_resource import NETWORK_POLICIES, PDBS, RAYCLUSTERS, SECRETS, SERVICES
+from servepipe_operator.adapters.kube_resource import NETWORK_POLICIES, PDBS, RAYCLUSTERS, SECRETS, SERVICES, Resource
 from servepipe_operator.adapters.refusals import problem_of
 from servepipe_operator.engine.cluster import wanted_cluster
 from servepipe_operator.engine.names import cluster_name
@@ -189,17 +189,12 @@ class KubeCluster:
         fresh = self._clock() - self._kept.token_at < SECRET_S and self.view.problem is None
         if (self._kept.token and self.view.live is not None and fresh) or await self._read_token():
             return None
-        name = token_secret_name(self._owner.name)
         # One that is lost comes back with the token that Ray's processes were started with, as long as it is known.
         body = token_secret(self._owner, self._kept.token or secrets.token_urlsafe(32))
-        try:
-            await self._kube.create(SECRETS, body)
-        except AlreadyExists:
-            found = await self._kube.get(SECRETS, self._owner.namespace, name)
-            if problem := claim("Secret", found, self._owner):
-                return problem
-            body = found
-        self._kept.token = _token_in(body)
+        there = await self._made(SECRETS, body)
+        if there and (problem := claim("Secret", there, self._owner)):
+            return problem
+        self._kept.token = _token_in(there or body)
         return None
 
     # -- the RayCluster
@@ -222,18 +217,34 @@ class KubeCluster:
             self._owner, plan.name, plan.spec, plan.ray_version, plan.image, secret, plan.slots, plan.suspend
         )
         try:
-            await self._kube.create(RAYCLUSTERS, body)
+            there = await self._made(RAYCLUSTERS, body)
         except NotFound as error:
             if not error.kind_missing:
                 raise
             return KUBERAY_MISSING
+        if there is None:
+            return None
+        if problem := claim("RayCluster", there, self._owner):
+            return problem
+        # Ours and not seen: the watch is a moment behind, or somebody changed the label that it is found by.
+        if operations := label_patch(there, self._owner):
+            await self._kube.json_patch(RAYCLUSTERS, self._owner.namespace, plan.name, operations)
+        return None
+
+    async def _made(self, resource: Resource, body: Json) -> Json | None:
+        """None where ``body`` was made, else the object that has its name.
+
+        Raises:
+            Conflict: That one was there and went at once, as what a deleted pipeline leaves does: look again.
+        """
+        name = body["metadata"]["name"]
+        try:
+            await self._kube.create(resource, body)
         except AlreadyExists:
-            found = await self._kube.get(RAYCLUSTERS, self._owner.namespace, plan.name)
-            if problem := claim("RayCluster", found, self._owner):
-                return problem
-            # Ours and not seen: the watch is a moment behind, or somebody changed the label that it is found by.
-            if operations := label_patch(found, self._owner):
-                await self._kube.json_patch(RAYCLUSTERS, self._owner.namespace, plan.name, operations)
+            try:
+                return await self._kube.get(resource, self._owner.namespace, name)
+            except NotFound as error:
+                raise Conflict(f"{resource.kind} {self._owner.namespace}/{name} was there and is gone") from error
         return None
 
     # -- the others
