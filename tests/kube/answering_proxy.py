@@ -59,6 +59,7 @@ class AnsweringProxy:
     def __init__(self, plane: ControlPlane) -> None:
         self._plane = plane
         self._faults: list[Fault] = []
+        self._hooks: list[tuple[Asked, Callable[[], None]]] = []
         self._old: dict[str, bytes] = {}  # the latest list of each resource, by path and query
         self._stale: frozenset[str] = frozenset()
         self.stale_answers = 0
@@ -75,9 +76,14 @@ class AnsweringProxy:
         self._faults.insert(0, fault)
         return fault
 
+    def at_next(self, asked: Asked, do: Callable[[], None]) -> None:
+        """Call ``do`` once, when ``asked`` is asked for next and has not yet been passed on."""
+        self._hooks.append((asked, do))
+
     def no_faults(self) -> None:
         """From now on."""
         self._faults.clear()
+        self._hooks.clear()
 
     def grow_stale(self, *resources: str) -> None:
         """From now on lists of ``resources`` (plurals) are those of before, and changes come only with `refresh`."""
@@ -122,6 +128,9 @@ class AnsweringProxy:
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         asked = _asked(request)
+        for hook in [hook for hook in self._hooks if hook[0] == asked]:
+            self._hooks.remove(hook)
+            hook[1]()
         fault = next((one for one in self._faults if one.applies(asked)), None)
         if fault is not None:
             fault.met.append(asked)

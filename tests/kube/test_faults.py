@@ -40,14 +40,32 @@ class World:
     line: CuttingProxy
     server: AnsweringProxy
     state: int = 0
+    asked: threading.Event = field(default_factory=threading.Event)
+    """Set once all of a change is asked for."""
     undisturbed: dict[int, tuple[dict[str, Json], dict[str, int]]] = field(default_factory=dict)
     """By state what the pipelines come to, and how many PUTs it takes."""
 
     def begin(self) -> None:
         """The other state is asked for: one pipeline is upgraded, the other one scaled."""
+        self.asked.clear()
         self.state = 1 - self.state
         self.pipelines.patch("one", nodes={"m1": {"args": ["good", self.state]}})
         self.pipelines.patch("two", nodes={"m2": {"replicas": 1 + self.state}})
+        self.asked.set()
+
+    def at_first_write(self, disturb: Callable[[], None]) -> None:
+        """Have ``disturb`` called when the operator is about to write the first of what comes of the next change.
+
+        A fault that comes earlier may keep it from hearing of the change at all.
+        """
+        self.asked.clear()
+
+        def once_asked() -> None:
+            if not self.asked.wait(60):
+                raise TimeoutError("the other state was not asked for within 60 s")
+            disturb()
+
+        self.server.at_next(Asked("create", "controllerrevisions"), once_asked)
 
     def puts(self) -> dict[str, int]:
         """So far."""
@@ -68,6 +86,7 @@ class World:
 
     def change(self, disturb: Callable[[], None] = lambda: None) -> None:
         """The other state, with ``disturb`` in the middle of the way to it, against the same change undisturbed."""
+        self.settle()  # also after a test that failed half-way
         before = self.puts()
         self.begin()
         disturb()
@@ -138,20 +157,9 @@ def test_the_api_server_is_restarted(world: World) -> None:
 
 
 def test_etcd_is_slow(world: World) -> None:
-    def freeze() -> None:
-        failed = len(world.operator.messages("looking again"))
-        world.plane.etcd.freeze()
-        try:
-            wait_for(
-                "looks that fail",
-                lambda: len(world.operator.messages("looking again")) > failed,
-                60,
-                world.operator.tail,
-            )
-        finally:
-            world.plane.etcd.thaw()
-
-    world.change(freeze)
+    etcd = world.plane.etcd
+    world.at_first_write(etcd.freeze)
+    world.change(_once_looks_fail(world, 1, etcd.thaw))
 
 
 def test_connections_are_cut(world: World) -> None:
@@ -177,21 +185,8 @@ def test_the_way_is_closed_for_a_while(world: World) -> None:
 
 def test_nothing_comes_back_for_a_while(world: World) -> None:
     """No connection breaks: requests run into their time-outs, and whether writes arrived is not known."""
-
-    def stop_up() -> None:
-        failed = len(world.operator.messages("looking again"))
-        world.line.stop_up()
-        try:
-            wait_for(
-                "looks that fail",
-                lambda: len(world.operator.messages("looking again")) >= failed + 2,
-                60,
-                world.operator.tail,
-            )
-        finally:
-            world.line.let_flow()
-
-    world.change(stop_up)
+    world.at_first_write(world.line.stop_up)
+    world.change(_once_looks_fail(world, 2, world.line.let_flow))
 
 
 def test_children_vanish_before_a_new_list(world: World) -> None:
@@ -277,6 +272,19 @@ def test_children_are_seen_as_they_were(world: World, listed: bool) -> None:
             _list_anew(world)
 
     world.change(stale)
+
+
+def _once_looks_fail(world: World, times: int, mend: Callable[[], None]) -> Callable[[], None]:
+    """Waits until looks have failed so many ``times`` from now on, then ``mend`` is called."""
+    wanted = len(world.operator.messages("looking again")) + times
+
+    def wait() -> None:
+        try:
+            world.operator.wait_for_message("looking again", wanted, 60)
+        finally:
+            mend()
+
+    return wait
 
 
 def _list_anew(world: World) -> None:
