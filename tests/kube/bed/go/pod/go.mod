@@ -1,0 +1,3 @@
+module servepipe.dev/testbed/pod
+
+go 1.26.0
