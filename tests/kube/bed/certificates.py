@@ -27,15 +27,20 @@ class Authority:
         self.certificate = folder / "ca.crt"
         self.certificate.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
-    def issue(self, file: str, name: str, groups: tuple[str, ...] = ()) -> tuple[Path, Path]:
-        """A certificate and its key for a server on 127.0.0.1 or a client: `name` is the user, `groups` are theirs."""
+    def issue(
+        self, file: str, name: str, groups: tuple[str, ...] = (), addresses: tuple[str, ...] = ()
+    ) -> tuple[Path, Path]:
+        """A certificate and its key for a server or a client: `name` is the user, `groups` are theirs.
+
+        The server is on 127.0.0.1 and on `addresses`.
+        """
         attributes = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, group) for group in groups]
         subject = x509.Name([*attributes, x509.NameAttribute(NameOID.COMMON_NAME, name)])
         key = ec.generate_private_key(ec.SECP256R1())
         alternatives = [
             x509.DNSName("localhost"),
             x509.DNSName("kubernetes.default.svc"),
-            x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
+            *(x509.IPAddress(address) for address in sorted({*map(ipaddress.ip_address, ("127.0.0.1", *addresses))})),
         ]
         usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
         certificate = (

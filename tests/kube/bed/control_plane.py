@@ -1,6 +1,6 @@
-"""etcd, API server and controller-manager as processes on free loopback ports, in one folder with their logs.
+"""etcd, API server and controller-manager as processes on free ports, in one folder with their logs.
 
-There is no node and no scheduler: Pods stay Pending. Everything that the API server itself decides is real: schemas and
+By default on loopback, and there is no node and no scheduler: Pods stay Pending. Everything that the API server itself decides is real: schemas and
 CEL rules, RBAC, server-side apply, quotas, garbage collection, namespaces that end.
 """
 
@@ -8,6 +8,8 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -26,25 +28,47 @@ AUDIT_POLICY = {
     "rules": [{"level": "Metadata"}],
 }
 
+LOOPBACK = "127.0.0.1"
+SERVICES = "10.96.0.0/16"
+#: The API server's own Service.
+API_SERVICE = "10.96.0.1"
+#: Pods of tests have addresses in 127.0.0.0/8, which may not be in endpoints: those three would try for ever.
 WITHOUT_ENDPOINTS = "*,-endpoints-controller,-endpointslice-controller,-endpointslice-mirroring-controller"
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a control plane is for. The defaults: tests of objects, without nodes.
+
+    Attributes:
+        address: Where the API server listens; nodes and pods need one that is not loopback.
+        authorization: As kube-apiserver's flag.
+        controllers: As kube-controller-manager's flag.
+        process: Makes a process that is not yet started, from its name, command line and log.
+    """
+
+    address: str = LOOPBACK
+    authorization: str = "RBAC"
+    controllers: str = WITHOUT_ENDPOINTS
+    process: Callable[[str, list[str], Path], Process] = Process
 
 
 class ControlPlane:
     """A cluster without nodes. `api` is its administrator, who may do everything.
 
-    Args:
-        controllers: As kube-controller-manager's flag. Where many pods have addresses of 127.0.0.0/8, which no
-            EndpointSlice may hold, `WITHOUT_ENDPOINTS` saves a lot of requests that are refused.
+    Attributes:
+        issuer: The authority that signed all certificates, for those of nodes.
     """
 
-    def __init__(self, folder: Path, binaries: Binaries, controllers: str = "*") -> None:
-        self.folder, self.binaries = folder, binaries
+    def __init__(self, folder: Path, binaries: Binaries, setup: Setup = Setup()) -> None:  # noqa: B008 (frozen)
+        self.folder, self.binaries, self.setup = folder, binaries, setup
         etcd_port, peer_port, api_port, manager_port = free_ports(4)
-        self.url = f"https://127.0.0.1:{api_port}"
+        self.url = f"https://{setup.address}:{api_port}"
         self.audit_log = AuditLog(folder / "audit.log")
-        authority = Authority(folder)
+        self.issuer = authority = Authority(folder)
         self.authority = authority.certificate
-        serving = authority.issue("apiserver", "kube-apiserver")
+        serving = authority.issue("apiserver", "kube-apiserver", addresses=(API_SERVICE, setup.address))
+        to_kubelets = authority.issue("apiserver-kubelet", "kube-apiserver-kubelet-client")
         admin = authority.issue("admin", "admin", groups=("system:masters",))
         signing = authority.signing_pair("serviceaccounts")
         user = {"client-certificate": str(admin[0]), "client-key": str(admin[1])}
@@ -65,9 +89,10 @@ class ControlPlane:
             "kube-apiserver",
             f"--etcd-servers=http://127.0.0.1:{etcd_port}",
             f"--secure-port={api_port}",
-            "--bind-address=127.0.0.1",
-            "--advertise-address=127.0.0.1",
-            "--endpoint-reconciler-type=none",  # else it insists on an address that is not loopback
+            f"--bind-address={setup.address}",
+            f"--advertise-address={setup.address}",
+            # On loopback it must not make endpoints of itself: it would insist on another address.
+            f"--endpoint-reconciler-type={'none' if setup.address == LOOPBACK else 'lease'}",
             f"--cert-dir={folder}",
             f"--tls-cert-file={serving[0]}",
             f"--tls-private-key-file={serving[1]}",
@@ -75,8 +100,12 @@ class ControlPlane:
             f"--service-account-key-file={signing[0]}",
             f"--service-account-signing-key-file={signing[1]}",
             "--service-account-issuer=https://kubernetes.default.svc",
-            "--service-cluster-ip-range=10.96.0.0/16",
-            "--authorization-mode=RBAC",
+            f"--kubelet-certificate-authority={self.authority}",
+            f"--kubelet-client-certificate={to_kubelets[0]}",
+            f"--kubelet-client-key={to_kubelets[1]}",
+            "--kubelet-preferred-address-types=InternalIP",
+            f"--service-cluster-ip-range={SERVICES}",
+            f"--authorization-mode={setup.authorization}",
             "--allow-privileged=true",
             f"--audit-policy-file={folder / 'audit-policy.yaml'}",
             f"--audit-log-path={self.audit_log.path}",
@@ -89,17 +118,15 @@ class ControlPlane:
             f"--service-account-private-key-file={signing[1]}",
             f"--root-ca-file={self.authority}",
             "--use-service-account-credentials=true",
-            f"--controllers={controllers}",
+            f"--controllers={setup.controllers}",
             "--leader-elect=false",
-            # Pods of tests have addresses in 127.0.0.0/8, which may not be in endpoints: these would try for ever.
-            "--controllers=*,-endpoints-controller,-endpointslice-controller,-endpointslice-mirroring-controller",
             "--bind-address=127.0.0.1",
             f"--secure-port={manager_port}",
             f"--cert-dir={folder}",
         )
 
     def _process(self, name: str, *flags: str) -> Process:
-        return Process(name, [self.binaries[name], *flags], self.folder / f"{name}.log")
+        return self.setup.process(name, [self.binaries[name], *flags], self.folder / f"{name}.log")
 
     # -- life
 

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -58,10 +58,17 @@ def free_ports(count: int) -> list[int]:
 
 
 class Process:
-    """A daemon with its log. It dies with the process that started it, also when that one is killed."""
+    """A daemon with its log. It dies with the process that started it, also when that one is killed.
 
-    def __init__(self, name: str, argv: Sequence[str], log: Path) -> None:
-        self.name, self.argv, self.log = name, list(argv), log
+    Args:
+        env: Its environment; None: that of this process.
+        outlives: It goes on when the process that started it ends, which therefore has to note its `pid`.
+    """
+
+    def __init__(
+        self, name: str, argv: Sequence[str], log: Path, env: Mapping[str, str] | None = None, outlives: bool = False
+    ) -> None:
+        self.name, self.argv, self.log, self.env, self.outlives = name, list(argv), log, env, outlives
         self._popen: subprocess.Popen[bytes] | None = None
 
     @property
@@ -84,7 +91,8 @@ class Process:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=die_with_parent,
+                env=None if self.env is None else dict(self.env),
+                preexec_fn=None if self.outlives else die_with_parent,
             )
 
     def running(self) -> bool:
