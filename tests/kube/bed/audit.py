@@ -94,7 +94,7 @@ def rights(events: Iterable[Object], *, refused: bool = False) -> set[Right]:
 def granted(rules: Iterable[Object]) -> set[Right]:
     """The rights of a Role's rules."""
     return {
-        Right(group, *resource.partition("/")[::2], verb)
+        Right(group, resource.partition("/")[0], resource.partition("/")[2], verb)
         for rule in rules
         for group in rule["apiGroups"]
         for resource in rule["resources"]

@@ -130,8 +130,8 @@ def with_node(
         **_of_their_own("coredns", {"coredns": COREDNS}, environ, say),
         **_of_their_own("pod", {"pod": POD}, environ, say),
     }
-    node = f"{', '.join(NODE)} of Kubernetes {version('node')} and CoreDNS {version('coredns')} built into {cache(environ)}"
-    return Binaries(paths, f"{plane.origin}; {node}")
+    pins = f"{', '.join(NODE)} of Kubernetes {version('node')} and CoreDNS {version('coredns')}"
+    return Binaries(paths, f"{plane.origin}; {pins}, built into {cache(environ)}")
 
 
 def _of_their_own(kind: str, commands: Mapping[str, Command], environ: Mapping[str, str], say: Say) -> dict[str, Path]:

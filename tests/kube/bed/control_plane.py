@@ -1,7 +1,7 @@
 """etcd, API server and controller-manager as processes on free ports, in one folder with their logs.
 
-By default on loopback, and there is no node and no scheduler: Pods stay Pending. Everything that the API server itself decides is real: schemas and
-CEL rules, RBAC, server-side apply, quotas, garbage collection, namespaces that end.
+By default on loopback, and there is no node and no scheduler: Pods stay Pending. Everything that the API server itself
+decides is real: schemas and CEL rules, RBAC, server-side apply, quotas, garbage collection, namespaces that end.
 """
 
 import json
@@ -60,7 +60,7 @@ class ControlPlane:
         issuer: The authority that signed all certificates, for those of nodes.
     """
 
-    def __init__(self, folder: Path, binaries: Binaries, setup: Setup = Setup()) -> None:  # noqa: B008 (frozen)
+    def __init__(self, folder: Path, binaries: Binaries, setup: Setup = Setup()) -> None:
         self.folder, self.binaries, self.setup = folder, binaries, setup
         etcd_port, peer_port, api_port, manager_port = free_ports(4)
         self.url = f"https://{setup.address}:{api_port}"

@@ -17,6 +17,8 @@ T = TypeVar("T")
 # Loaded before any fork: nothing but the call itself may happen between fork and exec.
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _PR_SET_PDEATHSIG = 1
+# Those that outlive this process: Python warns of a running process that it forgets.
+_OUTLIVING: list[subprocess.Popen[bytes]] = []
 
 
 class DeadlineError(AssertionError):
@@ -40,7 +42,7 @@ def wait_for(
         try:
             seen = check()
             if seen:
-                return seen  # type: ignore[return-value]
+                return seen
         except (AssertionError, OSError) as error:
             seen = error
         if time.monotonic() > deadline:
@@ -94,6 +96,8 @@ class Process:
                 env=None if self.env is None else dict(self.env),
                 preexec_fn=None if self.outlives else die_with_parent,
             )
+        if self.outlives:
+            _OUTLIVING.append(self._popen)
 
     def running(self) -> bool:
         return self._popen is not None and self._popen.poll() is None

@@ -1,0 +1,53 @@
+"""`python e2e/machine up | down | kubectl ... | load IMAGE.tar`: see the package's docstring."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / "e2e"), str(ROOT / "tests" / "kube")]
+
+from bed.build import BuildError, cache, with_node  # noqa: E402
+
+from machine.cluster import MachineCluster  # noqa: E402
+from machine.down import down  # noqa: E402
+from machine.layout import Layout, MachineError  # noqa: E402
+
+
+def main() -> int | str:
+    parser = argparse.ArgumentParser(prog="python e2e/machine", description="A real Kubernetes on this machine.")
+    parser.add_argument(
+        "--folder", type=Path, default=cache() / "machine", help="where everything of it lies (default: %(default)s)"
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("build", help="build the binaries now (minutes, once per pin)")
+    commands.add_parser("up", help="start it; takes a former one in the folder down first")
+    commands.add_parser("down", help="end it and take away all that it made; logs stay")
+    load = commands.add_parser("load", help="load an image into it")
+    load.add_argument("archive", type=Path, help="an OCI archive")
+    kubectl = commands.add_parser("kubectl", help="run kubectl as its administrator")
+    kubectl.add_argument("arguments", nargs=argparse.REMAINDER)
+    asked = parser.parse_args()
+    folder: Path = asked.folder.absolute()
+    try:
+        if asked.command == "build":
+            print(with_node().origin)
+        elif asked.command == "up":
+            MachineCluster.up(folder)
+        elif asked.command == "down":
+            if not down(Layout(folder), print):
+                print(f"machine: no cluster in {folder}")
+        elif asked.command == "load":
+            MachineCluster.attach(folder).load_image(asked.archive.absolute())
+        else:
+            kubeconfig = MachineCluster.attach(folder).kubeconfig
+            command = [with_node()["kubectl"], f"--kubeconfig={kubeconfig}", *asked.arguments]
+            os.execv(command[0], command)
+    except (BuildError, MachineError, AssertionError) as error:
+        return f"error: {error}"
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,209 @@
+"""The machine as it is: mounts, interfaces, firewall chains, control groups, settings; and how each is undone."""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+TABLES = ("filter", "nat", "mangle", "raw")
+#: Chains that kubelet, kube-proxy and the CNI plug-ins make.
+OURS = re.compile(r"(KUBE|CNI)-\S+")
+CGROUPS = Path("/sys/fs/cgroup")
+#: kubelet's control group, in which all containers are.
+PODS_CGROUP = "kubepods"
+SYSCTLS = Path("/proc/sys")
+#: What kubelet, kube-proxy and the bridge plug-in set.
+CHANGED_SYSCTLS = (
+    "net/ipv4/ip_forward",
+    "net/ipv4/conf/all/route_localnet",
+    "net/ipv6/conf/all/forwarding",
+    "vm/overcommit_memory",
+    "vm/panic_on_oom",
+    "kernel/panic",
+    "kernel/panic_on_oops",
+    "kernel/keys/root_maxkeys",
+    "kernel/keys/root_maxbytes",
+)
+#: What the daemons make outside the folder, whatever they are told.
+OUTSIDE = (
+    "/run/containerd",
+    "/run/xtables.lock",
+    "/run/netns",
+    "/var/lib/cni",
+    "/var/lib/kubelet",
+    "/var/log/containers",
+    "/var/log/pods",
+    "/opt/containerd",
+    "/opt/cni",
+)
+
+
+def run(*argv: str, stdin: str | None = None, check: bool = True) -> str:
+    """The output of a command; where it fails, RuntimeError with what it said."""
+    path = f"{os.environ.get('PATH', '/usr/bin:/bin')}:/usr/sbin:/sbin"
+    done = subprocess.run(
+        argv, input=stdin, capture_output=True, text=True, timeout=60, env={**os.environ, "PATH": path}
+    )
+    if check and done.returncode != 0:
+        raise RuntimeError(f"`{' '.join(argv)}` ended with {done.returncode}: {done.stderr.strip()}")
+    return done.stdout
+
+
+# -- mounts
+
+
+def mounts_below(folder: Path, mounts: str) -> list[str]:
+    """Mount points in `folder`, the last mounted first, from the text of /proc/mounts."""
+    points = [_unescaped(line.split(" ")[1]) for line in mounts.splitlines()]
+    return [point for point in reversed(points) if Path(point).is_relative_to(folder)]
+
+
+def _unescaped(path: str) -> str:
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), path)
+
+
+def unmount_below(folder: Path) -> None:
+    for point in mounts_below(folder, Path("/proc/mounts").read_text()):
+        run("umount", "--lazy", point)
+
+
+# -- interfaces
+
+
+def interfaces() -> list[dict[str, Any]]:
+    """As `ip -j address` says."""
+    found: list[dict[str, Any]] = json.loads(run("ip", "-j", "address"))
+    return found
+
+
+def remove_bridge(bridge: str) -> None:
+    """And the interfaces of pods that are on it."""
+    found = json.loads(run("ip", "-j", "link"))
+    for link in found:
+        if link.get("master") == bridge:
+            run("ip", "link", "delete", link["ifname"], check=False)  # goes by itself when its pod's end goes
+    if any(link["ifname"] == bridge for link in found):
+        run("ip", "link", "delete", bridge)
+
+
+# -- firewall
+
+
+def our_chains(saved: str) -> list[str]:
+    """The names of our chains in the output of iptables-save."""
+    return [found[1] for found in re.finditer(r"^:(\S+) ", saved, re.MULTILINE) if OURS.fullmatch(found[1])]
+
+
+def removal(table: str, saved: str) -> str:
+    """Input of `iptables-restore --noflush` that takes our chains out of a table, and every rule that leads to them.
+
+    Args:
+        saved: The output of `iptables-save -t` for the table.
+    """
+    chains = our_chains(saved)
+    if not chains:
+        return ""
+    lines = [f"*{table}", *(f":{chain} - [0:0]" for chain in chains)]  # known and emptied
+    for line in saved.splitlines():
+        words = line.split()
+        if words[:1] == ["-A"] and words[1] not in chains and any(word in chains for word in _targets(words)):
+            lines.append("-D" + line.removeprefix("-A"))
+    lines += [f"-X {chain}" for chain in chains]
+    return "\n".join([*lines, "COMMIT", ""])
+
+
+def _targets(words: Sequence[str]) -> Iterable[str]:
+    return (words[i + 1] for i, word in enumerate(words[:-1]) if word in ("-j", "-g"))
+
+
+def firewalls() -> list[str]:
+    """The families whose iptables works here."""
+    found = []
+    for name in ("iptables", "ip6tables"):
+        with contextlib.suppress(RuntimeError, FileNotFoundError):
+            run(f"{name}-save")
+            found.append(name)
+    return found
+
+
+def remove_chains() -> None:
+    for name in firewalls():
+        for table in TABLES:
+            saved = run(f"{name}-save", "-t", table, check=False)
+            commands = removal(table, saved)
+            if commands:
+                run(f"{name}-restore", "--noflush", stdin=commands)
+
+
+# -- control groups
+
+
+def pods_cgroups() -> list[Path]:
+    """kubelet's group in each hierarchy, one on cgroup v2."""
+    return [path for path in (CGROUPS / PODS_CGROUP, *CGROUPS.glob(f"*/{PODS_CGROUP}")) if path.is_dir()]
+
+
+def pids_of_pods() -> set[int]:
+    found: set[int] = set()
+    for group in pods_cgroups():
+        for path in group.rglob("cgroup.procs"):
+            with contextlib.suppress(OSError):  # the group goes with its container
+                found.update(map(int, path.read_text().split()))
+    return found
+
+
+def remove_cgroups() -> None:
+    """Only empty ones can be removed, the innermost first."""
+    for group in pods_cgroups():
+        inner = sorted((path for path in group.rglob("*") if path.is_dir()), reverse=True)
+        for path in (*inner, group):
+            with contextlib.suppress(FileNotFoundError):
+                path.rmdir()
+
+
+# -- kernel settings and files
+
+
+def sysctls() -> dict[str, str]:
+    """What is now, of those that are going to be changed."""
+    found = {}
+    for name in CHANGED_SYSCTLS:
+        with contextlib.suppress(OSError):
+            found[name] = (SYSCTLS / name).read_text().strip()
+    return found
+
+
+def restore(before: Mapping[str, str]) -> None:
+    now = sysctls()
+    for name, value in before.items():
+        if now.get(name, value) != value:
+            (SYSCTLS / name).write_text(value)
+
+
+def absent_outside() -> list[str]:
+    return [path for path in OUTSIDE if not Path(path).exists()]
+
+
+def remove_outside(absent: Iterable[str], folder: Path) -> None:
+    """What was not there before goes; of what was, only the links into `folder`."""
+    gone = set(absent)
+    for each in OUTSIDE:
+        path = Path(each)
+        if each in gone:
+            remove(path)
+        elif path.is_dir():
+            for link in path.iterdir():
+                if link.is_symlink() and link.readlink().is_relative_to(folder):
+                    link.unlink()
+
+
+def remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
