@@ -104,5 +104,8 @@ def coredns(layout: Layout, kubeconfig: Path, ready: int) -> str:
         pods insecure
         ttl 2
     }}
+    template ANY ANY . {{
+        rcode NXDOMAIN
+    }}
 }}
 """

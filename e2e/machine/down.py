@@ -65,11 +65,15 @@ def _has_kubelet(found: Record) -> bool:
 def _end(what: str, pids: Callable[[], Iterable[int]]) -> None:
     """Kills until none is left: a shim or a container may have been on its way."""
 
+    killed: set[int] = set()
+
     def gone() -> bool:
-        left = [pid for pid in pids() if pid != os.getpid()]
+        left = set(pids())
         for pid in left:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        killed.update(left)
+        for pid in killed:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, os.WNOHANG)  # where it is this process's child
         return not left

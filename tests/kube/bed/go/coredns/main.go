@@ -6,14 +6,14 @@ import (
 	"github.com/coredns/coredns/coremain"
 	_ "github.com/coredns/coredns/plugin/bind"
 	_ "github.com/coredns/coredns/plugin/errors"
-	_ "github.com/coredns/coredns/plugin/health"
 	_ "github.com/coredns/coredns/plugin/kubernetes"
 	_ "github.com/coredns/coredns/plugin/ready"
+	_ "github.com/coredns/coredns/plugin/template"
 )
 
 func init() {
 	// The order in which a query passes the plugins.
-	dnsserver.Directives = []string{"bind", "health", "ready", "errors", "kubernetes"}
+	dnsserver.Directives = []string{"bind", "ready", "errors", "kubernetes", "template"}
 }
 
 func main() {
