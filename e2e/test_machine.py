@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bed.build import with_node
 from bed.processes import wait_for
-from machine import host, record
-from machine.cluster import MachineCluster
+from machine import archive, host, record
+from machine.cluster import HARDWARE_ADDRESS, MachineCluster
 from machine.configs import PAUSE_IMAGE
 from machine.down import down
 from machine.layout import Layout, MachineError
@@ -24,6 +25,7 @@ if sys.platform != "linux" or os.geteuid() != 0:
     pytest.skip("a cluster on this machine needs root on Linux", allow_module_level=True)
 
 Say = Callable[[str], None]
+DAEMONS = ("kubelet", "kube-proxy", "kube-scheduler", "containerd", "coredns", "runc", "pod")
 
 
 def what_there_is() -> dict[str, object]:
@@ -39,6 +41,7 @@ def what_there_is() -> dict[str, object]:
         "control groups": host.pods_cgroups(),
         "settings": host.sysctls(),
         "outside": host.absent_outside(),
+        "shims": sorted(Path("/run/containerd/s").glob("*")),
         "daemons": sorted(_daemons()),
     }
 
@@ -50,9 +53,9 @@ def _daemons() -> Iterator[str]:
             name = path.read_text().strip()
         except OSError:
             continue
-        if name.startswith(("kubelet", "kube-proxy", "kube-scheduler", "containerd", "coredns", "runc", "pod")):
-            if record.started_at(int(path.parent.name)) is not None:
-                yield f"{path.parent.name} {name}"
+        pid = int(path.parent.name)
+        if name.startswith(DAEMONS) and record.started_at(pid) is not None:
+            yield f"{pid} {name}"
 
 
 @pytest.fixture(scope="session")
@@ -125,6 +128,16 @@ def test_a_pod_finds_services_by_name_and_reaches_them(cluster: MachineCluster, 
     assert looked_up == "10.96.0.1\n"
 
 
+def test_a_pod_reaches_the_api_server(cluster: MachineCluster, server: str) -> None:
+    assert cluster.kubectl("exec", server, "--", "/pod", "reach", "kubernetes.default:443").stdout == "reached\n"
+
+
+def test_the_bridge_does_not_take_the_hardware_address_of_a_pod(cluster: MachineCluster, server: str) -> None:
+    links = json.loads(host.run("ip", "-j", "link", "show"))
+    assert [link["ifname"] for link in links if link.get("master") == cluster.layout.bridge]
+    assert [link["address"] for link in links if link["ifname"] == cluster.layout.bridge] == [HARDWARE_ADDRESS]
+
+
 def test_a_pod_outlives_containerd_which_then_starts_others(cluster: MachineCluster, server: str) -> None:
     before = status(cluster, server)["containerStatuses"][0]
     old = cluster.pid("containerd")
@@ -137,9 +150,6 @@ def test_a_pod_outlives_containerd_which_then_starts_others(cluster: MachineClus
 
 
 def test_another_process_finds_it_and_loads_images(cluster: MachineCluster, tmp_path: Path) -> None:
-    from bed.build import with_node
-    from machine import archive
-
     archive.write(tmp_path / "image.tar", "localhost/another:2", Path(with_node()["pod"]))
     script = [sys.executable, str(Path(__file__).parent / "machine"), "--folder", str(cluster.folder)]
     subprocess.run([*script, "load", str(tmp_path / "image.tar")], check=True)
@@ -162,7 +172,8 @@ def test_down_leaves_nothing_but_logs(cluster: MachineCluster, server: str, befo
     assert list(record.marked(cluster.folder)) == []
 
 
-def test_what_a_killed_process_left_is_taken_down_by_another(tmp_path: Path) -> None:
+@pytest.mark.parametrize("moment", ["etcd", "kube-proxy"])
+def test_what_a_killed_process_left_is_taken_down_by_another(moment: str, tmp_path: Path) -> None:
     before = what_there_is()
     layout = Layout(tmp_path / "cluster")
     script = [sys.executable, str(Path(__file__).parent / "machine"), "--folder", str(layout.folder)]
@@ -173,14 +184,29 @@ def test_what_a_killed_process_left_is_taken_down_by_another(tmp_path: Path) -> 
         def far_enough() -> bool:
             assert starting.poll() is None, (tmp_path / "up.log").read_text()
             noted = record.load(layout.record)
-            return noted is not None and "kube-proxy" in noted.processes
+            return noted is not None and moment in noted.processes
 
-        wait_for("kube-proxy to be started", far_enough, 90, (tmp_path / "up.log").read_text)
+        wait_for(f"{moment} to be started", far_enough, 90, (tmp_path / "up.log").read_text)
         starting.send_signal(signal.SIGKILL)
         starting.wait()
+        assert what_there_is() != before
         subprocess.run([*script, "down"], check=True)
         assert what_there_is() == before
     finally:
         starting.kill()
         starting.wait()
         down(layout, print)
+
+
+def test_up_takes_a_former_one_in_its_folder_down_first(tmp_path: Path, say: Say) -> None:
+    before = what_there_is()
+    first = MachineCluster.up(tmp_path / "cluster", say)
+    try:
+        first.kubectl("create", "namespace", "former")
+        old = first.pid("etcd")
+        second = MachineCluster.up(first.folder, say)
+        assert second.pid("etcd") != old
+        assert "former" not in second.kubectl("get", "namespaces").stdout
+    finally:
+        first.down()
+    assert what_there_is() == before

@@ -24,6 +24,7 @@ from machine.layout import Layout, MachineError
 from machine.record import Record
 
 Say = Callable[[str], None]
+HARDWARE_ADDRESS = "02:73:76:70:00:01"  # locally administered
 
 
 def _print(line: str) -> None:
@@ -97,7 +98,7 @@ class MachineCluster:
         return self.layout.folder
 
     def pid(self, name: str) -> int:
-        """The process of a daemon: `coredns`, `kube-apiserver`, ...; for faults."""
+        """The process of a daemon: `coredns`, `kube-apiserver`, ... Raises MachineError where it does not run."""
         return self._daemons.pid(name)
 
     def kubectl(
@@ -122,9 +123,18 @@ class MachineCluster:
         """The names of all images of the node."""
         return [name for name in self._ctr("images", "list", "--quiet").split() if not name.startswith("sha256:")]
 
+    def stop_daemon(self, name: str) -> None:
+        """Ends one as a service manager does: `containerd`, `coredns`, `kubelet`, ...; for faults."""
+        self._daemons.end(name)
+
+    def start_daemon(self, name: str) -> Process:
+        """Starts it again with the same command line; does not wait until it is ready."""
+        return self._daemons.start_again(name)
+
     def restart_containerd(self) -> None:
         """As its service manager would; containers go on meanwhile. Returns when it answers again."""
-        self._wait_for_containerd(self._daemons.restart("containerd"))
+        self.stop_daemon("containerd")
+        self._wait_for_containerd(self.start_daemon("containerd"))
 
     def _ctr(self, *arguments: str) -> str:
         return host.run("ctr", f"--address={self.layout.socket}", "--namespace=k8s.io", *arguments)
@@ -157,7 +167,9 @@ class MachineCluster:
 
     def _make_bridge(self) -> None:
         layout = self.layout
-        host.run("ip", "link", "add", layout.bridge, "type", "bridge")
+        # Left to itself a bridge takes the lowest hardware address on it, so another one when a pod comes or goes; then
+        # the others reach neither DNS nor the API server for the ten seconds that they believe in the former one.
+        host.run("ip", "link", "add", layout.bridge, "address", HARDWARE_ADDRESS, "type", "bridge")
         host.run("ip", "address", "add", f"{layout.address}/{_prefix(layout)}", "dev", layout.bridge)
         host.run("ip", "link", "set", layout.bridge, "up")
         (host.SYSCTLS / "net/ipv4/ip_forward").write_text("1")

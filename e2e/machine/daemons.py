@@ -43,15 +43,17 @@ class Daemons:
             raise MachineError(f"{name} of the cluster in {self._layout.folder} does not run")
         return started.pid
 
-    def restart(self, name: str, seconds: float = 30.0) -> Process:
-        """Ends it as a service manager does, kills it when it has not ended after `seconds`, and starts it anew."""
-        self.end(name, seconds)
-        started = self._record.processes[name]
+    def start_again(self, name: str) -> Process:
+        """Starts one that ended, as it was. Raises MachineError where it runs or never did."""
+        started = self._record.processes.get(name)
+        if started is None or record.runs(started):
+            raise MachineError(f"{name} of the cluster in {self._layout.folder} {'runs' if started else 'never ran'}")
         process = self.make(name, list(started.argv), Path(started.log))
         process.start()
         return process
 
     def end(self, name: str, seconds: float = 30.0) -> None:
+        """SIGTERM, and SIGKILL where it has not ended after `seconds`."""
         pid = self.pid(name)
         os.kill(pid, signal.SIGTERM)
 

@@ -32,6 +32,8 @@ def down(layout: Layout, say: Say) -> bool:
         host.remove_chains()
         host.remove_cgroups()
         host.restore(found.sysctls)
+    for socket in shim_sockets(layout):
+        host.remove(socket)
     host.remove_outside(found.absent, layout.folder)
     for path in layout.folder.iterdir():
         if path not in (layout.logs, layout.record):
@@ -39,6 +41,16 @@ def down(layout: Layout, say: Say) -> bool:
     layout.record.unlink()
     say(f"machine: down; nothing is left but {layout.logs}")
     return True
+
+
+def shim_sockets(layout: Layout) -> list[Path]:
+    """Where the shims listened: below /run/containerd, wherever containerd's own state is."""
+    found = []
+    for file in layout.containerd.glob("state/io.containerd.runtime.v2.task/*/*/address"):
+        scheme, _, path = file.read_text().strip().partition("://")
+        if scheme == "unix" and path.startswith("/run/containerd/s/"):
+            found.append(Path(path))
+    return found
 
 
 def _end_processes(layout: Layout, found: Record, say: Say) -> None:

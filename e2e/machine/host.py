@@ -68,8 +68,12 @@ def _unescaped(path: str) -> str:
 
 
 def unmount_below(folder: Path) -> None:
+    """Raises RuntimeError where a mount stays: then nothing in `folder` may be removed, for it is somebody else's."""
     for point in mounts_below(folder, Path("/proc/mounts").read_text()):
-        run("umount", "--lazy", point)
+        run("umount", "--lazy", point, check=False)  # may have gone with another
+    left = mounts_below(folder, Path("/proc/mounts").read_text())
+    if left:
+        raise RuntimeError(f"could not unmount {', '.join(left)}; unmount them and call down again")
 
 
 # -- interfaces

@@ -228,6 +228,7 @@ def _build(name: str, command: Command, path: Path, environ: Mapping[str, str], 
         if process.poll() is None and sys.exc_info()[0] is not None:
             process.terminate()
         process.wait()
+        process.stderr.close()
     if process.returncode != 0:
         raise BuildError(
             f"`go build {command.package}` in {MODULES / command.module} failed:\n" + "\n".join(said[-30:])

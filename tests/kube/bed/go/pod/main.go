@@ -5,6 +5,7 @@
 //	pod serve PORT       answer every TCP connection with the name of the host
 //	pod lookup NAME      print the addresses of NAME, one a line
 //	pod dial HOST:PORT   print what a TCP connection says
+//	pod reach HOST:PORT  say whether a TCP connection is accepted
 package main
 
 import (
@@ -34,8 +35,13 @@ func main() {
 		}
 	case len(arguments) == 2 && arguments[0] == "dial":
 		fail(dial(arguments[1]))
+	case len(arguments) == 2 && arguments[0] == "reach":
+		connection, err := net.DialTimeout("tcp", arguments[1], patience)
+		fail(err)
+		connection.Close()
+		fmt.Println("reached")
 	default:
-		fail(fmt.Errorf("pod [serve PORT | lookup NAME | dial HOST:PORT], not %q", arguments))
+		fail(fmt.Errorf("pod [serve PORT | lookup NAME | dial HOST:PORT | reach HOST:PORT], not %q", arguments))
 	}
 }
 
