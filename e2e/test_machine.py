@@ -149,6 +149,18 @@ def test_a_pod_outlives_containerd_which_then_starts_others(cluster: MachineClus
     assert (after["containerID"], after["restartCount"]) == (before["containerID"], 0)
 
 
+def test_dns_can_be_gone_for_a_while(cluster: MachineCluster, server: str) -> None:
+    def look_up() -> subprocess.CompletedProcess[str]:
+        return cluster.kubectl("exec", server, "--", "/pod", "lookup", "kubernetes.default", check=False)
+
+    cluster.stop_daemon("coredns")
+    failed = look_up()
+    assert failed.returncode != 0
+    assert "no such host" not in failed.stderr  # which would be an answer
+    cluster.start_daemon("coredns")
+    wait_for("names again", lambda: look_up().stdout == "10.96.0.1\n", 60)
+
+
 def test_another_process_finds_it_and_loads_images(cluster: MachineCluster, tmp_path: Path) -> None:
     archive.write(tmp_path / "image.tar", "localhost/another:2", Path(with_node()["pod"]))
     script = [sys.executable, str(Path(__file__).parent / "machine"), "--folder", str(cluster.folder)]

@@ -57,6 +57,8 @@ class MachineCluster:
         if down(layout, say):
             say(f"machine: a former cluster in {folder} was taken down")
         packages.install(packages.NEEDED, say)
+        if not host.load_bridge_filter():
+            raise MachineError("the kernel has no br_netfilter, so pods could not reach Services; use another mode")
         refuse_where_taken(layout)
         binaries = with_node(say=say)
         started = time.monotonic()
@@ -172,7 +174,8 @@ class MachineCluster:
         host.run("ip", "link", "add", layout.bridge, "address", HARDWARE_ADDRESS, "type", "bridge")
         host.run("ip", "address", "add", f"{layout.address}/{_prefix(layout)}", "dev", layout.bridge)
         host.run("ip", "link", "set", layout.bridge, "up")
-        (host.SYSCTLS / "net/ipv4/ip_forward").write_text("1")
+        for setting in (host.FORWARD, host.BRIDGE_FILTER):
+            host.switch_on(setting)
 
     @property
     def _config_toml(self) -> Path:

@@ -17,9 +17,14 @@ CGROUPS = Path("/sys/fs/cgroup")
 #: kubelet's control group, in which all containers are.
 PODS_CGROUP = "kubepods"
 SYSCTLS = Path("/proc/sys")
-#: What kubelet, kube-proxy and the bridge plug-in set.
+#: Rules of the firewall hold also between two pods of the bridge: else the answer of a Service, which goes to the pod
+#: without them, has the address of a pod that was not asked.
+BRIDGE_FILTER = "net/bridge/bridge-nf-call-iptables"
+FORWARD = "net/ipv4/ip_forward"
+#: What kubelet, kube-proxy and the bridge plug-in set, and what they need.
 CHANGED_SYSCTLS = (
-    "net/ipv4/ip_forward",
+    BRIDGE_FILTER,
+    FORWARD,
     "net/ipv4/conf/all/route_localnet",
     "net/ipv6/conf/all/forwarding",
     "vm/overcommit_memory",
@@ -180,6 +185,21 @@ def sysctls() -> dict[str, str]:
         with contextlib.suppress(OSError):
             found[name] = (SYSCTLS / name).read_text().strip()
     return found
+
+
+def load_bridge_filter() -> bool:
+    """Whether the kernel has `BRIDGE_FILTER`, after its module was loaded where it is one."""
+    if not (SYSCTLS / BRIDGE_FILTER).exists():
+        with contextlib.suppress(FileNotFoundError):
+            run("modprobe", "br_netfilter", check=False)
+    return (SYSCTLS / BRIDGE_FILTER).exists()
+
+
+def switch_on(name: str) -> None:
+    """A setting that is 0 or 1."""
+    path = SYSCTLS / name
+    if path.read_text().strip() != "1":
+        path.write_text("1")
 
 
 def restore(before: Mapping[str, str]) -> None:
