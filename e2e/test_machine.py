@@ -16,10 +16,11 @@ import pytest
 from bed.build import with_node
 from bed.processes import wait_for
 from machine import archive, host, record
-from machine.cluster import HARDWARE_ADDRESS, MachineCluster
+from machine.cluster import MachineCluster
 from machine.configs import PAUSE_IMAGE
 from machine.down import down
 from machine.layout import Layout, MachineError
+from machine.start import HARDWARE_ADDRESS
 
 if sys.platform != "linux" or os.geteuid() != 0:
     pytest.skip("a cluster on this machine needs root on Linux", allow_module_level=True)

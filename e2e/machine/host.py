@@ -48,11 +48,11 @@ OUTSIDE = (
 )
 
 
-def run(*argv: str, stdin: str | None = None, check: bool = True) -> str:
+def run(*argv: str, stdin: str | None = None, check: bool = True, timeout: float = 60.0) -> str:
     """The output of a command; where it fails, RuntimeError with what it said."""
     path = f"{os.environ.get('PATH', '/usr/bin:/bin')}:/usr/sbin:/sbin"
     done = subprocess.run(
-        argv, input=stdin, capture_output=True, text=True, timeout=60, env={**os.environ, "PATH": path}
+        argv, input=stdin, capture_output=True, text=True, timeout=timeout, env={**os.environ, "PATH": path}
     )
     if check and done.returncode != 0:
         raise RuntimeError(f"`{' '.join(argv)}` ended with {done.returncode}: {done.stderr.strip()}")

@@ -11,7 +11,7 @@ from machine.layout import MachineError
 
 Say = Callable[[str], None]
 
-#: A program or file of each package. What only images need is in `FOR_IMAGES`.
+#: A program or file of each package. Who builds images installs `FOR_IMAGES` too.
 NEEDED: Mapping[str, str] = {
     "containerd": "containerd",
     "runc": "runc",
