@@ -42,9 +42,11 @@ def main() -> int | str:
             MachineCluster.attach(folder).load_image(asked.archive.absolute())
         else:
             kubeconfig = MachineCluster.attach(folder).kubeconfig
-            command = [with_node()["kubectl"], f"--kubeconfig={kubeconfig}", *asked.arguments]
+            # Its cache, too, goes with the cluster.
+            options = [f"--kubeconfig={kubeconfig}", f"--cache-dir={folder / 'kubectl'}"]
+            command = [with_node()["kubectl"], *options, *asked.arguments]
             os.execv(command[0], command)
-    except (BuildError, MachineError, AssertionError) as error:
+    except (BuildError, MachineError, RuntimeError, AssertionError) as error:
         return f"error: {error}"
     return 0
 

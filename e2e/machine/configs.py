@@ -7,6 +7,7 @@ from pathlib import Path
 from machine.layout import Layout
 
 PAUSE_IMAGE = "localhost/servepipe/pod:1"
+NETWORK = "servepipe-machine"
 CNI_PLUGINS = "/usr/lib/cni"  # where Debian has them
 
 
@@ -47,7 +48,7 @@ def cni(layout: Layout) -> str:
     bridge = {"type": "bridge", "bridge": layout.bridge, "isGateway": True, "hairpinMode": True, "ipam": ipam}
     portmap = {"type": "portmap", "capabilities": {"portMappings": True}}
     plugins = [bridge, portmap, {"type": "loopback"}]
-    return json.dumps({"cniVersion": "0.4.0", "name": "pods", "plugins": plugins}, indent=1)
+    return json.dumps({"cniVersion": "0.4.0", "name": NETWORK, "plugins": plugins}, indent=1)
 
 
 def kubelet(layout: Layout, authority: Path, serving: tuple[Path, Path]) -> str:

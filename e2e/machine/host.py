@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from machine.configs import NETWORK
+
 TABLES = ("filter", "nat", "mangle", "raw")
 #: Chains that kubelet, kube-proxy and the CNI plug-ins make.
 OURS = re.compile(r"(KUBE|CNI)-\S+")
@@ -40,7 +42,9 @@ OUTSIDE = (
     "/run/xtables.lock",
     "/run/netns",
     "/var/lib/cni",
+    "/var/lib/cni/results",
     "/var/lib/kubelet",
+    "/var/lib/kubelet/device-plugins",
     "/var/log/containers",
     "/var/log/pods",
     "/opt/containerd",
@@ -163,6 +167,7 @@ def pids_of_pods() -> set[int]:
         for path in group.rglob("cgroup.procs"):
             with contextlib.suppress(OSError):  # the group goes with its container
                 found.update(map(int, path.read_text().split()))
+    found.discard(0)  # one that this process may not see; as an argument of kill it would mean ourselves
     return found
 
 
@@ -213,11 +218,20 @@ def absent_outside() -> list[str]:
     return [path for path in OUTSIDE if not Path(path).exists()]
 
 
-def remove_outside(absent: Iterable[str], folder: Path) -> None:
-    """What was not there before goes; of what was, only the links into `folder`."""
+def remove_outside(absent: Iterable[str], folder: Path, root: Path = Path("/")) -> None:
+    """What was not there before goes; of what was, only what leads into `folder` or is of our network.
+
+    Args:
+        root: Where the paths of `OUTSIDE` begin.
+    """
+    results = root / "var/lib/cni/results"
+    for result in results.glob(f"{NETWORK}-*-eth0"):
+        pod = result.name.removeprefix(f"{NETWORK}-").removesuffix("-eth0")
+        for path in (result, *results.glob(f"*-{pod}-lo")):
+            remove(path)
     gone = set(absent)
     for each in OUTSIDE:
-        path = Path(each)
+        path = root / each.lstrip("/")
         if each in gone:
             remove(path)
         elif path.is_dir():
