@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from aiohttp import WSCloseCode, WSMsgType, web
 from bed.client import Object
 from bed.control_plane import ControlPlane
+from bed.wire import Wire
 from in_thread import LoopThread
 
 PROTOCOL = "v4.channel.k8s.io"
@@ -24,7 +25,7 @@ DIAL_S = 10.0
 
 
 class Kubelet:
-    """See the module. `leave` and `come_back` are a node that is cut off for a while.
+    """See the module. `wire` is what the API server reaches it over: it can be cut.
 
     Attributes:
         leads: Where a port of a pod (namespace, name, port) is, if not at the pod's address.
@@ -37,57 +38,42 @@ class Kubelet:
         self.leads: dict[tuple[str, str, int], tuple[str, int]] = {}
         self.seen: list[tuple[str, int]] = []
         self.speaks: tuple[str, ...] = (PROTOCOL,)
+        self._thawed = asyncio.Event()
+        self._thawed.set()
         self._loop = LoopThread(f"kubelet-{node}")
-        self._port = 0
-        self._runner: web.AppRunner | None = None
-
-    def come_back(self) -> None:
-        """Listen; on the same port again."""
-        self._loop.call(self._listen())
-
-    def leave(self) -> None:
-        """Every connection ends without a word, and none can be made."""
-        self._loop.call(self._close())
-
-    def start(self) -> None:
-        """Listen, and have a node whose pods are here."""
-        self.come_back()
-        self.plane.api.create(NODES, {"apiVersion": "v1", "kind": "Node", "metadata": {"name": self.node}})
+        self._runner, port = self._loop.call(self._listen())
+        self.wire = Wire(f"https://127.0.0.1:{port}")
         status = {
             "addresses": [{"type": "InternalIP", "address": "127.0.0.1"}],
-            "daemonEndpoints": {"kubeletEndpoint": {"Port": self._port}},
+            "daemonEndpoints": {"kubeletEndpoint": {"Port": int(self.wire.url.rpartition(":")[2])}},
         }
-        self.plane.api.merge(f"{NODES}/{self.node}/status", {"status": status})
+        plane.api.create(NODES, {"apiVersion": "v1", "kind": "Node", "metadata": {"name": node}})
+        plane.api.merge(f"{NODES}/{node}/status", {"status": status})
+
+    def freeze(self) -> None:
+        """It takes connections and keeps them, and nothing comes over them until `thaw`."""
+        self._loop.call(_do(self._thawed.clear))
+
+    def thaw(self) -> None:
+        self._loop.call(_do(self._thawed.set))
 
     def stop(self) -> None:
         """The node is gone too, and with it, after a while, its pods."""
         self.plane.api.delete(f"{NODES}/{self.node}")
-        self.leave()
+        self.wire.close()
+        self._loop.call(self._runner.cleanup())
         self._loop.stop()
 
-    async def _listen(self) -> None:
-        if self._runner is not None:
-            return
+    async def _listen(self) -> tuple[web.AppRunner, int]:
         app = web.Application()
         app.router.add_get("/portForward/{namespace}/{pod}", self._port_forward)
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(self.plane.authority))
         context.load_cert_chain(*self.plane.kubelet)
         context.verify_mode = ssl.CERT_REQUIRED
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", self._port, ssl_context=context, reuse_address=True)
-        await site.start()
-        self._port = self._runner.addresses[0][1]
-
-    async def _close(self) -> None:
-        if self._runner is None:
-            return
-        assert self._runner.server is not None
-        for connection in list(self._runner.server.connections):
-            if connection.transport is not None:
-                connection.transport.abort()
-        await self._runner.cleanup()
-        self._runner = None
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
+        return runner, runner.addresses[0][1]
 
     async def _port_forward(self, request: web.Request) -> web.StreamResponse:
         websocket = web.WebSocketResponse(protocols=self.speaks)
@@ -99,6 +85,7 @@ class Kubelet:
         namespace, pod = request.match_info["namespace"], request.match_info["pod"]
         port = int(request.query["port"])
         self.seen.append((pod, port))
+        await self._thawed.wait()
         await websocket.prepare(request)
         for channel in (0, 1):
             await websocket.send_bytes(bytes((channel,)) + port.to_bytes(2, "little"))
@@ -111,39 +98,45 @@ class Kubelet:
             await websocket.close()
             return
         try:
-            await _carry(websocket, reader, writer)
+            await self._carry(websocket, reader, writer)
         finally:
             writer.close()
+
+    async def _carry(
+        self, websocket: web.WebSocketResponse, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        """Bytes in both directions, until one side ends."""
+
+        async def down() -> None:
+            with suppress(ConnectionError):
+                while data := await reader.read(1 << 15):
+                    await self._thawed.wait()
+                    await websocket.send_bytes(b"\0" + data)
+            await websocket.close(code=WSCloseCode.OK)
+
+        downward = asyncio.create_task(down())
+        try:
+            async for message in websocket:
+                await self._thawed.wait()
+                if message.type is WSMsgType.BINARY and message.data[0] == 0:
+                    writer.write(message.data[1:])
+                    await writer.drain()
+        finally:
+            downward.cancel()
 
     async def _address(self, namespace: str, pod: str) -> str:
         path = f"/api/v1/namespaces/{namespace}/pods/{pod}"
         return str((await asyncio.to_thread(self.plane.api.get, path))["status"]["podIP"])
 
 
-async def _carry(websocket: web.WebSocketResponse, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Bytes in both directions, until one side ends."""
-
-    async def down() -> None:
-        with suppress(ConnectionError):
-            while data := await reader.read(1 << 15):
-                await websocket.send_bytes(b"\0" + data)
-        await websocket.close(code=WSCloseCode.OK)
-
-    downward = asyncio.create_task(down())
-    try:
-        async for message in websocket:
-            if message.type is WSMsgType.BINARY and message.data[0] == 0:
-                writer.write(message.data[1:])
-                await writer.drain()
-    finally:
-        downward.cancel()
+async def _do(what: Callable[[], None]) -> None:
+    what()
 
 
 @contextmanager
 def fake_kubelet(plane: ControlPlane, node: str) -> Iterator[Kubelet]:
     """A node of this name with its kubelet."""
     kubelet = Kubelet(plane, node)
-    kubelet.start()
     try:
         yield kubelet
     finally:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import IO
 
 from bed.client import Object
@@ -27,8 +27,8 @@ HEAD_LABELS = {"ray.io/cluster": CLUSTER, "ray.io/node-type": "head"}
 IMPATIENT = """
 import sys
 from servepipe.cli import main
-from servepipe_operator.cluster import logs
-logs.LOOK_S, logs.RETRY_S = 0.3, 0.2
+from servepipe_operator.cluster import forward, logs
+logs.LOOK_S, logs.RETRY_S, logs.TIMEOUT_S, forward.OPEN_S = 0.3, 0.2, 2.0, 2.0
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -125,8 +125,11 @@ class Following:
 
 
 @contextlib.contextmanager
-def following(cli: Cli, node: str) -> Iterator[Following]:
-    command = [sys.executable, "-c", IMPATIENT, "logs", node, "-f", *cli.place]
+def following(place: Sequence[str], node: str) -> Iterator[Following]:
+    """Args:
+    place: The options that say which cluster and namespace.
+    """
+    command = [sys.executable, "-c", IMPATIENT, "logs", node, "-f", *place]
     with interruptible(command, stderr=subprocess.PIPE) as child:
         follow = Following(child)
         try:

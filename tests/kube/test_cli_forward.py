@@ -45,7 +45,8 @@ def kubelet(node: Kubelet) -> Iterator[Kubelet]:
     """The node as it is at first."""
     node.seen.clear()
     yield node
-    node.come_back()
+    node.wire.mend()
+    node.thaw()
     node.speaks = (PROTOCOL,)
 
 
@@ -132,7 +133,7 @@ def test_logs_of_what_has_none(cli: Cli, head: Head, asked: str, says: str) -> N
 
 
 def test_replicas_that_come_later_are_followed_until_it_is_interrupted(cli: Cli, head: Head) -> None:
-    with following(cli, "m1") as follow:
+    with following(cli.place, "m1") as follow:
         follow.says("bbbb2222/new | new logs")
         head.files["serve/late.log"] = "late logs\n"
         head.applications["m1--bbbb2222"] = application([replica("late", 16)], [])
@@ -145,18 +146,18 @@ def test_replicas_that_come_later_are_followed_until_it_is_interrupted(cli: Cli,
 def test_a_kubelet_that_goes_and_a_head_that_is_replaced_are_said_and_waited_for(
     cli: Cli, head: Head, kubelet: Kubelet
 ) -> None:
-    with following(cli, "m1") as follow:
+    with following(cli.place, "m1") as follow:
         follow.says(ONE)
-        kubelet.leave()
+        kubelet.wire.cut()
         follow.remarks("no port-forward, so through the API server's Service proxy")
         follow.remarks("Ray's dashboard cannot be read")
-        kubelet.come_back()
+        kubelet.wire.mend()
         follow.says(ONE, times=2)
         pods = f"/api/v1/namespaces/{cli.namespace}/pods"
         cli.plane.api.delete(f"{pods}/{CLUSTER}-head-abcde")
-        kubelet.leave()  # the connections of the head end with it
+        kubelet.wire.cut()  # the connections of the head end with it
         follow.remarks("has no head that is ready")
-        kubelet.come_back()
+        kubelet.wire.mend()
         with fake_head() as successor:
             successor.applications = {"m1--bbbb2222": application([replica("later", 21)], [])}
             successor.files = {"serve/later.log": "later logs\n"}
@@ -165,11 +166,22 @@ def test_a_kubelet_that_goes_and_a_head_that_is_replaced_are_said_and_waited_for
             assert follow.interrupt() == 130
 
 
+def test_a_node_that_hangs_is_said_and_waited_for(cli: Cli, head: Head, kubelet: Kubelet) -> None:
+    with following(cli.place, "m1") as follow:
+        follow.says(ONE)
+        kubelet.freeze()
+        follow.remarks("Ray's dashboard cannot be read: TimeoutError")
+        follow.remarks("through the API server's Service proxy: no answer within 2 s")
+        kubelet.thaw()
+        follow.says(ONE, times=2)
+        assert follow.interrupt() == 130
+
+
 def test_what_cannot_be_waited_for_ends_it(cli: Cli, head: Head, kubelet: Kubelet) -> None:
-    with following(cli, "m1") as follow:
+    with following(cli.place, "m1") as follow:
         follow.says(ONE)
         cli.run("delete", NAME, *cli.place)
-        kubelet.leave()
+        kubelet.wire.cut()
         follow.remarks("There is no pipeline 'shop'")
         assert follow.wait() == 2
 
@@ -201,7 +213,7 @@ def test_somebody_who_may_not_forward_goes_through_the_service_proxy(
 
 
 def test_a_kubelet_that_cannot_be_reached(cli: Cli, served: Head, kubelet: Kubelet) -> None:
-    kubelet.leave()
+    kubelet.wire.cut()
     ran = cli.run("logs", "m1", *cli.place)
     assert (ran.status, ran.out.splitlines()[0]) == (0, ONE), ran.err
     assert "error dialing backend" in ran.err

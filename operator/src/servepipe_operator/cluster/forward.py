@@ -137,6 +137,8 @@ class Forward:
                     heartbeat=HEARTBEAT_S,
                     timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_S),
                 )
+        except TimeoutError as error:
+            raise Unavailable(f"{WHAT}: no answer within {OPEN_S:g} s") from error
         except (aiohttp.ClientError, OSError) as error:
             raise Unavailable(f"{WHAT}: {str(error) or type(error).__name__}") from error
         if websocket.protocol != PROTOCOL:
