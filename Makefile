@@ -21,7 +21,7 @@ KUBE_BESIDE := $(addprefix $(KUBE)/test_,admission.py cli_apply.py cli_forward.p
 	crashes.py dashboard_ways.py kuberay_contract_changes.py kuberay_contract_invalid.py kuberay_contract_objects.py \
 	kuberay_contract_status.py kuberay_standin.py lost_at_once.py merging.py new_version.py values.py values_in_replicas.py)
 
-.PHONY: help setup demo test test-pure test-kube kube-binaries test-ray test-pythons check format generate bench lock clean
+.PHONY: help setup demo test test-unit test-property test-kube kube-binaries test-ray test-pythons check format generate bench lock clean
 
 help: ## show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[1m%-13s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,31 +41,42 @@ $(READY): requirements.lock pyproject.toml
 demo: $(READY) ## run the document-triage pipeline on this machine and upgrade two of its models under load
 	@$(BIN)/python examples/document_triage/demo.py
 
-test: test-pure test-kube test-ray ## all tests
+# Two of them at a time, as many of them wait more than they compute; each shows its output in one piece when it is done, and
+# writes it to .cache/logs meanwhile.
+test: $(READY) ## all tests
+	@$(MAKE) --no-print-directory --jobs=2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=line) TOGETHER=1 \
+		test-property test-unit test-ray test-kube
 
-test-pure: $(READY) ## unit tests with the coverage of the pure layers, and property tests beside them
-	@mkdir -p .cache
-	@$(BIN)/python -m pytest $(PROPERTY) > .cache/property.log 2>&1 & property=$$!; \
-	trap 'kill $$property 2>/dev/null || true' EXIT; \
-	status=0; $(BIN)/python -m pytest $(UNIT) --cov --cov-report=term-missing:skip-covered || status=$$?; \
-	echo "test-pure: waiting for the property tests"; \
-	wait $$property || status=$$?; cat .cache/property.log; exit $$status
+ifdef TOGETHER
+LOGGED = 2>&1 | tee .cache/logs/$@.log
+BEGUN = @mkdir -p .cache/logs; echo "$@: begun; look at .cache/logs/$@.log"
+endif
+
+test-unit: $(READY) ## unit tests, with the coverage of the pure layers
+	$(BEGUN)
+	@$(BIN)/python -m pytest $(UNIT) --cov --cov-report=term-missing:skip-covered $(LOGGED)
+
+test-property: $(READY) ## property tests
+	$(BEGUN)
+	@$(BIN)/python -m pytest $(PROPERTY) $(LOGGED)
 
 test-kube: $(READY) ## tests on a real Kubernetes API server; builds it once (needs Go 1.26 or pip, some minutes)
-	@mkdir -p .cache
+	$(BEGUN)
 	@$(BIN)/python $(KUBE)/bed/build.py
-	@$(BIN)/python -m pytest $(KUBE_BESIDE) $(KUBE)/test_rbac.py -k "not every_right" > .cache/kube.log 2>&1 & beside=$$!; \
+	@mkdir -p .cache/logs
+	@$(BIN)/python -m pytest $(KUBE_BESIDE) $(KUBE)/test_rbac.py -k "not every_right" > .cache/logs/$@-beside.log 2>&1 & beside=$$!; \
 	trap 'kill $$beside 2>/dev/null || true' EXIT; \
-	status=0; $(BIN)/python -m pytest $(KUBE) $(addprefix --ignore=,$(KUBE_BESIDE)) || status=$$?; \
-	echo "test-kube: waiting for the tests beside these"; \
-	wait $$beside || status=$$?; cat .cache/kube.log; exit $$status
+	status=0; { $(BIN)/python -m pytest $(KUBE) $(addprefix --ignore=,$(KUBE_BESIDE)) $(LOGGED); } || status=$$?; \
+	echo "$@: waiting for the tests beside these"; \
+	wait $$beside || status=$$?; cat .cache/logs/$@-beside.log; exit $$status
 
 kube-binaries: $(READY) ## build the API server, etcd and kubectl for test-kube now
 	@$(BIN)/python $(KUBE)/bed/build.py
 
 test-ray: $(READY) ## tests on this machine's own Ray; one Ray at a time, so in two runs
-	@$(BIN)/python -m pytest $(RAY) --ignore=$(RAY)/up
-	@$(BIN)/python -m pytest $(RAY)/up
+	$(BEGUN)
+	@$(BIN)/python -m pytest $(RAY) --ignore=$(RAY)/up $(LOGGED)
+	@$(BIN)/python -m pytest $(RAY)/up $(LOGGED)
 
 test-pythons: $(READY) ## unit and property tests under every other supported Python that is installed
 	@scripts/test-pythons $(UNIT) $(PROPERTY)
