@@ -170,7 +170,7 @@ def test_a_node_that_hangs_is_said_and_waited_for(cli: Cli, head: Head, kubelet:
     with following(cli.place, "m1") as follow:
         follow.says(ONE)
         kubelet.freeze()
-        follow.remarks("Ray's dashboard cannot be read: TimeoutError")
+        follow.remarks("Ray's dashboard cannot be read: no answer in time")
         follow.remarks("through the API server's Service proxy: no answer within 2 s")
         kubelet.thaw()
         follow.says(ONE, times=2)

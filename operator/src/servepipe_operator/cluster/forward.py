@@ -65,6 +65,7 @@ class Forward:
 
     Attributes:
         socket: To be connected to.
+        url: What to ask for over it, before the first path.
         failure: Why the last connection that failed did; "" after one that was opened.
     """
 
@@ -72,6 +73,7 @@ class Forward:
         self, session: aiohttp.ClientSession, access: Access, namespace: str, pod: str, port: int, socket: Path
     ) -> None:
         self.socket = socket
+        self.url = f"http://localhost:{port}"
         self.failure = ""
         self._session, self._access, self._port = session, access, port
         self._url = access.url + PODS.path(namespace, pod, "portforward")

@@ -62,7 +62,9 @@ async def _follow(connection: Connection, live: Json, node: str, tail: int) -> N
                 try:
                     await reader.show(node, follow=True, previous=False)
                 finally:
-                    begun = begun or reader.begun
+                    if reader.begun:
+                        begun = True
+                        told.forget()
         except NotNowError as error:
             if not begun:
                 raise
@@ -71,7 +73,7 @@ async def _follow(connection: Connection, live: Json, node: str, tail: int) -> N
 
 
 class _Told:
-    """Says on stderr what is not a line of the logs, each thing once."""
+    """Says on stderr what is not a line of the logs, each thing once until it is forgotten."""
 
     def __init__(self) -> None:
         self._lines: set[str] = set()
@@ -80,6 +82,9 @@ class _Told:
         if line not in self._lines:
             print(f"({line})", file=sys.stderr, flush=True)
         self._lines.add(line)
+
+    def forget(self) -> None:
+        self._lines.clear()
 
 
 @asynccontextmanager
@@ -91,8 +96,9 @@ async def _reachable(connection: Connection, live: Json, told: Callable[[str], N
         try:
             yield ray
         except (UnreachableError, aiohttp.ClientError, TimeoutError) as error:
+            reason = "no answer in time" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
             raise NotNowError(
-                f"Ray's dashboard cannot be read: {str(error) or type(error).__name__}",
+                f"Ray's dashboard cannot be read: {reason}",
                 where=ray.way.where,
                 fix=ray.way.fix,
             ) from None

@@ -2,7 +2,7 @@
 
 Port-forward goes through the kubelet of the head's node, and is what people have rights for (`get` and `create`
 ``pods/portforward``, and `list` pods to find it). The Service proxy (`get` ``services/proxy``) needs an API server that
-reaches the pods' addresses, which many do not.
+reaches the pods' addresses, which many do not and NetworkPolicies can forbid.
 """
 
 from __future__ import annotations
@@ -124,23 +124,35 @@ async def dashboard(connection: Connection, live: Json) -> AsyncIterator[RayDash
         try:
             ray = await _forwarded(stack, connection, cluster, token)
         except KubeError as error:
-            ray = await _proxied(stack, connection, cluster, token, _reason(error))
+            ray = await _proxied(stack, connection, cluster, token, _no_forward(error))
         yield ray
 
 
 async def _forwarded(stack: AsyncExitStack, connection: Connection, cluster: Json, token: str) -> RayDashboard:
     """By port-forward. Raises `KubeError` where there is none, `NotNowError` while the head is not ready."""
     name, namespace = cluster["metadata"]["name"], cluster["metadata"]["namespace"]
-    pods = await connection.kube.list(PODS, namespace, head_selector(name))
-    head = next((pod["metadata"]["name"] for pod in pods if is_ready(pod)), None)
+    pod = await _ready_pod(connection, namespace, head_selector(name))
     look = f"Look with `servepipe status`, or `kubectl -n {namespace} describe pod -l {head_selector(name)}`."
-    if head is None:
+    if pod is None:
         raise NotNowError(f"RayCluster {name!r} has no head that is ready", where=connection.place(namespace), fix=look)
-    forward = await stack.enter_async_context(forwarded(connection.kube.access, namespace, head, DASHBOARD_PORT))
+    access = connection.kube.access
+    forward = await stack.enter_async_context(forwarded(access, namespace, pod, DASHBOARD_PORT))
     session = await _session(stack, aiohttp.UnixConnector(str(forward.socket), limit=0))
-    url = f"http://localhost:{DASHBOARD_PORT}"
-    way = Way(f"port {DASHBOARD_PORT} of pod {head} in namespace {namespace}", look, failure=lambda: forward.failure)
-    return RayDashboard(session, Access(url), url, token, way)
+    way = Way(f"port {DASHBOARD_PORT} of pod {pod} in namespace {namespace}", look, failure=lambda: forward.failure)
+    return RayDashboard(session, Access(forward.url), forward.url, token, way)
+
+
+async def _ready_pod(connection: Connection, namespace: str, selector: str) -> str | None:
+    """Name of a pod that can be used. Raises `KubeError`."""
+    pods = await connection.kube.list(PODS, namespace, selector)
+    return next((str(pod["metadata"]["name"]) for pod in pods if is_ready(pod)), None)
+
+
+def _no_forward(error: KubeError) -> str:
+    """Why there is no port-forward."""
+    said = message_of(error).removeprefix("port-forward: ")
+    # The API server does not always name the right that is missing.
+    return f"{said.rstrip(': ')} ({RIGHTS})" if isinstance(error, Forbidden) else said
 
 
 async def _proxied(
@@ -153,13 +165,6 @@ async def _proxied(
     fix = f"This takes the right to get services/proxy, and an API server that reaches pods. No port-forward: {instead}"
     way = Way(f"Service {head.service} in namespace {head.namespace}", fix, instead)
     return RayDashboard(session, access, base_url("proxy", head, access), token, way)
-
-
-def _reason(error: KubeError) -> str:
-    """Why there is no port-forward."""
-    said = message_of(error).removeprefix("port-forward: ")
-    # The API server does not always name the right that is missing.
-    return f"{said.rstrip(': ')} ({RIGHTS})" if isinstance(error, Forbidden) else said
 
 
 async def _session(stack: AsyncExitStack, connector: aiohttp.BaseConnector) -> aiohttp.ClientSession:
