@@ -1,5 +1,6 @@
 """`servepipe logs`: by port-forward, through API server and kubelet, to a pipeline's Ray; and where that is refused."""
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -225,6 +226,18 @@ def test_a_kubelet_that_does_not_speak_the_protocol(cli: Cli, served: Head, kube
     ran = cli.run("logs", "m1", *cli.place)
     assert (ran.status, ran.out.splitlines()[0]) == (0, ONE), ran.err
     assert "does not speak v4.channel.k8s.io" in ran.err
+
+
+def test_a_folder_for_temporary_files_whose_name_is_too_long_for_sockets(
+    cli: Cli, served: Head, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / ("x" * 100)
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    ran = cli.run("logs", "m1", *cli.place)
+    assert (ran.status, ran.out.splitlines()[0]) == (0, ONE), ran.err
+    assert "path too long" in ran.err
+    assert list(folder.iterdir()) == []
 
 
 def test_somebody_who_may_neither(cli: Cli, head: Head) -> None:
