@@ -20,6 +20,8 @@ from fake_kubelet import Kubelet, put_on
 CLUSTER = f"{NAME}-x7k2q"
 RAY = {"clusters": [{"name": CLUSTER, "role": "Active"}]}
 DASHBOARD = 8265
+INGRESS = 8000
+INGRESS_LABELS = {"servepipe.dev/pipeline": NAME, "servepipe.dev/role": "ingress", "ray.io/cluster": CLUSTER}
 #: The RayClusters are the test's own, also after a test that has started KubeRay's stand-in.
 STAND_IN_OFF = {"kuberay-stand-in/controller": "off"}
 HEAD_LABELS = {"ray.io/cluster": CLUSTER, "ray.io/node-type": "head"}
@@ -66,6 +68,13 @@ def head_pod(cli: Cli, kubelet: Kubelet, head: Head, name: str = f"{CLUSTER}-hea
     """A head that is ready, on the kubelet's node."""
     put_on(cli.plane, kubelet.node, cli.namespace, name, HEAD_LABELS)
     kubelet.leads[cli.namespace, name, DASHBOARD] = (head.address, head.port)
+    return name
+
+
+def ingress_pod(cli: Cli, kubelet: Kubelet, head: Head, name: str = f"{CLUSTER}-ingress-abcde") -> str:
+    """A pod of the ingress that is ready, and answers as the head does."""
+    put_on(cli.plane, kubelet.node, cli.namespace, name, INGRESS_LABELS)
+    kubelet.leads[cli.namespace, name, INGRESS] = (head.address, head.port)
     return name
 
 

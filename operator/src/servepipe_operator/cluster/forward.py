@@ -11,8 +11,10 @@ import asyncio
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from weakref import WeakSet
 
 import aiohttp
 
@@ -39,8 +41,9 @@ async def forwarded(access: Access, namespace: str, pod: str, port: int) -> Asyn
         KubeError: The API server or the kubelet refuses, or does not answer.
     """
     async with AsyncExitStack() as stack:
+        transports: WeakSet[asyncio.Transport] = WeakSet()
         tracing = aiohttp.TraceConfig()
-        tracing.on_request_end.append(_raise_refusal)
+        tracing.on_request_end.append(partial(_answered, transports))
         session = await stack.enter_async_context(
             aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=0),
@@ -49,6 +52,7 @@ async def forwarded(access: Access, namespace: str, pod: str, port: int) -> Asyn
                 trace_configs=[tracing],
             )
         )
+        stack.push_async_callback(_abort, transports)
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="servepipe-"))
         forward = Forward(session, access, namespace, pod, port, Path(folder) / "port")
         stack.push_async_callback(forward.close)
@@ -89,6 +93,13 @@ class Forward:
         except OSError as error:  # TMPDIR can be longer than the path of a socket may be
             raise Unavailable(f"{WHAT}: {error}") from error
 
+    async def check(self) -> None:
+        """Whether the next connection is likely to work; opens it where none is open. Raises `KubeError`."""
+        if self.failure:
+            raise Unavailable(self.failure)
+        if not self._tasks and self._first is None:
+            self._first = await self._open()
+
     async def close(self) -> None:
         """End all connections."""
         if self._server is not None:
@@ -108,7 +119,7 @@ class Forward:
         """One connection, until either side ends it."""
         try:
             first, self._first = self._first, None
-            websocket = first or await self._open()
+            websocket = first if first is not None and not first.closed else await self._open()
             upward = asyncio.create_task(_upward(reader, websocket))
             try:
                 await self._downward(websocket, writer)
@@ -176,8 +187,23 @@ async def _upward(reader: asyncio.StreamReader, websocket: aiohttp.ClientWebSock
     await websocket.close()
 
 
-async def _raise_refusal(_: aiohttp.ClientSession, __: SimpleNamespace, answer: aiohttp.TraceRequestEndParams) -> None:
-    """What the server says about a handshake that it refuses: aiohttp's own error leaves it out."""
+async def _answered(
+    transports: WeakSet[asyncio.Transport],
+    _: aiohttp.ClientSession,
+    __: SimpleNamespace,
+    answer: aiohttp.TraceRequestEndParams,
+) -> None:
+    """Raises `KubeError` with what the server says where it refuses a handshake: aiohttp's own error leaves it out."""
     response = answer.response
     if response.status != 101:
         raise error_from(WHAT, response.status, await response.text(), response.headers)
+    if response.connection is not None and response.connection.transport is not None:
+        transports.add(response.connection.transport)
+
+
+async def _abort(transports: WeakSet[asyncio.Transport]) -> None:
+    """Without TLS's farewell, which a server that hangs would not answer; and the event loop may be about to end."""
+    for transport in transports:
+        transport.abort()
+    for _ in range(3):
+        await asyncio.sleep(0)  # what was aborted closes in the loop's next rounds

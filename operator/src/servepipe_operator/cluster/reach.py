@@ -1,8 +1,8 @@
-"""The ways from outside of the cluster to a pipeline's Ray: port-forward, else the API server's Service proxy.
+"""The ways from outside of the cluster to a pipeline's pods: port-forward, else the API server's Service proxy.
 
-Port-forward goes through the kubelet of the head's node, and is what people have rights for (`get` and `create`
-``pods/portforward``, and `list` pods to find it). The Service proxy (`get` ``services/proxy``) needs an API server that
-reaches the pods' addresses, which many do not and NetworkPolicies can forbid.
+Port-forward goes through the kubelet of the pod's node, and is what people have rights for (`get` and `create`
+``pods/portforward``, and `list` pods to find it). The Service proxy (`get`, for calls `create` ``services/proxy``)
+needs an API server that reaches the pods' addresses, which many do not and NetworkPolicies can forbid.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from servepipe_operator.adapters.kube_resource import PODS, RAYCLUSTERS, SECRETS
 from servepipe_operator.cluster.connection import ClusterError, Connection, NotNowError, in_words, message_of
 from servepipe_operator.cluster.forward import forwarded
 from servepipe_operator.engine.state import Json
-from servepipe_operator.objects.cluster_view import head_selector, head_service, is_ready
-from servepipe_operator.objects.names import token_secret_name
+from servepipe_operator.objects.cluster_view import CLUSTER_LABEL, head_selector, head_service, is_ready
+from servepipe_operator.objects.names import PIPELINE_LABEL, ROLE_LABEL, token_secret_name
 from servepipe_operator.objects.pods import DASHBOARD_PORT
 from servepipe_operator.objects.services import TOKEN_KEY, token_of
 from servepipe_operator.ports import UnreachableError
 
-__all__ = ["RayDashboard", "dashboard", "ingress_of"]
+__all__ = ["RayDashboard", "dashboard", "ingress_of", "ingress_selector", "no_forward", "ready_pod"]
 
 RIGHTS = "it takes the rights to list pods, and to get and create pods/portforward"
 SERVICE_PORT = 8000
@@ -44,6 +44,12 @@ def ingress_of(live: Mapping[str, Any]) -> Place:
     """The Service that callers use."""
     service = ((live["spec"].get("ingress") or {}).get("service") or {}).get("port", SERVICE_PORT)
     return Place(live["metadata"]["namespace"], live["metadata"]["name"], int(service))
+
+
+def ingress_selector(live: Mapping[str, Any]) -> str:
+    """Of the pods behind that Service."""
+    chosen = {PIPELINE_LABEL: live["metadata"]["name"], ROLE_LABEL: "ingress", CLUSTER_LABEL: active_cluster(live)}
+    return ",".join(f"{key}={value}" for key, value in chosen.items())
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,14 +130,14 @@ async def dashboard(connection: Connection, live: Json) -> AsyncIterator[RayDash
         try:
             ray = await _forwarded(stack, connection, cluster, token)
         except KubeError as error:
-            ray = await _proxied(stack, connection, cluster, token, _no_forward(error))
+            ray = await _proxied(stack, connection, cluster, token, no_forward(error))
         yield ray
 
 
 async def _forwarded(stack: AsyncExitStack, connection: Connection, cluster: Json, token: str) -> RayDashboard:
     """By port-forward. Raises `KubeError` where there is none, `NotNowError` while the head is not ready."""
     name, namespace = cluster["metadata"]["name"], cluster["metadata"]["namespace"]
-    pod = await _ready_pod(connection, namespace, head_selector(name))
+    pod = await ready_pod(connection, namespace, head_selector(name))
     look = f"Look with `servepipe status`, or `kubectl -n {namespace} describe pod -l {head_selector(name)}`."
     if pod is None:
         raise NotNowError(f"RayCluster {name!r} has no head that is ready", where=connection.place(namespace), fix=look)
@@ -142,13 +148,13 @@ async def _forwarded(stack: AsyncExitStack, connection: Connection, cluster: Jso
     return RayDashboard(session, Access(forward.url), forward.url, token, way)
 
 
-async def _ready_pod(connection: Connection, namespace: str, selector: str) -> str | None:
+async def ready_pod(connection: Connection, namespace: str, selector: str) -> str | None:
     """Name of a pod that can be used. Raises `KubeError`."""
     pods = await connection.kube.list(PODS, namespace, selector)
     return next((str(pod["metadata"]["name"]) for pod in pods if is_ready(pod)), None)
 
 
-def _no_forward(error: KubeError) -> str:
+def no_forward(error: KubeError) -> str:
     """Why there is no port-forward."""
     said = message_of(error).removeprefix("port-forward: ")
     # The API server does not always name the right that is missing.

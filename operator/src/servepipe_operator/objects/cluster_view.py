@@ -18,7 +18,7 @@ from servepipe_operator.objects.names import ROLE_LABEL, Owner, claim
 from servepipe_operator.objects.pod_trouble import PodTrouble, ending, first_trouble, trouble_of
 from servepipe_operator.objects.raycluster import slots_of
 
-__all__ = ["KUBERAY_MISSING", "ClusterView", "head_selector", "head_service", "is_ready", "view"]
+__all__ = ["CLUSTER_LABEL", "KUBERAY_MISSING", "ClusterView", "head_selector", "head_service", "is_ready", "view"]
 
 CLUSTER_LABEL = "ray.io/cluster"
 GROUP_LABEL = "ray.io/group"
