@@ -16,7 +16,9 @@ import time
 import traceback
 from typing import Any
 
-from servepipe_operator.adapters.processes import adopt_orphans, descendants, end
+import psutil
+
+from servepipe_operator.adapters.processes import Process, adopt_orphans, descendants, end
 
 __all__ = ["main"]
 
@@ -111,8 +113,18 @@ def _capacity() -> dict[str, Any]:
 
 
 def _end_everything(code: int) -> None:
-    end(descendants(os.getpid()), grace_s=GRACE_S if code == 0 else 0.5)
+    grace_s = GRACE_S if code == 0 else 0.5
+    # The GCS goes last: everybody else tells it that they leave, and without it they wait until they are killed.
+    end([p for p in descendants(os.getpid()) if not _is_gcs(p)], grace_s=grace_s)
+    end(descendants(os.getpid()), grace_s=grace_s)
     os._exit(code)
+
+
+def _is_gcs(process: Process) -> bool:
+    try:
+        return psutil.Process(process.pid).name() == "gcs_server"
+    except psutil.Error:
+        return False
 
 
 if __name__ == "__main__":
