@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from servepipe.errors import RunError
-from servepipe_operator.adapters.local_ray import remove_link
 from servepipe_operator.adapters.processes import Process, end
+from servepipe_operator.adapters.short_path import remove_link
 from servepipe_operator.adapters.sockets import PortNumbers
 
 __all__ = ["Run", "RunFolder", "RunState", "find_run", "live_runs", "runs_root"]
