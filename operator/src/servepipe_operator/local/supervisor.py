@@ -51,8 +51,8 @@ from servepipe_operator.view import View
 __all__ = ["Options", "Supervisor"]
 
 TICK_S = 0.5
-CHANGING_S = 1.0
-RECORD_PROCESSES_S = 5.0
+CHANGING_S = 0.3
+RECORD_CHANGING_S, RECORD_STEADY_S = 1.0, 5.0
 EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
 IGNORED_FIELDS = frozenset({"image", "imagePullSecrets", "serviceAccountName", "cluster"})
 
@@ -92,6 +92,7 @@ class Supervisor:
         self._wake = asyncio.Event()
         self._stopping = asyncio.Event()
         self._said_open = False
+        self._recorded_at = 0.0
         self._trouble = ""
         self._exit_code = 0
         self._watched = Watched(compiled.files)
@@ -218,7 +219,7 @@ class Supervisor:
                 plan = await self._reconcile(world, ports)
                 if not self._said_open and self._available():
                     self._said_open = True
-                    if notice := open_ports_notice(ray.open_to_others()):
+                    if notice := open_ports_notice(await asyncio.to_thread(ray.open_to_others)):
                         self.view.say(notice)
                 await self._wait(plan)
 
@@ -252,14 +253,17 @@ class Supervisor:
         """Until it is time to look again, something was asked for, or a watched file changed."""
         look_again = CHANGING_S if plan is None else max(plan.look_again_after_s, 0.0)
         deadline = time.monotonic() + look_again
-        recorded = 0.0
+        record_every = RECORD_CHANGING_S
+        if look_again > CHANGING_S:
+            record_every = RECORD_STEADY_S
+            self._recorded_at = 0.0  # what runs now is what the next start may have to end
         while not self._wake.is_set():
             if not self._require_ray().running():
                 raise RunError(
                     "Ray has ended by itself", where=str(self._require_ray().log), fix="Start the pipeline again."
                 )
-            if time.monotonic() - recorded >= RECORD_PROCESSES_S:
-                recorded = time.monotonic()
+            if time.monotonic() - self._recorded_at >= record_every:
+                self._recorded_at = time.monotonic()
                 self._record.processes_of(self._ray)
                 if not self._said_open:
                     await refuse_intruder(self._require_ray())
