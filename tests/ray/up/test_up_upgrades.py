@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -13,14 +14,19 @@ import pytest
 pytestmark = pytest.mark.ray
 
 LEFT = """
-import os
+import os, time
 from servepipe import remote
 
 VERSION = "one"
+WAITS_FOR = ""
 
 @remote
 class Left:
-    def __init__(self, factor): self.factor = factor
+    def __init__(self, factor):
+        self.factor = factor
+        while WAITS_FOR and not os.path.exists(WAITS_FOR):
+            time.sleep(0.05)
+
     async def forward(self, x): return {"value": self.factor * x, "version": VERSION, "pid": os.getpid()}
 """
 RIGHT = '''
@@ -74,6 +80,14 @@ class Project:
         text = (self.folder / name).read_text(encoding="utf-8")
         assert old in text
         (self.folder / name).write_text(text.replace(old, new), encoding="utf-8")
+
+    def let_left_wait(self, version: str) -> Path:
+        """Left as it is now does not start before the file is there whose path this gives."""
+        file = self.folder.parent / f"{version} may start"
+        text = (self.folder / "left.py").read_text(encoding="utf-8")
+        text = re.sub("^WAITS_FOR = .*$", f"WAITS_FOR = {str(file)!r}", text, flags=re.MULTILINE)
+        (self.folder / "left.py").write_text(text, encoding="utf-8")
+        return file
 
 
 @pytest.fixture(scope="module")
@@ -143,8 +157,8 @@ def test_a_line_of_one_module_moves_only_its_nodes_and_what_is_old_stays_old(
     with load(tools, up) as clients:
         clients.wait_for_more(50)
         project.change("left.py", 'VERSION = "one"', 'VERSION = "two"')
-        # The new one takes so long to start that the old one is back before.
-        project.change("left.py", "self.factor = factor", "self.factor = factor; import time; time.sleep(20)")
+        # The new one does not start before the old one is back.
+        go = project.let_left_wait("two")
         up.run("apply", str(project.file))
         up.wait("the candidate", lambda s: len([a for a in s["applications"] if a.startswith("left--")]) == 2)
         os.kill(pid, signal.SIGKILL)
@@ -159,6 +173,7 @@ def test_a_line_of_one_module_moves_only_its_nodes_and_what_is_old_stays_old(
         clients.answers.clear()
         clients.wait_for_more(50)
         assert {answer[0]["version"] for answer in clients.answers[:20]} == {"one"}
+        go.touch()
         up.wait("left to be replaced", lambda s: tools.revisions(s)["left"] != tools.revisions(before)["left"])
         after = up.wait_settled("the upgrade to be finished")
         # Requests on the killed replica may be lost; nothing else is.
@@ -232,17 +247,15 @@ def test_a_start_with_edited_sources_brings_back_the_old_code_first(up: Any, too
     up.run("down")
     assert up.wait_ended() == 0
     project.change("left.py", f'VERSION = "{version}"', 'VERSION = "edited"')
-    # The new one takes so long to start that the old one runs before, which it can only with the code it had.
-    source = (project.folder / "left.py").read_text(encoding="utf-8")
-    slow = "self.factor = factor; import time; time.sleep(20)"
-    if slow not in source:
-        project.change("left.py", "self.factor = factor", slow)
+    # The new one does not start before the old one runs, which it can only with the code it had.
+    go = project.let_left_wait("edited")
     up.start(project.file)
     back = up.wait(
         "the old revision to be back, with its old code",
         lambda s: any(r["state"] == "RUNNING" for r in s["applications"].get(old, {}).get("replicas", [])),
     )
     assert tools.revisions(back)["left"] == tools.revisions(before)["left"]
+    go.touch()
     up.wait("left to be replaced", lambda s: tools.revisions(s)["left"] != tools.revisions(before)["left"])
     up.wait_settled("the upgrade to be finished")
     assert up.call(5)[0]["version"] == "edited"
