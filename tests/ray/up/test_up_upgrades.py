@@ -1,4 +1,6 @@
-"""Upgrades of one node under load: nobody notices, nothing else moves, and what is bad never gets a request."""
+"""Upgrades of one node, or of the ingress, under load: nobody notices, nothing else moves, and what is bad never gets
+a request.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,7 @@ from servepipe import remote
 @remote
 class Right:
     def __init__(self, offset): self.offset = offset
-    def forward(self, x): return {"value": x + self.offset, "pid": os.getpid()}
+    def forward(self, x, adapted): return {"value": x + self.offset, "adapted": adapted, "pid": os.getpid()}
 
 @remote
 class Held:
@@ -49,20 +51,32 @@ class Holder:
     def __init__(self, held): self.held = held
     async def forward(self, x): return await self.held.forward.remote(x)
 '''
+ADAPT = """
+VERSION = "one"
+
+async def inputs(request):
+    return {"x": await request.json(), "adapted": VERSION}
+
+def other(request):
+    return {"x": 5, "adapted": "other"}
+"""
 PIPELINE = """
+import adapt
 from left import Left
 from right import Held, Holder, Right
 from servepipe import ServeInputNode, build
 
-with ServeInputNode() as dag_input:
+with ServeInputNode(preprocessor=adapt.inputs) as dag_input:
     left = Left.bind(2)
     right = Right.bind(1)
     held = Held.bind("hello")
     holder = Holder.bind(held)
-    dag = [left.forward.bind(dag_input), right.forward.bind(dag_input), holder.forward.bind(dag_input)]
+    x = dag_input["x"]
+    dag = [left.forward.bind(x), right.forward.bind(x, dag_input["adapted"]), holder.forward.bind(x)]
 
 app = build(dag, name="four")
 """
+FILES = {"left.py": LEFT, "right.py": RIGHT, "adapt.py": ADAPT, "pipeline.py": PIPELINE}
 NODES = ["held", "holder", "ingress", "left", "right"]
 
 
@@ -73,7 +87,7 @@ class Project:
         self.folder = folder
         folder.mkdir()
         self.file = folder / "pipeline.py"
-        for name, text in {"left.py": LEFT, "right.py": RIGHT, "pipeline.py": PIPELINE}.items():
+        for name, text in FILES.items():
             (folder / name).write_text(text, encoding="utf-8")
 
     def change(self, name: str, old: str, new: str) -> None:
@@ -237,6 +251,37 @@ def test_a_killed_replica_comes_back(up: Any, tools: Any) -> None:
     after = up.wait_settled("the pipeline to be ready again")
     assert up.call(5)[1]["value"] == 6
     unchanged(tools, before, after, "right")
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "was", "becomes"),
+    [
+        ("adapt.py", 'VERSION = "one"', 'VERSION = "two"', "one", "two"),
+        ("pipeline.py", "adapt.inputs", "adapt.other", "two", "other"),
+    ],
+    ids=["code", "import"],
+)
+def test_a_changed_preprocessor_replaces_the_ingress_only(
+    up: Any, tools: Any, project: Project, file: str, old: str, new: str, was: str, becomes: str
+) -> None:
+    before = up.wait_settled("a settled pipeline")
+    with load(tools, up, lambda a: a[1]["value"] == 6) as clients:
+        clients.wait_for_more(100)
+        project.change(file, old, new)
+        up.run("apply", str(project.file))
+        up.wait(
+            "another replica of the ingress",
+            lambda s: (
+                (now := tools.replicas(s).get("ingress")) and now.keys().isdisjoint(tools.replicas(before)["ingress"])
+            ),
+        )
+        after = up.wait_settled("the change to be finished")
+        clients.wait_for_more(100)
+    assert clients.failures == []
+    assert {answer[1]["adapted"] for answer in clients.answers} == {was, becomes}
+    assert clients.answers[-1][1]["adapted"] == becomes
+    unchanged(tools, before, after, "ingress")
+    assert tools.revisions(after) == tools.revisions(before)
 
 
 def test_a_start_with_edited_sources_brings_back_the_old_code_first(up: Any, tools: Any, project: Project) -> None:

@@ -79,14 +79,16 @@ def _start(options: dict[str, Any]) -> dict[str, Any]:
     import ray
     from ray._private import parameter
 
-    # ray.init has no argument for the agent's port and would take 52365 even where that is another Ray's.
     create = parameter.RayParams.__init__
 
-    def with_any_agent_port(self: Any, *args: Any, **kwargs: Any) -> None:
+    def with_what_init_has_no_argument_for(self: Any, *args: Any, **kwargs: Any) -> None:
+        # Else 52365, even where that is another Ray's.
         kwargs.setdefault("dashboard_agent_listen_port", 0)
+        # The process that sends what workers print to a driver; ours does not listen (`log_to_driver`).
+        kwargs.setdefault("include_log_monitor", False)
         create(self, *args, **kwargs)
 
-    parameter.RayParams.__init__ = with_any_agent_port
+    parameter.RayParams.__init__ = with_what_init_has_no_argument_for
     context = ray.init(
         address="local",
         num_cpus=options["cpus"],
