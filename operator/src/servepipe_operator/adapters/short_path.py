@@ -1,4 +1,4 @@
-"""The short path to the folder of a run's Ray.
+"""The short path to the folder of a run's Ray, which tells its processes from those of others.
 
 In a module of its own: whoever only looks for runs would pay for the imports of `LocalRay`.
 """
@@ -8,7 +8,24 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-__all__ = ["remove_link"]
+import psutil
+
+from servepipe_operator.adapters.processes import Process, identify
+
+__all__ = ["haproxies", "remove_link"]
+
+
+def haproxies(link: Path) -> list[Process]:
+    """Every HAProxy whose files are below this path.
+
+    It outlives a Ray that is killed, and is another process after each change of where the ingress runs.
+    """
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.name() == "haproxy" and any(word.startswith(f"{link}/") for word in process.cmdline()):
+                found.append(identify(process.pid))
+    return [process for process in found if process is not None]
 
 
 def remove_link(link: Path) -> None:
