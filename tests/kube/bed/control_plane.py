@@ -19,6 +19,8 @@ from bed.certificates import Authority
 from bed.client import Api, Object, RefusedError, write_kubeconfig
 from bed.processes import Process, free_ports, wait_for
 
+CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+
 AUDIT_POLICY = {
     "apiVersion": "audit.k8s.io/v1",
     "kind": "Policy",
@@ -124,6 +126,8 @@ class ControlPlane:
         self.api_server.kill()
         self.api_server.start()
         self.wait_until_ready()
+        for crd in self.api.get(CRDS)["items"]:  # it says that it is ready before these are
+            self._wait_until_served(crd["spec"])
 
     def wait_until_ready(self, timeout: float = 120.0) -> None:
         def ready() -> bool:
@@ -190,20 +194,21 @@ class ControlPlane:
 
     def install_crds(self, crds: list[Object]) -> None:
         """As `install_crd`, for many that come up at the same time."""
-        path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
         for crd in crds:
             name = crd["metadata"]["name"]
-            old = self.api.find(f"{path}/{name}")
+            old = self.api.find(f"{CRDS}/{name}")
             if old is None:
-                self.api.create(path, crd)
+                self.api.create(CRDS, crd)
             else:
                 metadata = {**crd["metadata"], "resourceVersion": old["metadata"]["resourceVersion"]}
-                self.api.replace(f"{path}/{name}", {**crd, "metadata": metadata})
+                self.api.replace(f"{CRDS}/{name}", {**crd, "metadata": metadata})
         for crd in crds:
-            spec = crd["spec"]
-            self._wait_until_served(f"/apis/{spec['group']}/{spec['versions'][0]['name']}/{spec['names']['plural']}")
+            self._wait_until_served(crd["spec"])
 
-    def _wait_until_served(self, path: str) -> None:
+    def _wait_until_served(self, spec: Object) -> None:
+        """Until the resource of a CRD can be listed."""
+        path = f"/apis/{spec['group']}/{spec['versions'][0]['name']}/{spec['names']['plural']}"
+
         def served() -> bool:
             try:
                 return self.api.find(path) is not None
