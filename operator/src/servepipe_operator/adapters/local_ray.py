@@ -30,6 +30,8 @@ from servepipe_operator.ports import UnreachableError
 
 __all__ = ["LocalRay"]
 
+#: Where Serve's HTTP listens, and what stands for every address.
+OUR_ADDRESSES = frozenset(("127.0.0.1", "0.0.0.0", "::"))
 START_TIMEOUT_S = 120.0
 ANSWER_TIMEOUT_S = 10.0
 STOP_TIMEOUT_S = 12.0
@@ -201,12 +203,16 @@ class LocalRay:
         return sorted(found)
 
     def intruder(self) -> int | None:
-        """The pid of somebody else who listens on our HTTP port: taken after it was found free, before we bound it."""
+        """The pid of somebody else who listens where our HTTP port is: since it was found free, and before we bound it.
+
+        Whoever listens on that port of another address, also of 127.0.0.0/8, takes no request of ours.
+        """
         found: set[int] = set()
         with contextlib.suppress(psutil.Error):
             for connection in psutil.net_connections("tcp"):
-                port = getattr(connection.laddr, "port", 0)
-                if connection.status == psutil.CONN_LISTEN and port == self.ports.http and connection.pid:
+                if connection.status != psutil.CONN_LISTEN or connection.laddr.port != self.ports.http:
+                    continue
+                if connection.pid and connection.laddr.ip.removeprefix("::ffff:") in OUR_ADDRESSES:
                     found.add(connection.pid)
         # Asked in this order: a HAProxy of ours that starts meanwhile must not look like a stranger.
         strangers = [p for p in map(identify, found) if p is not None]
