@@ -1,7 +1,8 @@
 """etcd, API server and controller-manager as processes on free ports, in one folder with their logs.
 
-By default on loopback, and there is no node and no scheduler: Pods stay Pending. Everything that the API server itself
-decides is real: schemas and CEL rules, RBAC, server-side apply, quotas, garbage collection, namespaces that end.
+By default on loopback, without a scheduler, and with no node but those of `fake_kubelet`: Pods stay Pending. Everything
+that the API server itself decides is real: schemas and CEL rules, RBAC, server-side apply, quotas, garbage collection,
+namespaces that end.
 """
 
 import json
@@ -34,8 +35,11 @@ LOOPBACK = "127.0.0.1"
 SERVICES = "10.96.0.0/16"
 #: The API server's own Service.
 API_SERVICE = "10.96.0.1"
-#: Pods of tests have addresses in 127.0.0.0/8, which may not be in endpoints: those three would try for ever.
-WITHOUT_ENDPOINTS = "*,-endpoints-controller,-endpointslice-controller,-endpointslice-mirroring-controller"
+#: Pods of tests have addresses in 127.0.0.0/8, which may not be in endpoints: those three would try for ever. The
+#: last would take nodes for dead, as no kubelet here says that it lives, and evict their pods.
+CONTROLLERS = (
+    "*,-endpoints-controller,-endpointslice-controller,-endpointslice-mirroring-controller,-node-lifecycle-controller"
+)
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ class Setup:
 
     address: str = LOOPBACK
     authorization: str = "RBAC"
-    controllers: str = WITHOUT_ENDPOINTS
+    controllers: str = CONTROLLERS
     process: Callable[[str, list[str], Path], Process] = Process
 
 
@@ -60,6 +64,7 @@ class ControlPlane:
 
     Attributes:
         issuer: The authority that signed all certificates, for those of nodes.
+        kubelet: Certificate and key for `fake_kubelet`, whatever its nodes are called.
     """
 
     def __init__(self, folder: Path, binaries: Binaries, setup: Setup = Setup()) -> None:
@@ -70,8 +75,9 @@ class ControlPlane:
         self.issuer = authority = Authority(folder)
         self.authority = authority.certificate
         serving = authority.issue("apiserver", "kube-apiserver", addresses=(API_SERVICE, setup.address))
-        to_kubelets = authority.issue("apiserver-kubelet", "kube-apiserver-kubelet-client")
         admin = authority.issue("admin", "admin", groups=("system:masters",))
+        self.kubelet = authority.issue("kubelet", "system:node:tests", groups=("system:nodes",))
+        to_kubelets = authority.issue("apiserver-kubelet", "kube-apiserver-kubelet-client")
         signing = authority.signing_pair("serviceaccounts")
         user = {"client-certificate": str(admin[0]), "client-key": str(admin[1])}
         self.kubeconfig = write_kubeconfig(folder / "admin.kubeconfig", self.url, self.authority, user)
