@@ -14,7 +14,7 @@ from chart import CHART
 
 Object = dict[str, Any]
 
-#: APIs of Prometheus' operator, which a rendering without a cluster has to be told of.
+#: All that has to do with Prometheus and Grafana.
 MONITORING = {"serviceMonitor": {"enabled": True}, "prometheusRule": {"enabled": True}, "dashboards": {"enabled": True}}
 
 

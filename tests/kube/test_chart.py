@@ -1,4 +1,4 @@
-"""The chart's templates, rendered by Helm: what stands in them, which values are taken, what the API server says."""
+"""The chart, rendered by Helm: the operator's Deployment, the CRD, and which values are taken."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import yaml
-from bed.build import helm as built_helm
 from chart import CHART
 from chart_render import Helm, Object, kinds, one
 
@@ -17,11 +16,6 @@ from servepipe_operator.controller.settings import Settings, from_environment
 Json = dict[str, Any]
 ROOT = Path(__file__).parents[2]
 CRD = "servepipelines.servepipe.dev"
-
-
-@pytest.fixture(scope="module")
-def helm(tmp_path_factory: pytest.TempPathFactory) -> Helm:
-    return Helm(built_helm(), tmp_path_factory.mktemp("helm"))
 
 
 def pod(objects: list[Object]) -> Json:

