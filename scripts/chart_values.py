@@ -166,16 +166,18 @@ def _value(path: tuple[str, ...], everything: Any, comments: list[str]) -> Value
                 raise ValuesError(f"{name}: what follows @schema has to be a mapping, not {more!r}")
             added |= more
     value = Value(path, default, " ".join(line for line in comments if not line.startswith(_ADDED)), added)
+    if value.is_leaf and not value.description:
+        raise ValuesError(f"{name} has no comment above it that says what it is")
     if default is None:
         raise ValuesError(f"{name} has no default; give it one that means the same, such as an empty string")
-    if default == {} and value.is_leaf is False:
+    if default == {} and not value.is_leaf:
         raise ValuesError(f"{name} is an empty object without `@schema {{additionalProperties: …}}`")
     return value
 
 
 def _told(value: Value) -> str:
     one_of = f"One of {', '.join(f'`{one}`' for one in value.added['enum'])}." if "enum" in value.added else ""
-    return " ".join(filter(None, (value.description, one_of))) or "As in Kubernetes."
+    return " ".join(filter(None, (value.description, one_of)))
 
 
 def _shown(default: Any) -> str:
