@@ -11,6 +11,7 @@ import yaml
 from chart import CHART
 from chart_render import Helm, Object, kinds, one
 
+from servepipe import __version__
 from servepipe_operator.controller.settings import Settings, from_environment
 
 Json = dict[str, Any]
@@ -101,7 +102,7 @@ def test_pipelines_let_the_operator_in(helm: Helm) -> None:
 @pytest.mark.parametrize(
     ("values", "image"),
     [
-        ({}, "servepipe/operator:0.1.0"),
+        ({}, f"servepipe/operator:{__version__}"),
         ({"image": {"repository": "r.example.com/x", "tag": "1.2"}}, "r.example.com/x:1.2"),
         ({"image": {"tag": "1", "digest": "sha256:" + "a" * 64}}, "servepipe/operator@sha256:" + "a" * 64),
     ],

@@ -126,6 +126,50 @@ def test_the_words_asked_for_are_those_of_the_code(rules: list[Json], dashboards
     assert words["result"] <= RESULTS
 
 
+@pytest.mark.parametrize(
+    ("condition", "status", "reason", "alerts"),
+    [
+        ("Available", "True", "Answering", set()),
+        ("Available", "False", "NodesNotAnswering", {"ServePipelineNotAvailable"}),
+        ("Available", "Unknown", "NoAnswer", {"ServePipelineNotAvailable"}),
+        ("Available", "False", "Suspended", set()),
+        ("Ready", "False", "Upgrading", set()),
+        ("Ready", "False", "BuildFailed", set()),
+        ("Stalled", "True", "BuildFailed", {"ServePipelineUpgradeStalled"}),
+        ("Stalled", "True", "ProgressDeadlineExceeded", {"ServePipelineUpgradeStalled"}),
+        ("Stalled", "True", "Forbidden", {"ServePipelineStalled"}),
+        ("Stalled", "True", "InvalidSpec", {"ServePipelineStalled"}),
+        ("ClusterReady", "False", "InsufficientCapacity", {"ServePipelineWithoutCapacity"}),
+        ("ClusterReady", "False", "PodsNotReady", set()),
+    ],
+)
+def test_which_alert_a_condition_raises(
+    rules: list[Json], condition: str, status: str, reason: str, alerts: set[str]
+) -> None:
+    metrics = Metrics("1", "main")
+    metrics.pipelines([{condition: (status, reason)}])
+    [sample] = [
+        sample
+        for family in metrics.registry.collect()
+        for sample in family.samples
+        if family.name == "servepipe_pipelines"
+    ]
+    labels = sample.labels | {"job": "svp-servepipe", "namespace": "ops"}
+    raised = {
+        rule["alert"]
+        for rule in rules
+        for metric, matchers in _SELECTOR.findall(rule["expr"])
+        if metric == sample.name
+        and all(_fits(labels[name], how, value) for name, how, value in _MATCHER.findall(matchers))
+    }
+    assert raised == alerts
+
+
+def _fits(text: str, how: str, value: str) -> bool:
+    same = re.fullmatch(value, text) is not None if "~" in how else text == value
+    return same != how.startswith("!")
+
+
 def test_every_stalled_pipeline_is_in_one_of_two_alerts(rules: list[Json]) -> None:
     about = {rule["alert"]: rule["expr"] for rule in rules}
     [upgrade] = re.findall(r'reason=~"([^"]+)"', about["ServePipelineUpgradeStalled"])

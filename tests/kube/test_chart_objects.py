@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -206,6 +210,50 @@ def test_the_pod_of_helm_test(helm: Helm) -> None:
     port = service["spec"]["ports"][0]["port"]
     assert url == f"http://{service['metadata']['name']}.ops.svc:{port}/readyz"
     assert seconds == "60"
+
+
+def answers(*replies: tuple[int, str]) -> ThreadingHTTPServer:
+    """A server whose answers to GET are these, the last of them for ever."""
+    left = list(replies)
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            code, text = left.pop(0) if len(left) > 1 else left[0]
+            self.send_response(code)
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    return ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+
+
+@pytest.mark.parametrize(
+    ("replies", "seconds", "code", "told"),
+    [
+        ([(200, "ok")], 30, 0, "ok"),
+        ([(503, "rayclusters.ray.io: is missing"), (200, "ok")], 30, 0, "rayclusters.ray.io: is missing\nok"),
+        ([(503, "rayclusters.ray.io: is missing")], 0.1, 1, "rayclusters.ray.io: is missing"),
+    ],
+    ids=["ready", "ready-later", "never-ready"],
+)
+def test_what_helm_test_runs(helm: Helm, replies: list[tuple[int, str]], seconds: float, code: int, told: str) -> None:
+    program, *_ = one(helm.objects(), "Pod")["spec"]["containers"][0]["args"]
+    server = answers(*replies)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        url = f"http://127.0.0.1:{server.server_port}/readyz"
+        done = subprocess.run(
+            [sys.executable, "-c", program, url, str(seconds)], capture_output=True, text=True, timeout=60
+        )
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert (done.returncode, done.stdout.strip()) == (code, told)
+    assert (f"{url} was not ready within {seconds:g} s" in done.stderr) == (code == 1)
 
 
 def test_objects_say_what_they_belong_to(helm: Helm) -> None:

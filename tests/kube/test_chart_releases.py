@@ -144,6 +144,9 @@ def test_two_releases_share_a_cluster(releases: Releases) -> None:
     refusal = releases.try_install("one").stderr
     releases.adopt(refusal)
     releases.install("one")
+    refused = releases.try_install("other", {"crds": {"enabled": False}})
+    assert f'Installation "servepipe" is that of release one in namespace {releases.namespace}' in refused.stderr
+    assert "--set installation=NAME" in refused.stderr
     refused = releases.try_install("other", {"installation": "other"})
     assert f"belongs to release one in namespace {releases.namespace}" in refused.stderr
     notes = releases.install("other", {"installation": "other", "crds": {"enabled": False}})

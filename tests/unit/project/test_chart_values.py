@@ -11,6 +11,8 @@ import pytest
 import yaml
 from jsonschema import Draft7Validator
 
+from servepipe import __version__
+
 ROOT = Path(__file__).parents[3]
 
 
@@ -108,6 +110,15 @@ def test_every_value_is_read_and_fits_the_schema() -> None:
     schema = chart_values.schema(values)
     Draft7Validator.check_schema(schema)
     assert list(Draft7Validator(schema).iter_errors(everything)) == []
+
+
+def test_the_chart_is_of_this_version() -> None:
+    chart = yaml.safe_load((chart_values.CHART / "Chart.yaml").read_text())
+    assert chart["appVersion"] == __version__
+    # 0.1.0-dev.0 is 0.1.0.dev0, and 0.1.0-rc.1 is 0.1.0rc1.
+    release, _, suffix = chart["version"].partition("-")
+    suffix = suffix.replace(".", "")
+    assert release + (f".{suffix}" if suffix.startswith("dev") else suffix) == __version__
 
 
 def test_the_generated_files_are_up_to_date() -> None:
