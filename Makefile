@@ -18,8 +18,9 @@ KUBE := tests/kube
 # These run beside the others, on an API server of their own: most tests there wait more than they compute. Which rights their
 # operators used is looked at in both runs, at the end.
 KUBE_BESIDE := $(addprefix $(KUBE)/test_,admission.py chart.py chart_monitoring.py chart_objects.py chart_releases.py cli_apply.py \
-	cli_operate.py cli_operator.py cli_reach.py crashes.py dashboard_ways.py kuberay_contract_changes.py kuberay_contract_invalid.py kuberay_contract_objects.py \
-	kuberay_contract_status.py kuberay_standin.py lost_at_once.py merging.py new_version.py values.py values_in_replicas.py)
+	cli_forward.py cli_operate.py cli_operator.py cli_reach.py crashes.py dashboard_ways.py \
+	kuberay_contract_changes.py kuberay_contract_invalid.py kuberay_contract_objects.py kuberay_contract_status.py \
+	kuberay_standin.py lost_at_once.py merging.py new_version.py values.py values_in_replicas.py)
 
 .PHONY: help setup demo test test-unit test-property test-kube kube-binaries test-ray test-pythons check format generate bench lock clean
 

@@ -116,12 +116,12 @@ def condition(kind: str, status: str, message: str) -> Object:
     return {"type": kind, "status": status, "reason": "Because", "message": message, "lastTransitionTime": TIME}
 
 
-def interruptible(command: list[str]) -> subprocess.Popen[str]:
+def interruptible(command: list[str], stderr: int = subprocess.DEVNULL) -> subprocess.Popen[str]:
     """A command whose output is read, and that Ctrl-C ends."""
     return subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stderr=stderr,
         text=True,
         # Whatever runs the tests in the background may ignore it, and that is inherited.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),

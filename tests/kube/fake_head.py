@@ -1,13 +1,13 @@
-"""Ray's dashboard and the ingress of one pipeline as a small HTTP server, reached through Services of the cluster.
+"""Ray's dashboard and the ingress of one pipeline as a small HTTP server.
 
-The API server's proxy refuses loopback addresses, so it listens on an address of this machine.
+To be reached through Services it has to listen on an address of this machine: the API server's proxy refuses loopback.
 """
 
 import json
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -51,10 +51,12 @@ class Head:
 
 
 @contextmanager
-def fake_head() -> Iterator[Head]:
+def fake_head(address: str = "127.0.0.1") -> Iterator[Head]:
     head = Head()
 
     class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
         def log_message(self, *arguments: Any) -> None: ...
 
         def do_GET(self) -> None:
@@ -73,10 +75,14 @@ def fake_head() -> Iterator[Head]:
                     self.send(200, "".join(lines), "text/plain")
                     return
                 self.send_response(200)
+                self.send_header("Transfer-Encoding", "chunked")
                 self.end_headers()
-                self.wfile.write("".join(lines).encode())
-                self.wfile.flush()
+                text = "".join(lines).encode()
+                if text:
+                    self.wfile.write(b"%x\r\n%s\r\n" % (len(text), text))
                 head.release.wait(60)
+                with suppress(OSError):  # who asked may have gone
+                    self.wfile.write(b"0\r\n\r\n")
             else:
                 self.send(404, "", "text/plain")
 
@@ -93,8 +99,9 @@ def fake_head() -> Iterator[Head]:
             self.end_headers()
             self.wfile.write(text.encode())
 
-    head.address = own_address()
+    head.address = address
     server = ThreadingHTTPServer((head.address, 0), Handler)
+    server.daemon_threads = True  # they wait on connections that are kept
     head.port = server.server_address[1]
     thread = threading.Thread(target=server.serve_forever)
     thread.start()

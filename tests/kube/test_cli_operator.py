@@ -7,10 +7,15 @@ import subprocess
 import sys
 from typing import Any
 
+from fake_kubelet import fake_kubelet
+from headed import following
+from kuberay.http import LOG_LINE
+from kuberay.nodes import NODE_LABEL
 from scenes import Outcome, Scenes, Stage, model
 
 SCENES = Scenes()
 Json = dict[str, Any]
+LINE = LOG_LINE.rstrip()
 MODULE = [sys.executable, "-m", "servepipe"]
 
 
@@ -70,6 +75,36 @@ def suspend_resume_and_delete(stage: Stage) -> None:
     servepipe(stage, "delete", name, "--wait", "--timeout", "100s")
     assert stage.children("apis/ray.io/v1:rayclusters", name) == []
     assert "There is no pipeline" in servepipe(stage, "status", name, status=2)
+
+
+@SCENES.add(own={NODE_LABEL: "operated"})
+def logs_come_from_the_head_and_its_successor(stage: Stage) -> None:
+    name = "told"
+    cli = ("-n", stage.namespace, "--kubeconfig", str(stage.plane.kubeconfig))
+    with fake_kubelet(stage.plane, "operated") as kubelet:
+        apply(stage, stage.resource(name, {"m1": model("good", replicas=2)}))
+
+        def lines() -> set[str]:
+            found = {app.partition("--")[2]: ids for app, ids in stage.replicas(name).items() if app.startswith("m1--")}
+            return {
+                f"{revision}/{one.rpartition('#')[2][:6]} | {LINE}" for revision, ids in found.items() for one in ids
+            }
+
+        before = lines()
+        said = servepipe(stage, "logs", "m1").splitlines()
+        assert {*said[:-1]} == before
+        assert said[-1] == f"{name} in namespace {stage.namespace}, context tests", "by port-forward, without a word"
+        assert "m1 has no replica that ended lately" in servepipe(stage, "logs", "m1", "--previous")
+        head = kubelet.seen[-1][0]
+        with following(cli, "m1") as follow:
+            for line in before:
+                follow.says(line)
+            stage.end_head(name)
+            stage.until("a look at the new head", lambda: kubelet.seen[-1][0] != head, 90, name)
+            stage.until("replicas on it", lambda: len(lines()) == 2, 60, name)
+            for line in lines():
+                follow.says(line, times=1 + (line in before))
+            assert follow.interrupt() == 130
 
 
 @SCENES.as_tests

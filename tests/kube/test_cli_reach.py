@@ -1,162 +1,80 @@
-"""`servepipe logs`, `call` and `app.deploy("kubernetes")`: through the API server to a pipeline's Ray and ingress."""
+"""`servepipe call` and `app.deploy("kubernetes")`: by port-forward to a pipeline's ingress, and where there is none."""
 
 import asyncio
-import base64
-import signal
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import Any
 
 import pytest
 from bed.client import Object
 from bed.control_plane import ControlPlane
-from bed.processes import wait_for
-from cluster_cli import NAME, Cli, interruptible, pipeline, ready
-from fake_head import Head, fake_head, put_behind
+from bed.processes import free_ports, wait_for
+from cluster_cli import NAME, Cli, ready
+from fake_head import Head, fake_head, own_address, put_behind
+from fake_kubelet import Kubelet, fake_kubelet, put_on
+from headed import CLUSTER, INGRESS_LABELS, RAY, STAND_IN_OFF, deployed, ingress_pod
 
 from servepipe import ServeInputNode, build, remote
 from servepipe.errors import RequestError, RunError, ServePipeError
-
-CLUSTER = f"{NAME}-x7k2q"
-RAY = {"clusters": [{"name": CLUSTER, "role": "Active"}]}
-
-STAND_IN_OFF = {"kuberay-stand-in/controller": "off"}
+from servepipe_operator.cluster.connection import ClusterError
 
 
 @pytest.fixture
 def cli(control_plane: ControlPlane, namespace: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Cli:
-    # The RayClusters here are the test's own, also after a test that has started KubeRay's stand-in.
     control_plane.api.merge(f"/api/v1/namespaces/{namespace}", {"metadata": {"labels": STAND_IN_OFF}})
     return Cli(control_plane, namespace, tmp_path, capsys)
 
 
+@pytest.fixture(scope="module")
+def kubelet(control_plane: ControlPlane) -> Iterator[Kubelet]:
+    with fake_kubelet(control_plane, "reaching") as kubelet:
+        yield kubelet
+
+
 @pytest.fixture
-def head(cli: Cli) -> Iterator[Head]:
-    """A pipeline whose RayCluster and dashboard are there, and two revisions of m1 with three replicas in all."""
+def head(cli: Cli, kubelet: Kubelet) -> Iterator[Head]:
+    """A pipeline whose RayCluster is there, and its ingress: a pod that is ready, and no Service."""
     with fake_head() as head:
-        assert cli.apply(pipeline(), "--no-wait").status == 0
-        cli.report(ready("True") | {"more": RAY})
-        group = f"/apis/ray.io/v1/namespaces/{cli.namespace}/rayclusters"
-        pod = {"spec": {"containers": [{"name": "ray-head", "image": "ray"}]}}
-        spec = {"headGroupSpec": {"rayStartParams": {}, "template": pod}}
-        body = {"apiVersion": "ray.io/v1", "kind": "RayCluster", "metadata": {"name": CLUSTER}, "spec": spec}
-        cli.plane.api.create(group, body)
-        secret = {"metadata": {"name": f"{NAME}-token"}, "data": {"auth_token": base64.b64encode(b"ray").decode()}}
-        cli.plane.api.create(f"/api/v1/namespaces/{cli.namespace}/secrets", secret)
-        put_behind(cli.plane, cli.namespace, f"{CLUSTER}-head-svc", 8265, head)
-        put_behind(cli.plane, cli.namespace, NAME, 8000, head)
-        head.applications = {
-            "m1--aaaa1111": application([replica("one", 11), replica("two", 12)], [replica("dead", 13)]),
-            "m1--bbbb2222": application([replica("new", 14)], []),
-            "m2--cccc3333": application([replica("other", 15)], []),
-        }
-        head.files = {
-            "serve/one.log": "one logs\n",
-            "11:out": ":job_id:01\none prints\n",
-            "11:err": "",
-            "serve/two.log": "two logs\ntwo logs again\n",
-            "serve/new.log": "new logs\n",
-            "serve/dead.log": "dead logged\n",
-        }
+        deployed(cli)
+        ingress_pod(cli, kubelet, head)
         yield head
-
-
-def replica(name: str, pid: int) -> Object:
-    return {
-        "replica_id": f"app#node#{name}",
-        "state": "RUNNING",
-        "pid": pid,
-        "node_id": "n" * 56,
-        "start_time_s": float(pid),
-        "log_file_path": f"/serve/{name}.log",
-    }
-
-
-def application(replicas: list[Object], dead: list[Object]) -> Object:
-    return {"status": "RUNNING", "deployments": {"node": {"replicas": replicas, "recent_dead_replicas": dead}}}
-
-
-# --- logs -------------------------------------------------------------------------------------------------------------
-
-
-def test_logs_of_all_replicas_with_their_revision(cli: Cli, head: Head) -> None:
-    ran = cli.run("logs", "m1", *cli.place)
-    assert ran.status == 0, ran.err
-    assert ran.out.splitlines() == [
-        "aaaa1111/one | one logs",
-        "aaaa1111/one | one prints",
-        "aaaa1111/two | two logs",
-        "aaaa1111/two | two logs again",
-        "bbbb2222/new | new logs",
-    ]
-    assert {headers["x-ray-authorization"] for _, _, headers in head.seen} == {"Bearer ray"}
-    assert all("authorization" not in headers for _, _, headers in head.seen)
-
-
-def test_logs_of_replicas_that_ended_and_only_the_last_lines(cli: Cli, head: Head) -> None:
-    assert cli.run("logs", "m1", "--previous", *cli.place).out == "aaaa1111/dead | dead logged\n"
-    tail = cli.run("logs", "m1", "--tail", "1", *cli.place).out.splitlines()
-    assert [line for line in tail if "two" in line] == ["aaaa1111/two | two logs again"]
-    assert "m2 has no replica that ended lately" in cli.run("logs", "m2", "--previous", *cli.place).err
-
-
-def test_logs_follow_replicas_that_come_later(cli: Cli, head: Head) -> None:
-    command = [sys.executable, "-m", "servepipe", "logs", "m1", "-f", *cli.place]
-    child = interruptible(command)
-    lines: list[str] = []
-    try:
-        assert child.stdout is not None
-        reader = threading.Thread(target=_into, args=(child.stdout, lines))
-        reader.start()
-        wait_for("the first lines", lambda: "bbbb2222/new | new logs\n" in lines, 60, lambda: repr(lines))
-        head.files["serve/late.log"] = "late logs\n"
-        head.applications["m1--bbbb2222"] = application([replica("late", 16)], [])
-        wait_for("the new replica's lines", lambda: "bbbb2222/late | late logs\n" in lines, 60, lambda: repr(lines))
-        assert lines.count("aaaa1111/one | one logs\n") == 1
-    finally:
-        child.send_signal(signal.SIGINT)
-        code = child.wait(30)
-        reader.join()
-        assert child.stdout is not None
-        child.stdout.close()
-    assert code == 130
-
-
-def _into(stream: IO[str], lines: list[str]) -> None:
-    lines.extend(iter(stream.readline, ""))
-
-
-@pytest.mark.parametrize(
-    ("node", "says"),
-    [("m9", "There is no node 'm9'"), ("glue", "'glue' runs in the ingress process")],
-)
-def test_logs_of_what_has_none(cli: Cli, head: Head, node: str, says: str) -> None:
-    cli.kubectl_patch({"nodes": {"glue": {"import": "shop:glue", "placement": "Inline"}}})
-    ran = cli.run("logs", node, *cli.place)
-    assert ran.status == 2
-    assert says in ran.err
-
-
-def test_logs_without_a_cluster_or_a_dashboard(cli: Cli) -> None:
-    assert cli.apply(pipeline(), "--no-wait").status == 0
-    assert "has no Ray cluster that runs" in cli.run("logs", "m1", *cli.place).err
-    cli.report(ready("True") | {"more": RAY})
-    assert f"The RayCluster '{CLUSTER}' is gone" in cli.run("logs", "m1", *cli.place).err
 
 
 # --- calls ------------------------------------------------------------------------------------------------------------
 
 
-def test_call_goes_through_the_api_server(cli: Cli, head: Head) -> None:
+def test_call_goes_by_port_forward(cli: Cli, head: Head) -> None:
     ran = cli.run("call", "[1, 2, 3]", *cli.place)
     assert (ran.status, ran.out) == (0, "8\n"), ran.err
+    assert ran.err.splitlines() == [f"shop in namespace {cli.namespace}, context tests"]
     assert head.seen[-1] == ("POST", "/", {"body": "[1, 2, 3]"})
     head.answer = (503, {"error": {"code": "NodeScaledToZero", "message": "m1 is off"}})
     ran = cli.run("call", "1", *cli.place)
     assert ran.status == 1
     assert "NodeScaledToZero" in ran.err
+
+
+def test_call_goes_through_the_service_proxy_where_there_is_no_port_forward(cli: Cli, kubelet: Kubelet) -> None:
+    with fake_head(own_address()) as head:
+        deployed(cli)
+        ingress_pod(cli, kubelet, head)
+        put_behind(cli.plane, cli.namespace, NAME, 8000, head)
+        kubelet.wire.cut()
+        ran = cli.run("call", "[1, 2, 3]", *cli.place)
+        kubelet.wire.mend()
+    assert (ran.status, ran.out) == (0, "8\n"), ran.err
+    assert "(no port-forward, so through the API server's Service proxy: error dialing backend" in ran.err
+
+
+def test_call_says_that_nothing_answers(cli: Cli, kubelet: Kubelet) -> None:
+    deployed(cli)
+    ran = cli.run("call", "1", *cli.place)
+    assert (ran.status, "No pod of the ingress is ready" in ran.err) == (2, True), ran.err
+    put_on(cli.plane, kubelet.node, cli.namespace, "mute", INGRESS_LABELS)
+    kubelet.leads[cli.namespace, "mute", 8000] = ("127.0.0.1", free_ports(1)[0])
+    ran = cli.run("call", "1", *cli.place)
+    assert (ran.status, "Nothing answers: port-forward: error forwarding port 8000" in ran.err) == (2, True), ran.err
 
 
 @remote
@@ -172,11 +90,11 @@ def app() -> object:
     return build(output, name=NAME)
 
 
-def test_deploy_applies_waits_and_calls(cli: Cli, head: Head) -> None:
+def test_deploy_applies_waits_and_calls(cli: Cli, head: Head, kubelet: Kubelet) -> None:
     cli.run("delete", NAME, *cli.place)
     wait_for("the pipeline to be gone", lambda: cli.find() is None)
     built = app()
-    operator = threading.Thread(target=lambda: play(cli, ready("True")))
+    operator = threading.Thread(target=lambda: play(cli, ready("True") | {"more": RAY}))
     operator.start()
     handle = built.deploy("kubernetes", namespace=cli.namespace, kubeconfig=cli.plane.kubeconfig, timeout_s=60)  # type: ignore[attr-defined]
     operator.join()
@@ -194,9 +112,27 @@ def test_deploy_applies_waits_and_calls(cli: Cli, head: Head) -> None:
         with pytest.raises(RequestError, match="no such input") as refused:
             handle.remote(1).result(timeout_s=30)
         assert (refused.value.status, refused.value.code, refused.value.node) == (422, "BadInput", "m1")
+        # Its pod is replaced: the next call finds another one.
+        cli.plane.api.delete(f"/api/v1/namespaces/{cli.namespace}/pods/{CLUSTER}-ingress-abcde")
+        kubelet.wire.cut()
+        kubelet.wire.mend()
+        head.answer = (200, 9)
+        ingress_pod(cli, kubelet, head, f"{CLUSTER}-ingress-fghij")
+        wait_for("a call that finds it", lambda: answered(handle) == 9)
+        assert [answer.result(timeout_s=30) for answer in [handle.remote(1) for _ in range(5)]] == [9] * 5
+        assert kubelet.seen[-1][0] == f"{CLUSTER}-ingress-fghij"
     finally:
         built.shutdown()  # type: ignore[attr-defined]
     assert cli.find() is not None, "a pipeline in a cluster goes on"
+
+
+def answered(handle: Any) -> object:
+    """None while whoever asked last is told that the connection broke off."""
+    try:
+        return handle.remote(1).result(timeout_s=30)
+    except ClusterError as error:
+        assert "Nothing answers: port-forward: it broke off" in str(error)
+        return None
 
 
 def test_deploy_says_why_it_is_not_ready(cli: Cli) -> None:

@@ -1,7 +1,8 @@
 """etcd, API server and controller-manager as processes on free loopback ports, in one folder with their logs.
 
-There is no node and no scheduler: Pods stay Pending. Everything that the API server itself decides is real: schemas and
-CEL rules, RBAC, server-side apply, quotas, garbage collection, namespaces that end.
+There is no scheduler, and no node but those of `fake_kubelet`: Pods stay Pending. Everything that the API server
+itself decides is real: schemas and CEL rules, RBAC, server-side apply, quotas, garbage collection, namespaces that
+end.
 """
 
 import json
@@ -19,6 +20,8 @@ from bed.certificates import Authority
 from bed.client import Api, Object, RefusedError, write_kubeconfig
 from bed.processes import Process, free_ports, wait_for
 
+CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+
 AUDIT_POLICY = {
     "apiVersion": "audit.k8s.io/v1",
     "kind": "Policy",
@@ -26,18 +29,21 @@ AUDIT_POLICY = {
     "rules": [{"level": "Metadata"}],
 }
 
-WITHOUT_ENDPOINTS = "*,-endpoints-controller,-endpointslice-controller,-endpointslice-mirroring-controller"
+#: Pods of tests have addresses in 127.0.0.0/8, which may not be in endpoints: those three would try for ever. The
+#: last would take nodes for dead, as no kubelet here says that it lives, and evict their pods.
+CONTROLLERS = (
+    "*,-endpoints-controller,-endpointslice-controller,-endpointslice-mirroring-controller,-node-lifecycle-controller"
+)
 
 
 class ControlPlane:
     """A cluster without nodes. `api` is its administrator, who may do everything.
 
-    Args:
-        controllers: As kube-controller-manager's flag. Where many pods have addresses of 127.0.0.0/8, which no
-            EndpointSlice may hold, `WITHOUT_ENDPOINTS` saves a lot of requests that are refused.
+    Attributes:
+        kubelet: Certificate and key for the kubelets of all nodes.
     """
 
-    def __init__(self, folder: Path, binaries: Binaries, controllers: str = "*") -> None:
+    def __init__(self, folder: Path, binaries: Binaries) -> None:
         self.folder, self.binaries = folder, binaries
         etcd_port, peer_port, api_port, manager_port = free_ports(4)
         self.url = f"https://127.0.0.1:{api_port}"
@@ -46,6 +52,8 @@ class ControlPlane:
         self.authority = authority.certificate
         serving = authority.issue("apiserver", "kube-apiserver")
         admin = authority.issue("admin", "admin", groups=("system:masters",))
+        self.kubelet = authority.issue("kubelet", "system:node:tests", groups=("system:nodes",))
+        to_kubelets = authority.issue("apiserver-kubelet", "kube-apiserver-kubelet-client")
         signing = authority.signing_pair("serviceaccounts")
         user = {"client-certificate": str(admin[0]), "client-key": str(admin[1])}
         self.kubeconfig = write_kubeconfig(folder / "admin.kubeconfig", self.url, self.authority, user)
@@ -75,6 +83,10 @@ class ControlPlane:
             f"--service-account-key-file={signing[0]}",
             f"--service-account-signing-key-file={signing[1]}",
             "--service-account-issuer=https://kubernetes.default.svc",
+            f"--kubelet-certificate-authority={self.authority}",
+            f"--kubelet-client-certificate={to_kubelets[0]}",
+            f"--kubelet-client-key={to_kubelets[1]}",
+            "--kubelet-preferred-address-types=InternalIP",
             "--service-cluster-ip-range=10.96.0.0/16",
             "--authorization-mode=RBAC",
             "--allow-privileged=true",
@@ -89,10 +101,8 @@ class ControlPlane:
             f"--service-account-private-key-file={signing[1]}",
             f"--root-ca-file={self.authority}",
             "--use-service-account-credentials=true",
-            f"--controllers={controllers}",
+            f"--controllers={CONTROLLERS}",
             "--leader-elect=false",
-            # Pods of tests have addresses in 127.0.0.0/8, which may not be in endpoints: these would try for ever.
-            "--controllers=*,-endpoints-controller,-endpointslice-controller,-endpointslice-mirroring-controller",
             "--bind-address=127.0.0.1",
             f"--secure-port={manager_port}",
             f"--cert-dir={folder}",
@@ -124,6 +134,8 @@ class ControlPlane:
         self.api_server.kill()
         self.api_server.start()
         self.wait_until_ready()
+        for crd in self.api.get(CRDS)["items"]:  # it says that it is ready before these are
+            self._wait_until_served(crd["spec"])
 
     def wait_until_ready(self, timeout: float = 120.0) -> None:
         def ready() -> bool:
@@ -190,20 +202,21 @@ class ControlPlane:
 
     def install_crds(self, crds: list[Object]) -> None:
         """As `install_crd`, for many that come up at the same time."""
-        path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
         for crd in crds:
             name = crd["metadata"]["name"]
-            old = self.api.find(f"{path}/{name}")
+            old = self.api.find(f"{CRDS}/{name}")
             if old is None:
-                self.api.create(path, crd)
+                self.api.create(CRDS, crd)
             else:
                 metadata = {**crd["metadata"], "resourceVersion": old["metadata"]["resourceVersion"]}
-                self.api.replace(f"{path}/{name}", {**crd, "metadata": metadata})
+                self.api.replace(f"{CRDS}/{name}", {**crd, "metadata": metadata})
         for crd in crds:
-            spec = crd["spec"]
-            self._wait_until_served(f"/apis/{spec['group']}/{spec['versions'][0]['name']}/{spec['names']['plural']}")
+            self._wait_until_served(crd["spec"])
 
-    def _wait_until_served(self, path: str) -> None:
+    def _wait_until_served(self, spec: Object) -> None:
+        """Until the resource of a CRD can be listed."""
+        path = f"/apis/{spec['group']}/{spec['versions'][0]['name']}/{spec['names']['plural']}"
+
         def served() -> bool:
             try:
                 return self.api.find(path) is not None

@@ -21,10 +21,10 @@ In a test::
 Serve's state (unless GCS fault tolerance is on) and, when the next head is up, ends the workers, as Ray does.
 
 The fixture ``kuberay`` runs in a thread for the whole session and serves every namespace, except those labelled
-``kuberay-stand-in/controller: "off"`` (it makes nothing there) or ``kuberay-stand-in/kubelet: "off"`` (its Pods stay as
-they were created). A pod template's annotation ``kuberay-stand-in/outcome`` is like `KubeRay.pods` for that pod.
-`kuberay.control.in_process` starts one as a process, for benchmarks and where memory is measured:
-``python -m kuberay KUBECONFIG``.
+``kuberay-stand-in/controller: "off"`` (it makes nothing there) or ``kuberay-stand-in/kubelet: "off"`` (its Pods stay
+as they were created). With ``kuberay-stand-in/node: NAME`` they are bound to that node, see `fake_kubelet`. A pod
+template's annotation ``kuberay-stand-in/outcome`` is like `KubeRay.pods` for that pod. `kuberay.control.in_process`
+starts one as a process, for benchmarks and where memory is measured: ``python -m kuberay KUBECONFIG``.
 
 Time: Ray, Serve, the autoscaler (5 s between its looks; idleTimeoutSeconds) and KubeRay's requeue are ten times faster
 than real ones (`kuberay.standin.Pace`). A node's first constructor argument says how it behaves in Serve: "good" or
@@ -37,7 +37,7 @@ moments) is looked for in vain for 30 s, and then made only when something else 
 stand-in does so too, as much faster as everything else.
 
 What is otherwise than in KubeRay: the containers' commands and the hash of a spec have another form; no webhooks,
-Ingress, batch schedulers, TLS, NetworkPolicy and history server; Redis is not emptied by a Job. A pod has no node, so
-it is gone at once when it is deleted (a finalizer on the template keeps it Terminating), and port-forward, exec and the
-API server's Service proxy do not reach it.
+Ingress, batch schedulers, TLS, NetworkPolicy and history server; Redis is not emptied by a Job. Unless its namespace
+names one, a pod has no node: it is gone at once when it is deleted (a finalizer on the template keeps it
+Terminating), and port-forward does not reach it. Exec and the API server's Service proxy never do.
 """

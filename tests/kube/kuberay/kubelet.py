@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from kuberay import names, pod_status, pods
+from kuberay import names, nodes, pod_status, pods
 from kuberay.addresses import Addresses
 from kuberay.api import Api, ApiError
 from kuberay.events import timestamp
@@ -100,7 +100,10 @@ class Kubelet:
             )
         if over(pod) or "deletionTimestamp" in pod["metadata"]:
             self._leave(pod, known)
+            await nodes.end(self._api, pod)
             return None
+        if self._outcome(pod) != "unschedulable":
+            await nodes.bind(self._api, pod, self._store.get(NAMESPACES, "", key[0]))
         status, again = await self._next(pod, known)
         if status is not None and _differs(pod["status"], status):
             await self._write(pod, status)

@@ -11,7 +11,7 @@ from servepipe.errors import BadRequestError, RequestError, ServePipeError
 from servepipe_operator.cluster.handle import answer_of, body_for
 from servepipe_operator.cluster.log_files import LogFile, known_nodes, log_files, whole_lines
 from servepipe_operator.cluster.operate import scaling, switching
-from servepipe_operator.cluster.reach import active_cluster, ingress_of
+from servepipe_operator.cluster.reach import active_cluster, ingress_of, ingress_selector
 
 Json = dict[str, Any]
 
@@ -176,4 +176,6 @@ def test_where_a_pipeline_is() -> None:
     assert ingress_of(pipeline()).port == 8000
     there["status"] = {"clusters": [{"name": "old", "role": "Draining"}, {"name": "new", "role": "Active"}]}
     assert active_cluster(there) == "new"
+    behind = {"servepipe.dev/pipeline=shop", "servepipe.dev/role=ingress", "ray.io/cluster=new"}
+    assert {*ingress_selector(there).split(",")} == behind, "as the selector of the Service"
     assert active_cluster(pipeline()) == ""

@@ -15,7 +15,7 @@ from servepipe.errors import RunError
 from servepipe.graph.background import background
 from servepipe_operator.adapters.kube_resource import PIPELINES
 from servepipe_operator.cluster.apply import applied
-from servepipe_operator.cluster.call import route_of
+from servepipe_operator.cluster.call import Route
 from servepipe_operator.cluster.changes import kept_lines
 from servepipe_operator.cluster.connection import Connection, connect, in_words
 from servepipe_operator.cluster.handle import Handle
@@ -94,7 +94,9 @@ class KubernetesBackend:
             tell=lambda comparison: notes.extend(kept_lines(comparison.decision.kept)),
         )
         live = await self._serving(connection, live, notes)
-        return Handle(route_of(live, connection.kube.access), session, background.loop())
+        route = Route(connection, live, session)
+        self._open.push_async_callback(route.close)
+        return Handle(route, background.loop())
 
     async def _serving(self, connection: Connection, live: Json, notes: list[str]) -> Json:
         metadata = live["metadata"]

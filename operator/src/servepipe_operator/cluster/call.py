@@ -1,79 +1,170 @@
-"""`servepipe call` for a pipeline in a cluster, and the way of one request: straight, else through the API server."""
+"""`servepipe call` for a pipeline in a cluster, and the way of its requests."""
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import sys
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
 
 import aiohttp
 
 from servepipe_operator.adapters.dashboard import base_url
 from servepipe_operator.adapters.kube_access import Access
+from servepipe_operator.adapters.kube_errors import KubeError
+from servepipe_operator.adapters.kube_resource import PIPELINES
 from servepipe_operator.bodies import body_of, show_answer
-from servepipe_operator.cluster.connection import ClusterError, connect_as, run
+from servepipe_operator.cluster.connection import ClusterError, Connection, NotNowError, connect_as, run
+from servepipe_operator.cluster.forward import Forward, forwarded
 from servepipe_operator.cluster.merging import OPS_MANAGER
-from servepipe_operator.cluster.reach import ingress_of
+from servepipe_operator.cluster.reach import ingress_of, ingress_selector, no_forward, ready_pod
 from servepipe_operator.engine.state import Json
+from servepipe_operator.objects.pods import SERVE_PORT
 
-__all__ = ["Route", "call", "route_of"]
+__all__ = ["Route", "call"]
 
 CONNECT_S = 2.0
 JSON = "application/json"
 
 
-class Route:
-    """Where requests of one pipeline go.
+@dataclass(slots=True)
+class _Way:
+    """One way, and with whose credentials.
 
     Args:
-        url: The pipeline's own, as its callers inside of the cluster use it.
-        proxy: The same through the API server.
-        access: Of the API server; its credentials go to the proxy only.
-        preprocessed: A preprocessor reads the requests.
+        forward: Where it is a port-forward.
+        users: Requests that are under way.
+        stack: Closed when nobody uses it any more.
     """
 
-    def __init__(self, url: str, proxy: str, access: Access, *, preprocessed: bool = False) -> None:
-        self.preprocessed = preprocessed
-        self._url, self._proxy, self._access = url, proxy, access
-        self._straight: bool | None = None if url else False
+    session: aiohttp.ClientSession
+    url: str
+    access: Access = field(default_factory=lambda: Access(""))
+    forward: Forward | None = None
+    users: int = 0
+    stack: AsyncExitStack = field(default_factory=AsyncExitStack)
 
-    async def post(self, session: aiohttp.ClientSession, body: bytes) -> tuple[int, str, bytes]:
+    async def holds(self) -> bool:
+        """Whether it leads to a pod that is still there, as far as can be known before a request is sent."""
+        try:
+            if self.forward is not None:
+                await self.forward.check()
+        except KubeError:
+            return False
+        return True
+
+
+class Route:
+    """The way of a pipeline's requests: straight to its URL, else by port-forward, else through the API server's proxy.
+
+    Args:
+        live: The pipeline.
+        session: Whose connections are used where it is not a port-forward.
+        told: Called with why there is no port-forward.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        live: Json,
+        session: aiohttp.ClientSession,
+        told: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self.preprocessed = bool((live["spec"]["graph"].get("input") or {}).get("preprocessor"))
+        self._connection, self._live, self._session, self._told = connection, live, session, told
+        self._path = str((live["spec"].get("ingress") or {}).get("route", "/"))
+        self._finding = asyncio.Lock()
+        self._found: _Way | None = None
+
+    async def post(self, body: bytes) -> tuple[int, str, bytes]:
         """POST a JSON body; returns status, content type and body.
 
         Raises:
-            ClusterError: Neither way leads there.
+            ClusterError: No way leads there; or it broke off, and the pipeline may have had the request.
         """
-        if self._straight is None:
-            self._straight = await self._reachable(session)
-        url = self._url if self._straight else self._proxy
-        headers: Mapping[str, str] = {"Content-Type": JSON}
-        if not self._straight:
-            headers = {**headers, **await self._access.headers()}
-        try:
-            async with session.post(
-                url, data=body, headers=headers, ssl=(None if self._straight else self._access.ssl_context) or True
-            ) as response:
-                return response.status, response.content_type, await response.read()
-        except (aiohttp.ClientError, OSError) as error:
-            raise ClusterError(f"Nothing answers: {str(error) or type(error).__name__}", where=url) from None
+        async with self._way() as way:
+            try:
+                headers = {"Content-Type": JSON, **await way.access.headers()}
+                async with way.session.post(
+                    way.url, data=body, headers=headers, ssl=way.access.ssl_context or True
+                ) as response:
+                    return response.status, response.content_type, await response.read()
+            except (aiohttp.ClientError, OSError) as error:
+                if self._found is way:
+                    self._found = None  # pods come and go: the next request looks again
+                known = way.forward.failure if way.forward is not None else ""
+                reason = known or str(error) or type(error).__name__
+                raise ClusterError(f"Nothing answers: {reason}", where=way.url) from None
 
-    async def _reachable(self, session: aiohttp.ClientSession) -> bool:
+    async def close(self) -> None:
+        """End the port-forward, if there is one; a later request opens a new one."""
+        way, self._found = self._found, None
+        if way is not None:
+            await way.stack.aclose()
+
+    @asynccontextmanager
+    async def _way(self) -> AsyncIterator[_Way]:
+        async with self._finding:
+            way = self._found
+            if way is not None and not await way.holds():
+                self._found = None
+                await self._end(way)
+            way = self._found = self._found or await self._find()
+        way.users += 1
+        try:
+            yield way
+        finally:
+            way.users -= 1
+            await self._end(way)
+
+    async def _end(self, way: _Way) -> None:
+        """Close what nobody uses and nobody will."""
+        if not way.users and self._found is not way:
+            await way.stack.aclose()
+
+    async def _find(self) -> _Way:
+        url = str((self._live.get("status") or {}).get("url") or "")
+        if url and await self._reachable(url):
+            return _Way(self._session, url)
+        try:
+            return await self._forward()
+        except KubeError as error:
+            self._told(f"no port-forward, so through the API server's Service proxy: {no_forward(error)}")
+            access = self._connection.kube.access
+            return _Way(self._session, base_url("proxy", ingress_of(self._live), access) + self._path, access)
+
+    async def _forward(self) -> _Way:
+        """Raises `KubeError` where there is none, `NotNowError` where no pod of the ingress is ready."""
+        kube, metadata = self._connection.kube, self._live["metadata"]
+        namespace = metadata["namespace"]
+        live = await kube.get(PIPELINES, namespace, metadata["name"])  # its RayCluster may be another one by now
+        pod = await ready_pod(self._connection, namespace, ingress_selector(live))
+        if pod is None:
+            where = self._connection.place(namespace)
+            raise NotNowError("No pod of the ingress is ready", where=where, fix="Look with `servepipe status`.")
+        stack = AsyncExitStack()
+        forward = await stack.enter_async_context(forwarded(kube.access, namespace, pod, SERVE_PORT))
+        connector = aiohttp.UnixConnector(str(forward.socket), limit=0)
+        session = await stack.enter_async_context(
+            aiohttp.ClientSession(
+                connector=connector,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                timeout=aiohttp.ClientTimeout(total=None),
+            )
+        )
+        return _Way(session, forward.url + self._path, forward=forward, stack=stack)
+
+    async def _reachable(self, url: str) -> bool:
         """Whether this machine sees the pipeline's own URL: usually only pods of the cluster do."""
         timeout = aiohttp.ClientTimeout(total=2 * CONNECT_S, connect=CONNECT_S)
         try:
-            async with session.get(f"{self._url.rstrip('/')}/-/ready", timeout=timeout) as response:
+            async with self._session.get(f"{url.rstrip('/')}/-/ready", timeout=timeout) as response:
                 # A name server that answers every question leads to somebody else, who would read the request.
                 return response.status == 200 and (await response.json()).get("ready") is True
         except (aiohttp.ClientError, OSError, ValueError, AttributeError):
             return False
-
-
-def route_of(live: Json, access: Access) -> Route:
-    """The ways to a pipeline."""
-    path = str((live["spec"].get("ingress") or {}).get("route", "/"))
-    proxy = base_url("proxy", ingress_of(live), access) + path
-    preprocessed = bool((live["spec"]["graph"].get("input") or {}).get("preprocessor"))
-    return Route(str((live.get("status") or {}).get("url") or ""), proxy, access, preprocessed=preprocessed)
 
 
 def call(arguments: argparse.Namespace) -> int:
@@ -84,8 +175,11 @@ def call(arguments: argparse.Namespace) -> int:
         async with connect_as(OPS_MANAGER, arguments) as connection:
             live = await connection.get(arguments.pipeline)
             print(f"{live['metadata']['name']} in {connection.place()}", file=sys.stderr, flush=True)
-            route = route_of(live, connection.kube.access)
             async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None)) as session:
-                return show_answer(*await route.post(session, body))
+                route = Route(connection, live, session, lambda line: print(f"({line})", file=sys.stderr, flush=True))
+                try:
+                    return show_answer(*await route.post(body))
+                finally:
+                    await route.close()
 
     return run(work())

@@ -16,7 +16,7 @@ from servepipe_operator.adapters.kube_errors import Conflict, Forbidden, Invalid
 from servepipe_operator.adapters.kube_resource import PIPELINES
 from servepipe_operator.engine.state import Json
 
-__all__ = ["ClusterError", "Connection", "connect", "connect_as", "in_words", "run"]
+__all__ = ["ClusterError", "Connection", "NotNowError", "connect", "connect_as", "in_words", "message_of", "run"]
 
 SILENT = "The cluster does not answer"
 T = TypeVar("T")
@@ -24,6 +24,10 @@ T = TypeVar("T")
 
 class ClusterError(ServePipeError):
     """A cluster cannot be reached, or refuses."""
+
+
+class NotNowError(ClusterError):
+    """What was asked for does not answer at the moment; a little later it may."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +142,12 @@ def in_words(connection: Connection) -> Iterator[None]:
     except (Invalid, Conflict) as error:
         raise ClusterError(_said(error), where=connection.place()) from error
     except KubeError as error:
-        raise ClusterError(f"{SILENT}: {error}", where=connection.place()) from error
+        raise NotNowError(f"{SILENT}: {error}", where=connection.place()) from error
+
+
+def message_of(error: KubeError) -> str:
+    """The server's own words, without what was asked."""
+    return str(error).partition(": HTTP ")[2].partition(": ")[2] or str(error)
 
 
 def run(work: Coroutine[Any, Any, T]) -> T | int:
@@ -152,5 +161,5 @@ def run(work: Coroutine[Any, Any, T]) -> T | int:
 def _said(error: KubeError) -> str:
     """The server's own words, one problem a line."""
     if not error.causes:
-        return str(error).partition(": HTTP ")[2].partition(": ")[2] or str(error)
+        return message_of(error)
     return "The cluster refuses it\n" + "\n".join(f"    {cause}" for cause in error.causes)

@@ -7,8 +7,6 @@ import json
 from collections.abc import Coroutine, Generator, Mapping, Sequence
 from typing import Any
 
-import aiohttp
-
 from servepipe.errors import BadRequestError, RequestError
 from servepipe_operator.cluster.call import Route
 
@@ -45,8 +43,8 @@ class Handle:
     With a preprocessor the one positional argument is the request's body, since that is what the preprocessor reads.
     """
 
-    def __init__(self, route: Route, session: aiohttp.ClientSession, loop: asyncio.AbstractEventLoop) -> None:
-        self._route, self._session, self._loop = route, session, loop
+    def __init__(self, route: Route, loop: asyncio.AbstractEventLoop) -> None:
+        self._route, self._loop = route, loop
 
     def remote(self, *args: Any, **kwargs: Any) -> Response:
         """Run the graph on JSON values: positional arguments, or keyword arguments.
@@ -57,7 +55,7 @@ class Handle:
         return Response(self._call(body_for(args, kwargs, self._route.preprocessed)), self._loop)
 
     async def _call(self, body: bytes) -> Any:
-        return answer_of(*await self._route.post(self._session, body))
+        return answer_of(*await self._route.post(body))
 
 
 def body_for(args: Sequence[Any], kwargs: Mapping[str, Any], preprocessed: bool = False) -> bytes:

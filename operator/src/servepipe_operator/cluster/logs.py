@@ -5,15 +5,18 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import NoReturn
 
 import aiohttp
 
 from servepipe.errors import ServePipeError
-from servepipe_operator.cluster.connection import ClusterError, connect_as, run
+from servepipe_operator.adapters.kube_errors import error_from
+from servepipe_operator.cluster.connection import Connection, NotNowError, connect_as, message_of, run
 from servepipe_operator.cluster.log_files import LogFile, known_nodes, log_files, whole_lines
 from servepipe_operator.cluster.merging import OPS_MANAGER
-from servepipe_operator.cluster.reach import RayDashboard, dashboard, head_of
+from servepipe_operator.cluster.reach import RayDashboard, dashboard
 from servepipe_operator.engine.state import Json
 from servepipe_operator.ports import UnreachableError
 
@@ -22,6 +25,7 @@ __all__ = ["Reader", "logs"]
 TAIL = 1000
 INTERVAL_S = 0.5
 LOOK_S = 5.0
+RETRY_S = 2.0
 TIMEOUT_S = 30.0
 
 
@@ -35,20 +39,69 @@ def logs(arguments: argparse.Namespace) -> int:
             live = await connection.get(arguments.pipeline)
             print(f"{live['metadata']['name']} in {connection.place()}", file=sys.stderr, flush=True)
             _refuse_without_replicas(live, arguments.node)
-            head = await head_of(connection, live)
-            async with dashboard(connection, live, head) as ray:
-                reader = Reader(ray, arguments.tail or TAIL)
-                try:
-                    await reader.show(arguments.node, follow=arguments.follow, previous=arguments.previous)
-                except (UnreachableError, aiohttp.ClientError, TimeoutError) as error:
-                    raise ClusterError(
-                        f"Ray's dashboard cannot be read: {str(error) or type(error).__name__}",
-                        where=f"Service {head.service} in namespace {head.namespace}",
-                        fix="It is reached through the API server, which needs the right to get services/proxy.",
-                    ) from None
+            tail = arguments.tail or TAIL
+            if arguments.follow:
+                await _follow(connection, live, arguments.node, tail)
+            async with _reachable(connection, live, _Told()) as ray:
+                await Reader(ray, tail).show(arguments.node, follow=False, previous=arguments.previous)
             return 0
 
     return run(work())
+
+
+async def _follow(connection: Connection, live: Json, node: str, tail: int) -> NoReturn:
+    """Until Ctrl-C. Once there was something to read, a head that does not answer or is replaced is waited for."""
+    told = _Told()
+    begun = False
+    while True:
+        try:
+            if begun:
+                live = await connection.get(live["metadata"]["name"])
+            async with _reachable(connection, live, told) as ray:
+                reader = Reader(ray, tail)
+                try:
+                    await reader.show(node, follow=True, previous=False)
+                finally:
+                    if reader.begun:
+                        begun = True
+                        told.forget()
+        except NotNowError as error:
+            if not begun:
+                raise
+            told(f"{error.where}: {error.what}; lines may be missing or repeated until it answers again")
+        await asyncio.sleep(RETRY_S)
+
+
+class _Told:
+    """Says on stderr what is not a line of the logs, each thing once until it is forgotten."""
+
+    def __init__(self) -> None:
+        self._lines: set[str] = set()
+
+    def __call__(self, line: str) -> None:
+        if line not in self._lines:
+            print(f"({line})", file=sys.stderr, flush=True)
+        self._lines.add(line)
+
+    def forget(self) -> None:
+        self._lines.clear()
+
+
+@asynccontextmanager
+async def _reachable(connection: Connection, live: Json, told: Callable[[str], None]) -> AsyncIterator[RayDashboard]:
+    """The pipeline's dashboard, and errors in the words of people."""
+    async with dashboard(connection, live) as ray:
+        if ray.way.instead:
+            told(f"no port-forward, so through the API server's Service proxy: {ray.way.instead}")
+        try:
+            yield ray
+        except (UnreachableError, aiohttp.ClientError, TimeoutError) as error:
+            reason = "no answer in time" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
+            raise NotNowError(
+                f"Ray's dashboard cannot be read: {reason}",
+                where=ray.way.where,
+                fix=ray.way.fix,
+            ) from None
 
 
 def _refuse_without_replicas(live: Json, node: str) -> None:
@@ -70,9 +123,13 @@ class Reader:
     Args:
         ray: Its dashboard.
         tail: How many lines of each file to begin with.
+
+    Attributes:
+        begun: Whether the dashboard has said which files there are.
     """
 
     def __init__(self, ray: RayDashboard, tail: int) -> None:
+        self.begun = False
         self._ray, self._tail = ray, tail
 
     async def show(self, node: str, *, follow: bool, previous: bool) -> None:
@@ -111,8 +168,9 @@ class Reader:
     async def _files(self, node: str, previous: bool) -> tuple[LogFile, ...]:
         async with self._ray.get("/api/serve/applications/", timeout_s=TIMEOUT_S) as response:
             if response.status != 200:
-                raise UnreachableError(f"HTTP {response.status}: {(await response.text())[:300]}")
+                raise await _refusal(response)
             details = await response.json()
+        self.begun = True
         if not previous and node not in known_nodes(details):
             return ()
         return log_files(details, node, previous=previous)
@@ -128,13 +186,19 @@ class Reader:
             if response.status == 500:
                 return  # Ray's answer for a file that a process has not opened, or that is gone
             if response.status != 200:
-                raise UnreachableError(f"HTTP {response.status}: {(await response.text())[:300]}")
+                raise await _refusal(response)
             async for chunk in response.content.iter_any():
                 lines, rest = whole_lines(rest, chunk)
                 for line in lines:
                     yield line
         if rest:
             yield rest.decode(errors="replace")
+
+
+async def _refusal(response: aiohttp.ClientResponse) -> UnreachableError:
+    """What Ray says, or the API server where it is between."""
+    error = error_from("logs", response.status, await response.text(), response.headers)
+    return UnreachableError(f"HTTP {response.status}: {message_of(error)[:500]}")
 
 
 def _broke_off(task: asyncio.Task[None]) -> bool:

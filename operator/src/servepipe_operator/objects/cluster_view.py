@@ -18,7 +18,7 @@ from servepipe_operator.objects.names import ROLE_LABEL, Owner, claim
 from servepipe_operator.objects.pod_trouble import PodTrouble, ending, first_trouble, trouble_of
 from servepipe_operator.objects.raycluster import slots_of
 
-__all__ = ["KUBERAY_MISSING", "ClusterView", "head_service", "view"]
+__all__ = ["CLUSTER_LABEL", "KUBERAY_MISSING", "ClusterView", "head_selector", "head_service", "is_ready", "view"]
 
 CLUSTER_LABEL = "ray.io/cluster"
 GROUP_LABEL = "ray.io/group"
@@ -68,6 +68,17 @@ def head_service(cluster: Mapping[str, Any]) -> str:
     return str(said or f"{cluster['metadata']['name']}-head-svc")
 
 
+def head_selector(cluster: str) -> str:
+    """Of the head's pods: one, and while it is replaced also the one that is ending."""
+    return f"{CLUSTER_LABEL}={cluster},{NODE_TYPE_LABEL}=head"
+
+
+def is_ready(pod: Mapping[str, Any]) -> bool:
+    """Whether it can be used, and is not ending."""
+    conditions = (pod.get("status") or {}).get("conditions") or ()
+    return not ending(pod) and any(one.get("type") == "Ready" and one.get("status") == "True" for one in conditions)
+
+
 def view(
     owner: Owner,
     name: str,
@@ -104,7 +115,7 @@ def view(
         problem=problem,
         slots=tuple(slots_of(live, counts, troubles)),
         head=head,
-        ingress_ip=next((_ip(pod) for pod in mine if _labels(pod).get(ROLE_LABEL) == "ingress" and _ready(pod)), ""),
+        ingress_ip=next((_ip(pod) for pod in mine if _labels(pod).get(ROLE_LABEL) == "ingress" and is_ready(pod)), ""),
         pods=counts,
         absent=absent,
         up=up,
@@ -147,7 +158,7 @@ def _state(
     trouble = trouble_of(head) if head else None
     if trouble is not None:
         namespace = live["metadata"]["namespace"]
-        look = f"kubectl -n {namespace} describe pod -l {CLUSTER_LABEL}={name},{NODE_TYPE_LABEL}=head"
+        look = f"kubectl -n {namespace} describe pod -l {head_selector(name)}"
         message = f"the head pod of RayCluster {name} {trouble.message} (see {look})"
     else:
         message = f"the head pod of RayCluster {name} is not ready: {ready.get('message') or ready.get('reason')}"
@@ -178,11 +189,6 @@ def _about(event: Mapping[str, Any], live: Json) -> bool:
 
 def _labels(pod: Mapping[str, Any]) -> Mapping[str, str]:
     return pod["metadata"].get("labels") or {}
-
-
-def _ready(pod: Mapping[str, Any]) -> bool:
-    conditions = (pod.get("status") or {}).get("conditions") or ()
-    return not ending(pod) and any(one.get("type") == "Ready" and one.get("status") == "True" for one in conditions)
 
 
 def _ip(pod: Mapping[str, Any]) -> str:
