@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from bed.client import Object
 from bed.control_plane import ControlPlane, load_crd
+from bed.processes import wait_for
 from chart import CHART
 from chart_render import Helm
 
@@ -85,16 +87,21 @@ def pipeline(control_plane: ControlPlane, namespace: str) -> str:
 
 
 def older(tmp_path: Path) -> Path:
-    """A chart whose CRD has another text, as that of another version."""
+    """The chart of an older version, whose CRD has no `spec.paused` yet."""
     chart = tmp_path / "servepipe"
     shutil.copytree(CHART, chart)
-    file = chart / "files" / "crds" / f"{NAME}.yaml"
-    file.write_text(file.read_text().replace("Whether callers are answered now.", "{{ Of an older version }}"))
+    about = chart / "Chart.yaml"
+    about.write_text(re.sub(r"(?m)^version: .*$", "version: 0.0.1", about.read_text()))
+    crd = load_crd(GENERATED)
+    del fields(crd)["paused"]
+    (chart / "files" / "crds" / f"{NAME}.yaml").write_text(yaml.safe_dump(crd, sort_keys=False))
     return chart
 
 
-def described(crd: Object) -> str:
-    return str(crd["spec"]["versions"][0]["additionalPrinterColumns"][0]["description"])
+def fields(crd: Object) -> Json:
+    """Of the spec."""
+    schema: Json = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
+    return schema
 
 
 def test_a_release_from_install_to_the_next_one(releases: Releases, pipeline: str, tmp_path: Path) -> None:
@@ -110,11 +117,17 @@ def test_a_release_from_install_to_the_next_one(releases: Releases, pipeline: st
     releases.adopt(refused.stderr)
     notes = releases.install("first", chart=old)
     assert "helm test first" in notes
-    assert described(releases.crd()) == "{{ Of an older version }}"
+    assert "paused" not in fields(releases.crd())
+    assert "paused" not in plane.api.merge(pipeline, {"spec": {"paused": True}})["spec"]
 
-    # An upgrade brings the new CRD.
+    # An upgrade brings the new CRD; what was there before survives, and the new field works.
     releases.upgrade("first", {"replicas": 3})
-    assert described(releases.crd()) == "Whether callers are answered now."
+    assert "paused" in fields(releases.crd())
+    wait_for(
+        "the new field to be kept",
+        lambda: plane.api.merge(pipeline, {"spec": {"paused": True}})["spec"].get("paused"),
+        30,
+    )
     deployment = plane.api.get(f"/apis/apps/v1/namespaces/{namespace}/deployments/first-servepipe")
     assert deployment["spec"]["replicas"] == 3
 
