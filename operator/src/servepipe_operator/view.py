@@ -8,9 +8,10 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
-from servepipe_operator.engine.state import Event, Json
+if TYPE_CHECKING:  # `servepipe status` needs nothing of the engine, whose import takes longer than all that it does
+    from servepipe_operator.engine.state import Event, Json
 
 __all__ = [
     "NodeRow",

@@ -17,9 +17,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+import psutil
 import pytest
 
-from servepipe_operator.adapters.processes import Process
+from servepipe_operator.adapters.processes import Process, identify
 
 T = TypeVar("T")
 
@@ -55,6 +56,7 @@ class Up:
         self.environment = os.environ | other_ray | {"XDG_STATE_HOME": str(state), "PYTHONUNBUFFERED": "1"}
         self.process: subprocess.Popen[bytes] | None = None
         self._seen: list[Process] = []
+        self._links: set[str] = set()
 
     def start(self, file: Path, *options: str) -> None:
         if self.process is not None:
@@ -74,6 +76,7 @@ class Up:
         except (OSError, ValueError):
             return None
         self._seen = [Process(**process) for process in found["processes"]] or self._seen
+        self._links |= {f"{found['link']}/"} if found["link"] else set()
         return found
 
     def own_run(self) -> dict[str, Any] | None:
@@ -144,9 +147,15 @@ class Up:
         return ask(snapshot["url"], value)
 
     def leftovers(self) -> list[Process]:
-        """Processes of the run that are still there."""
+        """Processes of the run that are still there, whether it could tell of them in time or not."""
         self.run_json()
-        return [process for process in self._seen if process.alive()]
+        found = {process.pid: process for process in self._seen if process.alive()}
+        for other in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                words = other.cmdline()
+                if any(link in word for link in self._links for word in words) and (known := identify(other.pid)):
+                    found[known.pid] = known
+        return list(found.values())
 
     def wait_ended(self) -> int:
         assert self.process is not None

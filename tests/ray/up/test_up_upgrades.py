@@ -1,8 +1,11 @@
-"""Upgrades of one node under load: nobody notices, nothing else moves, and what is bad never gets a request."""
+"""Upgrades of one node, or of the ingress, under load: nobody notices, nothing else moves, and what is bad never gets
+a request.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -13,14 +16,19 @@ import pytest
 pytestmark = pytest.mark.ray
 
 LEFT = """
-import os
+import os, time
 from servepipe import remote
 
 VERSION = "one"
+WAITS_FOR = ""
 
 @remote
 class Left:
-    def __init__(self, factor): self.factor = factor
+    def __init__(self, factor):
+        self.factor = factor
+        while WAITS_FOR and not os.path.exists(WAITS_FOR):
+            time.sleep(0.05)
+
     async def forward(self, x): return {"value": self.factor * x, "version": VERSION, "pid": os.getpid()}
 """
 RIGHT = '''
@@ -30,7 +38,7 @@ from servepipe import remote
 @remote
 class Right:
     def __init__(self, offset): self.offset = offset
-    def forward(self, x): return {"value": x + self.offset, "pid": os.getpid()}
+    def forward(self, x, adapted): return {"value": x + self.offset, "adapted": adapted, "pid": os.getpid()}
 
 @remote
 class Held:
@@ -43,20 +51,32 @@ class Holder:
     def __init__(self, held): self.held = held
     async def forward(self, x): return await self.held.forward.remote(x)
 '''
+ADAPT = """
+VERSION = "one"
+
+async def inputs(request):
+    return {"x": await request.json(), "adapted": VERSION}
+
+def other(request):
+    return {"x": 5, "adapted": "other"}
+"""
 PIPELINE = """
+import adapt
 from left import Left
 from right import Held, Holder, Right
 from servepipe import ServeInputNode, build
 
-with ServeInputNode() as dag_input:
+with ServeInputNode(preprocessor=adapt.inputs) as dag_input:
     left = Left.bind(2)
     right = Right.bind(1)
     held = Held.bind("hello")
     holder = Holder.bind(held)
-    dag = [left.forward.bind(dag_input), right.forward.bind(dag_input), holder.forward.bind(dag_input)]
+    x = dag_input["x"]
+    dag = [left.forward.bind(x), right.forward.bind(x, dag_input["adapted"]), holder.forward.bind(x)]
 
 app = build(dag, name="four")
 """
+FILES = {"left.py": LEFT, "right.py": RIGHT, "adapt.py": ADAPT, "pipeline.py": PIPELINE}
 NODES = ["held", "holder", "ingress", "left", "right"]
 
 
@@ -67,13 +87,21 @@ class Project:
         self.folder = folder
         folder.mkdir()
         self.file = folder / "pipeline.py"
-        for name, text in {"left.py": LEFT, "right.py": RIGHT, "pipeline.py": PIPELINE}.items():
+        for name, text in FILES.items():
             (folder / name).write_text(text, encoding="utf-8")
 
     def change(self, name: str, old: str, new: str) -> None:
         text = (self.folder / name).read_text(encoding="utf-8")
         assert old in text
         (self.folder / name).write_text(text.replace(old, new), encoding="utf-8")
+
+    def let_left_wait(self, version: str) -> Path:
+        """Left as it is now does not start before the file is there whose path this gives."""
+        file = self.folder.parent / f"{version} may start"
+        text = (self.folder / "left.py").read_text(encoding="utf-8")
+        text = re.sub("^WAITS_FOR = .*$", f"WAITS_FOR = {str(file)!r}", text, flags=re.MULTILINE)
+        (self.folder / "left.py").write_text(text, encoding="utf-8")
+        return file
 
 
 @pytest.fixture(scope="module")
@@ -143,8 +171,8 @@ def test_a_line_of_one_module_moves_only_its_nodes_and_what_is_old_stays_old(
     with load(tools, up) as clients:
         clients.wait_for_more(50)
         project.change("left.py", 'VERSION = "one"', 'VERSION = "two"')
-        # The new one takes so long to start that the old one is back before.
-        project.change("left.py", "self.factor = factor", "self.factor = factor; import time; time.sleep(20)")
+        # The new one does not start before the old one is back.
+        go = project.let_left_wait("two")
         up.run("apply", str(project.file))
         up.wait("the candidate", lambda s: len([a for a in s["applications"] if a.startswith("left--")]) == 2)
         os.kill(pid, signal.SIGKILL)
@@ -159,6 +187,7 @@ def test_a_line_of_one_module_moves_only_its_nodes_and_what_is_old_stays_old(
         clients.answers.clear()
         clients.wait_for_more(50)
         assert {answer[0]["version"] for answer in clients.answers[:20]} == {"one"}
+        go.touch()
         up.wait("left to be replaced", lambda s: tools.revisions(s)["left"] != tools.revisions(before)["left"])
         after = up.wait_settled("the upgrade to be finished")
         # Requests on the killed replica may be lost; nothing else is.
@@ -224,6 +253,37 @@ def test_a_killed_replica_comes_back(up: Any, tools: Any) -> None:
     unchanged(tools, before, after, "right")
 
 
+@pytest.mark.parametrize(
+    ("file", "old", "new", "was", "becomes"),
+    [
+        ("adapt.py", 'VERSION = "one"', 'VERSION = "two"', "one", "two"),
+        ("pipeline.py", "adapt.inputs", "adapt.other", "two", "other"),
+    ],
+    ids=["code", "import"],
+)
+def test_a_changed_preprocessor_replaces_the_ingress_only(
+    up: Any, tools: Any, project: Project, file: str, old: str, new: str, was: str, becomes: str
+) -> None:
+    before = up.wait_settled("a settled pipeline")
+    with load(tools, up, lambda a: a[1]["value"] == 6) as clients:
+        clients.wait_for_more(100)
+        project.change(file, old, new)
+        up.run("apply", str(project.file))
+        up.wait(
+            "another replica of the ingress",
+            lambda s: (
+                (now := tools.replicas(s).get("ingress")) and now.keys().isdisjoint(tools.replicas(before)["ingress"])
+            ),
+        )
+        after = up.wait_settled("the change to be finished")
+        clients.wait_for_more(100)
+    assert clients.failures == []
+    assert {answer[1]["adapted"] for answer in clients.answers} == {was, becomes}
+    assert clients.answers[-1][1]["adapted"] == becomes
+    unchanged(tools, before, after, "ingress")
+    assert tools.revisions(after) == tools.revisions(before)
+
+
 def test_a_start_with_edited_sources_brings_back_the_old_code_first(up: Any, tools: Any, project: Project) -> None:
     """Nothing but history and the copies of the sources knows the old code then."""
     before = up.wait_settled("a settled pipeline")
@@ -232,17 +292,15 @@ def test_a_start_with_edited_sources_brings_back_the_old_code_first(up: Any, too
     up.run("down")
     assert up.wait_ended() == 0
     project.change("left.py", f'VERSION = "{version}"', 'VERSION = "edited"')
-    # The new one takes so long to start that the old one runs before, which it can only with the code it had.
-    source = (project.folder / "left.py").read_text(encoding="utf-8")
-    slow = "self.factor = factor; import time; time.sleep(20)"
-    if slow not in source:
-        project.change("left.py", "self.factor = factor", slow)
+    # The new one does not start before the old one runs, which it can only with the code it had.
+    go = project.let_left_wait("edited")
     up.start(project.file)
     back = up.wait(
         "the old revision to be back, with its old code",
         lambda s: any(r["state"] == "RUNNING" for r in s["applications"].get(old, {}).get("replicas", [])),
     )
     assert tools.revisions(back)["left"] == tools.revisions(before)["left"]
+    go.touch()
     up.wait("left to be replaced", lambda s: tools.revisions(s)["left"] != tools.revisions(before)["left"])
     up.wait_settled("the upgrade to be finished")
     assert up.call(5)[0]["version"] == "edited"

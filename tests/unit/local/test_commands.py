@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -274,3 +276,17 @@ def test_the_options_of_up_arrive(
 def test_up_without_sense(words: list[str]) -> None:
     with pytest.raises(SystemExit):
         servepipe(*words)
+
+
+def test_asking_what_runs_imports_nothing_heavy(state: Path) -> None:
+    script = """if True:
+        import sys
+        from servepipe.cli import main
+        assert main(["status"]) == 2
+        assert main(["call", "1"]) == 2
+        import servepipe_operator.local.client, servepipe_operator.view
+        heavy = {"ray", "numpy", "pydantic", "aiohttp", "kubernetes"}
+        assert not heavy & set(sys.modules), heavy & set(sys.modules)
+    """
+    process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr

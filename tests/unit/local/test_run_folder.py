@@ -129,6 +129,30 @@ def test_orphans_are_ended_and_strangers_are_not(sleeper: Process, tmp_path: Pat
     assert folder.read() is None
 
 
+def test_a_haproxy_that_the_run_could_not_tell_of_is_ended_too(tmp_path: Path) -> None:
+    link, haproxy = tmp_path / "link", tmp_path / "haproxy"
+    haproxy.symlink_to(sys.executable)
+    code = "import time; print('up', flush=True); time.sleep(600)"
+
+    def start(executable: Path | None, file: Path) -> subprocess.Popen[str]:
+        words = [sys.executable, "-c", code, str(file)]
+        process = subprocess.Popen(words, executable=executable, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+        return process
+
+    ours, others = start(haproxy, link / "h/haproxy.cfg"), start(haproxy, tmp_path / "link2/h/haproxy.cfg")
+    reader = start(None, link / "r/logs")
+    try:
+        folder = living("diamond", link=str(link))
+        assert [process.pid for process in folder.end_orphans()] == [ours.pid]
+        assert [process.poll() is None for process in (ours, others, reader)] == [False, True, True]
+    finally:
+        for process in (ours, others, reader):
+            process.kill()
+            process.communicate()
+
+
 def test_ports_of_other_runs_are_known() -> None:
     living("diamond", ports={"http": 8000, "grpc": 9000})
     living("dead", ports={"http": 8001}).release()

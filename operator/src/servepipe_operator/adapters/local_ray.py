@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,15 @@ import psutil
 
 from servepipe.errors import RunError
 from servepipe_operator.adapters.processes import Process, descendants, end, identify
+from servepipe_operator.adapters.short_path import remove_link
 from servepipe_operator.adapters.sockets import PortNumbers
 from servepipe_operator.engine.state import Capacity
 from servepipe_operator.ports import UnreachableError
 
-__all__ = ["LocalRay", "remove_link"]
+__all__ = ["LocalRay"]
 
+#: Where Serve's HTTP listens, and what stands for every address.
+OUR_ADDRESSES = frozenset(("127.0.0.1", "0.0.0.0", "::"))
 START_TIMEOUT_S = 120.0
 ANSWER_TIMEOUT_S = 10.0
 STOP_TIMEOUT_S = 12.0
@@ -192,22 +195,24 @@ class LocalRay:
     def open_to_others(self) -> list[tuple[str, int]]:
         """What listens on more than loopback: name of the process and port."""
         found = set()
-        for process in self.processes():
-            with contextlib.suppress(psutil.Error):
-                handle = psutil.Process(process.pid)
-                for connection in handle.net_connections("tcp"):
-                    ip = connection.laddr.ip.removeprefix("::ffff:") if connection.laddr else ""
-                    if connection.status == psutil.CONN_LISTEN and not ip.startswith("127.") and ip != "::1":
-                        found.add((handle.name(), connection.laddr.port))
+        for pid, connection in _connections([process.pid for process in self.processes()]):
+            ip = connection.laddr.ip.removeprefix("::ffff:") if connection.laddr else ""
+            if connection.status == psutil.CONN_LISTEN and not ip.startswith("127.") and ip != "::1":
+                with contextlib.suppress(psutil.Error):
+                    found.add((psutil.Process(pid).name(), connection.laddr.port))
         return sorted(found)
 
     def intruder(self) -> int | None:
-        """The pid of somebody else who listens on our HTTP port: taken after it was found free, before we bound it."""
+        """The pid of somebody else who listens where our HTTP port is: since it was found free, and before we bound it.
+
+        Whoever listens on that port of another address, also of 127.0.0.0/8, takes no request of ours.
+        """
         found: set[int] = set()
         with contextlib.suppress(psutil.Error):
             for connection in psutil.net_connections("tcp"):
-                port = getattr(connection.laddr, "port", 0)
-                if connection.status == psutil.CONN_LISTEN and port == self.ports.http and connection.pid:
+                if connection.status != psutil.CONN_LISTEN or connection.laddr.port != self.ports.http:
+                    continue
+                if connection.pid and connection.laddr.ip.removeprefix("::ffff:") in OUR_ADDRESSES:
                     found.add(connection.pid)
         # Asked in this order: a HAProxy of ours that starts meanwhile must not look like a stranger.
         strangers = [p for p in map(identify, found) if p is not None]
@@ -233,10 +238,15 @@ class LocalRay:
             remove_link(self.link)
 
 
-def remove_link(link: Path) -> None:
-    """Remove the short path to Ray's folder, never what it points to."""
-    with contextlib.suppress(OSError):
-        for entry in link.iterdir():
-            if entry.is_symlink():
-                entry.unlink()
-        link.rmdir()
+def _connections(pids: Sequence[int]) -> list[tuple[int, Any]]:
+    """The TCP connections of some processes."""
+    try:
+        # Of all at once: each look goes through every connection of the machine.
+        everybodys = psutil.net_connections("tcp")
+    except psutil.AccessDenied:  # macOS tells only root
+        found = []
+        for pid in pids:
+            with contextlib.suppress(psutil.Error):
+                found += [(pid, connection) for connection in psutil.Process(pid).net_connections("tcp")]
+        return found
+    return [(one.pid, one) for one in everybodys if one.pid is not None and one.pid in pids]

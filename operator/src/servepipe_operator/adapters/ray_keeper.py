@@ -16,7 +16,9 @@ import time
 import traceback
 from typing import Any
 
-from servepipe_operator.adapters.processes import adopt_orphans, descendants, end
+import psutil
+
+from servepipe_operator.adapters.processes import Process, adopt_orphans, descendants, end
 
 __all__ = ["main"]
 
@@ -77,14 +79,16 @@ def _start(options: dict[str, Any]) -> dict[str, Any]:
     import ray
     from ray._private import parameter
 
-    # ray.init has no argument for the agent's port and would take 52365 even where that is another Ray's.
     create = parameter.RayParams.__init__
 
-    def with_any_agent_port(self: Any, *args: Any, **kwargs: Any) -> None:
+    def with_what_init_has_no_argument_for(self: Any, *args: Any, **kwargs: Any) -> None:
+        # Else 52365, even where that is another Ray's.
         kwargs.setdefault("dashboard_agent_listen_port", 0)
+        # The process that sends what workers print to a driver; ours does not listen (`log_to_driver`).
+        kwargs.setdefault("include_log_monitor", False)
         create(self, *args, **kwargs)
 
-    parameter.RayParams.__init__ = with_any_agent_port
+    parameter.RayParams.__init__ = with_what_init_has_no_argument_for
     context = ray.init(
         address="local",
         num_cpus=options["cpus"],
@@ -111,8 +115,18 @@ def _capacity() -> dict[str, Any]:
 
 
 def _end_everything(code: int) -> None:
-    end(descendants(os.getpid()), grace_s=GRACE_S if code == 0 else 0.5)
+    grace_s = GRACE_S if code == 0 else 0.5
+    # The GCS goes last: everybody else tells it that they leave, and without it they wait until they are killed.
+    end([p for p in descendants(os.getpid()) if not _is_gcs(p)], grace_s=grace_s)
+    end(descendants(os.getpid()), grace_s=grace_s)
     os._exit(code)
+
+
+def _is_gcs(process: Process) -> bool:
+    try:
+        return psutil.Process(process.pid).name() == "gcs_server"
+    except psutil.Error:
+        return False
 
 
 if __name__ == "__main__":

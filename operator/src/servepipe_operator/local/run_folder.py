@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from servepipe.errors import RunError
-from servepipe_operator.adapters.local_ray import remove_link
 from servepipe_operator.adapters.processes import Process, end
+from servepipe_operator.adapters.short_path import haproxies, remove_link
 from servepipe_operator.adapters.sockets import PortNumbers
 
 __all__ = ["Run", "RunFolder", "RunState", "find_run", "live_runs", "runs_root"]
@@ -136,6 +136,9 @@ class RunFolder:
             return []
         # The supervisor itself is dead, or it would hold the lock.
         orphans = [process for process in run.processes if process.alive() and process.pid != os.getpid()]
+        if run.link:
+            known = {process.pid for process in orphans}
+            orphans += [process for process in haproxies(Path(run.link)) if process.pid not in known]
         survivors = end(orphans, grace_s=1.0)
         if survivors:
             raise RunError(

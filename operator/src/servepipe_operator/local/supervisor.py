@@ -51,8 +51,9 @@ from servepipe_operator.view import View
 __all__ = ["Options", "Supervisor"]
 
 TICK_S = 0.5
-CHANGING_S = 1.0
-RECORD_PROCESSES_S = 5.0
+CHANGING_S = 0.3
+RECORD_CHANGING_S, RECORD_STEADY_S = 1.0, 5.0
+INTRUDER_S = 1.0
 EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
 IGNORED_FIELDS = frozenset({"image", "imagePullSecrets", "serviceAccountName", "cluster"})
 
@@ -92,6 +93,7 @@ class Supervisor:
         self._wake = asyncio.Event()
         self._stopping = asyncio.Event()
         self._said_open = False
+        self._recorded_at = self._port_seen_at = 0.0
         self._trouble = ""
         self._exit_code = 0
         self._watched = Watched(compiled.files)
@@ -218,7 +220,7 @@ class Supervisor:
                 plan = await self._reconcile(world, ports)
                 if not self._said_open and self._available():
                     self._said_open = True
-                    if notice := open_ports_notice(ray.open_to_others()):
+                    if notice := open_ports_notice(await asyncio.to_thread(ray.open_to_others)):
                         self.view.say(notice)
                 await self._wait(plan)
 
@@ -243,6 +245,8 @@ class Supervisor:
             return None
         self._trouble = ""
         self._record.change(url=self._url_now(ports))
+        # Before anybody is told that it runs: what runs is what the next start may have to end.
+        self._record_processes(RECORD_CHANGING_S if plan.look_again_after_s <= CHANGING_S else 0.0)
         self.status = plan.status
         self._observed_generation = generation
         self.view.show(self.snapshot())
@@ -252,17 +256,15 @@ class Supervisor:
         """Until it is time to look again, something was asked for, or a watched file changed."""
         look_again = CHANGING_S if plan is None else max(plan.look_again_after_s, 0.0)
         deadline = time.monotonic() + look_again
-        recorded = 0.0
         while not self._wake.is_set():
             if not self._require_ray().running():
                 raise RunError(
                     "Ray has ended by itself", where=str(self._require_ray().log), fix="Start the pipeline again."
                 )
-            if time.monotonic() - recorded >= RECORD_PROCESSES_S:
-                recorded = time.monotonic()
-                self._record.processes_of(self._ray)
-                if not self._said_open:
-                    await refuse_intruder(self._require_ray())
+            self._record_processes(RECORD_STEADY_S)
+            if not self._said_open and time.monotonic() - self._port_seen_at >= INTRUDER_S:
+                await refuse_intruder(self._require_ray())
+                self._port_seen_at = time.monotonic()
             if self._options.reload is not None and self._watched.changed():
                 await self._reload(self._options.reload)
             left = deadline - time.monotonic()
@@ -356,6 +358,11 @@ class Supervisor:
         self.view.say(f"{time.strftime('%H:%M:%S')} A file changed: applied")
         for notice in compiled.notices:
             self.view.say(f"Note: {notice}")
+
+    def _record_processes(self, every_s: float) -> None:
+        if time.monotonic() - self._recorded_at >= every_s:
+            self._record.processes_of(self._ray)
+            self._recorded_at = time.monotonic()
 
     def _available(self) -> bool:
         conditions = {c["type"]: c["status"] for c in self.status.get("conditions") or ()}
