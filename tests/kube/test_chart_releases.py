@@ -117,6 +117,7 @@ def test_a_release_from_install_to_the_next_one(releases: Releases, pipeline: st
     releases.adopt(refused.stderr)
     notes = releases.install("first", chart=old)
     assert "helm test first" in notes
+    assert "is not known to this cluster" not in notes, "RayCluster is there"
     assert "paused" not in fields(releases.crd())
     assert "paused" not in plane.api.merge(pipeline, {"spec": {"paused": True}})["spec"]
 
