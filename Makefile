@@ -17,9 +17,10 @@ RAY := tests/ray
 KUBE := tests/kube
 # These run beside the others, on an API server of their own: most tests there wait more than they compute. Which rights their
 # operators used is looked at in both runs, at the end.
-KUBE_BESIDE := $(addprefix $(KUBE)/test_,admission.py cli_apply.py cli_forward.py cli_operate.py cli_operator.py cli_reach.py \
-	crashes.py dashboard_ways.py kuberay_contract_changes.py kuberay_contract_invalid.py kuberay_contract_objects.py \
-	kuberay_contract_status.py kuberay_standin.py lost_at_once.py merging.py new_version.py values.py values_in_replicas.py)
+KUBE_BESIDE := $(addprefix $(KUBE)/test_,admission.py chart.py chart_monitoring.py chart_objects.py chart_releases.py cli_apply.py \
+	cli_forward.py cli_operate.py cli_operator.py cli_reach.py crashes.py dashboard_ways.py \
+	kuberay_contract_changes.py kuberay_contract_invalid.py kuberay_contract_objects.py kuberay_contract_status.py \
+	kuberay_standin.py lost_at_once.py merging.py new_version.py values.py values_in_replicas.py)
 
 .PHONY: help setup demo test test-unit test-property test-kube kube-binaries test-ray test-pythons check format generate bench lock clean
 
@@ -87,13 +88,15 @@ check: $(READY) ## style, types, layers, generated files
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m servepipe.api.crd --check
+	@$(BIN)/python scripts/chart_values.py --check
 
 format: $(READY) ## format the code and fix what can be fixed
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-generate: $(READY) ## write the generated files (the CRD)
+generate: $(READY) ## write the generated files (the CRD; the chart's copy of it, schema and table of values)
 	@$(BIN)/python -m servepipe.api.crd
+	@$(BIN)/python scripts/chart_values.py
 
 bench: $(READY) ## benchmarks; writes benchmarks/results/
 	@mkdir -p benchmarks/results

@@ -14,6 +14,7 @@ from bed.control_plane import ControlPlane, load_crd
 from bed.processes import wait_for
 from bed.wire import Wire
 from chart import Accounts
+from chart_render import Helm
 from kuberay.control import KubeRay, in_thread
 from kuberay_contract import KUBELET_OFF, World, api_of
 from operator_process import OperatorProcess, StartOperator
@@ -132,6 +133,12 @@ def namespace(control_plane: ControlPlane, request: pytest.FixtureRequest) -> It
 def accounts(control_plane: ControlPlane, request: pytest.FixtureRequest) -> Accounts:
     """Service accounts of operators with the chart's rights."""
     return Accounts(control_plane, helm(say=_loudly(request.config)))
+
+
+@pytest.fixture(scope="session", name="helm")
+def helm_and_the_chart(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Helm:
+    """Renders the chart; knows no cluster."""
+    return Helm(helm(say=_loudly(request.config)), tmp_path_factory.mktemp("helm"))
 
 
 @pytest.fixture

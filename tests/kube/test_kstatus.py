@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from typing import Any
 
+from argocd import health
 from kstatus import kstatus
 from scenes import Outcome, Scenes, Stage, model
 
@@ -44,7 +45,7 @@ def kubectl_waits_for_conditions(stage: Stage) -> None:
         done = wait(stage, name, condition)
         assert (done.returncode, done.stdout) == (0, f"servepipeline.servepipe.dev/{name} condition met\n"), done.stderr
     live = stage.wait_settled(name)
-    assert kstatus(live) == "Current"
+    assert (kstatus(live), health(live)[0]) == ("Current", "Healthy")
     assert row(stage, name) | {"AGE": ""} == {
         "NAME": name,
         "AVAILABLE": "True",
@@ -57,12 +58,14 @@ def kubectl_waits_for_conditions(stage: Stage) -> None:
 
     stage.patch(name, nodes={"m1": {"args": ["hangs"], "progressDeadlineSeconds": 4}})
     stage.wait_until("the upgrade", name, lambda live: live["status"].get("upgrading"))
-    assert kstatus(stage.get(name)) == "InProgress"
+    live = stage.get(name)
+    assert (kstatus(live), health(live)[0]) == ("InProgress", "Progressing")
     assert row(stage, name)["UPGRADING"] == "m1 0%"
     assert wait(stage, name, "Available").returncode == 0
     assert wait(stage, name, "Stalled").returncode == 0
     live = stage.wait_until("rest", name, lambda live: not stage.condition(live, "Reconciling"))
-    assert kstatus(live) == "Failed"
+    assert (kstatus(live), health(live)[0]) == ("Failed", "Degraded")
+    assert health(live)[1].startswith("ProgressDeadlineExceeded: ")
     assert wait(stage, name, "Ready", "1s").returncode == 1
     assert wait(stage, name, "Available").returncode == 0
 

@@ -24,3 +24,35 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
+
+{{/* By which the operator's pods are found. NetworkPolicies of pipelines let in who has the first of these labels. */}}
+{{- define "servepipe.selector" -}}
+app.kubernetes.io/name: servepipe-operator
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "servepipe.image" -}}
+{{- if .Values.image.digest -}}
+{{- printf "%s@%s" .Values.image.repository .Values.image.digest -}}
+{{- else -}}
+{{- printf "%s:%s" .Values.image.repository (.Values.image.tag | default .Chart.AppVersion) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* `settings` as variables: steadySeconds is SERVEPIPE_STEADY_S. What is empty is left to the operator. */}}
+{{- define "servepipe.settings" -}}
+{{- range $name, $value := .Values.settings }}
+{{- $short := regexReplaceAll "Seconds?$" $name "S" -}}
+{{- if kindIs "slice" $value }}{{ $value = join "," $value }}{{ end }}
+{{- if ne (toString $value) "" }}
+- name: SERVEPIPE_{{ $short | snakecase | upper }}
+  value: {{ toString $value | quote }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* Of the pod of `helm test`, which is none of the operator's. */}}
+{{- define "servepipe.testSelector" -}}
+app.kubernetes.io/name: servepipe-operator-test
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}

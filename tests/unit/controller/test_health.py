@@ -54,8 +54,8 @@ def test_metrics_count_what_they_are_told() -> None:
     metrics.requested("apply", "services", 0, 0.01)
     metrics.watch_queue(lambda: 3, lambda: 1.5)
     metrics.watch_lease(lambda: True)
-    metrics.pipelines([{"Ready": "True", "Stalled": "False"}, {"Ready": "False"}])
-    metrics.pipelines([{"Ready": "True"}])
+    metrics.pipelines([{"Ready": ("True", "Ready"), "Stalled": ("True", "Refused")}])
+    metrics.pipelines([{"Ready": ("True", "Ready")}, {"Ready": ("False", "Upgrading")}, {"Ready": ("True", "Ready")}])
     got = samples(metrics.text().decode())
     assert got["servepipe_reconciles_total", "ok"] == 2
     assert got["servepipe_reconcile_duration_seconds_count", "ok"] == 2
@@ -65,6 +65,7 @@ def test_metrics_count_what_they_are_told() -> None:
     assert got[("servepipe_queue_age_seconds",)] == 1.5
     assert got[("servepipe_leader",)] == 1
     assert {key: value for key, value in got.items() if key[0] == "servepipe_pipelines"} == {
-        ("servepipe_pipelines", "Ready", "True"): 1
+        ("servepipe_pipelines", "Ready", "Ready", "True"): 2,
+        ("servepipe_pipelines", "Ready", "Upgrading", "False"): 1,
     }
     assert any(key[0] == "servepipe_build_info" and "1.2.3" in key and "mine" in key for key in got)

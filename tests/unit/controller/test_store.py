@@ -26,9 +26,9 @@ def test_a_pipeline_is_worth_a_look_unless_only_its_status_changed() -> None:
     cache = Cache(pipelines("ours"))
     assert cache.put(live("a", 1, metadata={"generation": 1})) == {A}
     assert cache.put(live("a", 1, metadata={"generation": 1})) == set(), "the same version"
-    ready = {"conditions": [{"type": "Ready", "status": "True"}]}
+    ready = {"conditions": [{"type": "Ready", "status": "True", "reason": "Ready"}]}
     assert cache.put(live("a", 2, metadata={"generation": 1}, status=ready)) == set()
-    assert list(cache.conditions()) == [{"Ready": "True"}]
+    assert list(cache.conditions()) == [{"Ready": ("True", "Ready")}]
     assert cache.of(A)[0]["status"] == ready
     assert cache.put(live("a", 3, metadata={"generation": 2}, status=ready)) == {A}
     assert cache.put(live("a", 4, metadata={"generation": 2, "annotations": {"x": "y"}})) == {A}

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from argocd import health
 from kstatus import Verdict, kstatus
 from reasons import problems_in_the_code, reasons_in_the_code
 from simulated_cluster import ClusterWorld
@@ -306,6 +307,20 @@ def test_a_status_of_an_older_generation_is_no_verdict(recorded: list[Json]) -> 
         if "observedGeneration" in status:
             later = {"metadata": {"generation": status["observedGeneration"] + 1}, "status": status}
             assert kstatus(later) == "InProgress"
+
+
+def test_argo_cd_sees_what_kstatus_sees_and_tells_what_is_suspended(recorded: list[Json]) -> None:
+    same = {"Current": "Healthy", "InProgress": "Progressing", "Failed": "Degraded"}
+    suspended = set()
+    for status in recorded:
+        live = {"metadata": {"generation": status.get("observedGeneration", 1)}, "status": status}
+        seen, message = health(live)
+        assert message.startswith(f"{deciding(status)}: ")
+        if seen == "Suspended":
+            suspended.add(deciding(status))
+        else:
+            assert seen == same[verdict(status)], status["conditions"]
+    assert suspended == {"Suspended"}
 
 
 def test_the_docs_tell_of_every_reason() -> None:

@@ -1,6 +1,6 @@
 """What the bed builds fits together."""
 
-from bed.build import COMMANDS, COREDNS, HELM, NODE, POD, key, version
+from bed.build import ALONE, COMMANDS, NODE, key, version
 
 
 def test_the_node_is_of_the_same_kubernetes_as_the_control_plane() -> None:
@@ -8,5 +8,5 @@ def test_the_node_is_of_the_same_kubernetes_as_the_control_plane() -> None:
 
 
 def test_every_set_of_binaries_has_a_key_of_its_own() -> None:
-    keys = {key(COMMANDS), key(NODE), key({"helm": HELM}), key({"coredns": COREDNS}), key({"pod": POD})}
-    assert len(keys) == 5
+    sets = [COMMANDS, NODE, *({name: command} for name, command in ALONE.items())]
+    assert len({key(commands) for commands in sets}) == len(sets)

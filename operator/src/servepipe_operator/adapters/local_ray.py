@@ -210,9 +210,10 @@ class LocalRay:
         found: set[int] = set()
         with contextlib.suppress(psutil.Error):
             for connection in psutil.net_connections("tcp"):
-                if connection.status != psutil.CONN_LISTEN or connection.laddr.port != self.ports.http:
+                at = connection.laddr
+                if connection.status != psutil.CONN_LISTEN or not at or at.port != self.ports.http:
                     continue
-                if connection.pid and connection.laddr.ip.removeprefix("::ffff:") in OUR_ADDRESSES:
+                if connection.pid and at.ip.removeprefix("::ffff:") in OUR_ADDRESSES:
                     found.add(connection.pid)
         # Asked in this order: a HAProxy of ours that starts meanwhile must not look like a stranger.
         strangers = [p for p in map(identify, found) if p is not None]

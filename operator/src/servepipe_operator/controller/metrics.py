@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections import Counter as Counts
 from collections.abc import Callable, Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -48,7 +49,10 @@ class Metrics:
         self._depth = Gauge("servepipe_queue_depth", "Pipelines that are due.", registry=self.registry)
         self._age = Gauge("servepipe_queue_age_seconds", "How long the oldest of them waits.", registry=self.registry)
         self._pipelines = Gauge(
-            "servepipe_pipelines", "Pipelines by condition.", ["condition", "status"], registry=self.registry
+            "servepipe_pipelines",
+            "Pipelines by condition, its status and its reason.",
+            ["condition", "status", "reason"],
+            registry=self.registry,
         )
         self._leader = Gauge("servepipe_leader", "1 while this process holds the Lease.", registry=self.registry)
         self._waiting = Gauge(
@@ -78,15 +82,12 @@ class Metrics:
         """Ask the elector whenever metrics are asked for."""
         self._leader.set_function(lambda: float(holds()))
 
-    def pipelines(self, conditions: Iterable[Mapping[str, str]]) -> None:
-        """Count anew: for each pipeline, its conditions as type to status."""
-        counts: dict[tuple[str, str], int] = {}
-        for pipeline in conditions:
-            for pair in pipeline.items():
-                counts[pair] = counts.get(pair, 0) + 1
+    def pipelines(self, conditions: Iterable[Mapping[str, tuple[str, str]]]) -> None:
+        """Count anew: for each pipeline, its conditions as type to status and reason."""
+        counts = Counts((kind, *told) for pipeline in conditions for kind, told in pipeline.items())
         self._pipelines.clear()
-        for (condition, status), count in counts.items():
-            self._pipelines.labels(condition, status).set(count)
+        for labels, count in counts.items():
+            self._pipelines.labels(*labels).set(count)
 
     def waiting(self, what: Iterable[str]) -> None:
         """All that is waited for now."""

@@ -18,6 +18,8 @@ __all__ = ["Cache", "Kind", "Place", "WatchStore", "whole"]
 
 #: Namespace and name of any object.
 Place = tuple[str, str]
+#: Type to status and reason.
+Conditions = Mapping[str, tuple[str, str]]
 KUBECTL_ANNOTATION = "kubectl.kubernetes.io/last-applied-configuration"
 
 
@@ -63,7 +65,7 @@ class _Entry:
     key: Key
     packed: bytes
     signature: object
-    conditions: Mapping[str, str] = field(default_factory=dict)
+    conditions: Conditions = field(default_factory=dict)
 
 
 class Cache:
@@ -124,8 +126,8 @@ class Cache:
         """Whose objects there are."""
         return tuple(self._places)
 
-    def conditions(self) -> Iterable[Mapping[str, str]]:
-        """For each object its conditions, as type to status."""
+    def conditions(self) -> Iterable[Conditions]:
+        """For each object its conditions, as type to status and reason."""
         return [entry.conditions for entry in self._entries.values()]
 
     def __len__(self) -> int:
@@ -173,8 +175,12 @@ class WatchStore:
         (self._missing.add if missing else self._missing.discard)(name)
 
 
-def _conditions(live: Json) -> dict[str, str]:
+def _conditions(live: Json) -> dict[str, tuple[str, str]]:
     status = live.get("status")
     listed = status.get("conditions") if isinstance(status, dict) else None
     found = listed if isinstance(listed, list) else []
-    return {str(one.get("type")): str(one.get("status")) for one in found if isinstance(one, dict)}
+    return {
+        str(one.get("type")): (str(one.get("status")), str(one.get("reason") or ""))
+        for one in found
+        if isinstance(one, dict)
+    }
