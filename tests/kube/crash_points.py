@@ -190,6 +190,8 @@ class Chain:
         self._token = ""
         self.killed: dict[str, str] = {}
         """The write at which it was killed, by scenario; those that had fewer writes are missing."""
+        self.whole: dict[str, int] = {}
+        """How many writes the others had, which were not killed."""
 
     def run(self, scenario: Scenario, reference: Reference) -> None:
         """Apply it, start the operator that is killed, start one that is not, and compare what is there in the end."""
@@ -216,6 +218,10 @@ class Chain:
         self._callers(False)
         self._check(scenario)
         self._operators.stop(name)
+        if scenario.name not in self.killed:
+            count = len(self._operators.writes(name))
+            # Its k-th write may have come between the comparison and the end.
+            self.whole[scenario.name] = min(count, self.kill[0] - 1) if self.kill else count
 
     def remove(self) -> list[str]:
         """Delete the pipeline and wait until nothing of it is left; what the operator wrote meanwhile."""
