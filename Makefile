@@ -17,9 +17,8 @@ RAY := tests/ray
 KUBE := tests/kube
 # These run beside the others, on an API server of their own: most tests there wait more than they compute. Which rights their
 # operators used is looked at in both runs, at the end.
-KUBE_BESIDE := $(addprefix $(KUBE)/test_,admission.py chart.py chart_monitoring.py chart_objects.py chart_releases.py cli_apply.py \
-	cli_forward.py cli_operate.py cli_operator.py cli_reach.py crashes.py dashboard_ways.py \
-	kuberay_contract_changes.py kuberay_contract_invalid.py kuberay_contract_objects.py kuberay_contract_status.py \
+KUBE_BESIDE := $(addprefix $(KUBE)/test_,admission.py cli_apply.py cli_forward.py cli_operate.py cli_operator.py cli_reach.py \
+	crashes.py dashboard_ways.py kuberay_contract_changes.py kuberay_contract_invalid.py kuberay_contract_objects.py kuberay_contract_status.py \
 	kuberay_standin.py lost_at_once.py merging.py new_version.py values.py values_in_replicas.py)
 
 .PHONY: help setup demo test test-unit test-property test-kube kube-binaries test-ray test-pythons check format generate bench lock clean
@@ -42,11 +41,11 @@ $(READY): requirements.lock pyproject.toml
 demo: $(READY) ## run the document-triage pipeline on this machine and upgrade two of its models under load
 	@$(BIN)/python examples/document_triage/demo.py
 
-# Two of them at a time, as many of them wait more than they compute; each shows its output in one piece when it is done, and
+# Three of them at a time, as many of them wait more than they compute; each shows its output in one piece when it is done, and
 # writes it to .cache/logs meanwhile.
 test: $(READY) ## all tests
-	@$(MAKE) --no-print-directory --jobs=2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=line) TOGETHER=1 \
-		test-property test-unit test-ray test-kube
+	@$(MAKE) --no-print-directory --jobs=3 $(if $(filter output-sync,$(.FEATURES)),--output-sync=line) TOGETHER=1 \
+		test-unit test-property test-ray test-kube
 
 ifdef TOGETHER
 LOGGED = 2>&1 | tee .cache/logs/$@.log
