@@ -17,9 +17,9 @@ from servepipe_operator.adapters.kube_errors import KubeError
 from servepipe_operator.adapters.kube_resource import PIPELINES
 from servepipe_operator.bodies import body_of, show_answer
 from servepipe_operator.cluster.connection import ClusterError, Connection, NotNowError, connect_as, run
-from servepipe_operator.cluster.forward import Forward, forwarded
+from servepipe_operator.cluster.forward import Forward
 from servepipe_operator.cluster.merging import OPS_MANAGER
-from servepipe_operator.cluster.reach import ingress_of, ingress_selector, no_forward, ready_pod
+from servepipe_operator.cluster.reach import ingress_of, ingress_selector, no_forward, proxied_instead, to_pod
 from servepipe_operator.engine.state import Json
 from servepipe_operator.objects.pods import SERVE_PORT
 
@@ -131,7 +131,7 @@ class Route:
         try:
             return await self._forward()
         except KubeError as error:
-            self._told(f"no port-forward, so through the API server's Service proxy: {no_forward(error)}")
+            self._told(proxied_instead(no_forward(error)))
             access = self._connection.kube.access
             return _Way(self._session, base_url("proxy", ingress_of(self._live), access) + self._path, access)
 
@@ -140,20 +140,11 @@ class Route:
         kube, metadata = self._connection.kube, self._live["metadata"]
         namespace = metadata["namespace"]
         live = await kube.get(PIPELINES, namespace, metadata["name"])  # its RayCluster may be another one by now
-        pod = await ready_pod(self._connection, namespace, ingress_selector(live))
-        if pod is None:
-            where = self._connection.place(namespace)
-            raise NotNowError("No pod of the ingress is ready", where=where, fix="Look with `servepipe status`.")
+        where = self._connection.place(namespace)
+        absent = NotNowError("No pod of the ingress is ready", where=where, fix="Look with `servepipe status`.")
         stack = AsyncExitStack()
-        forward = await stack.enter_async_context(forwarded(kube.access, namespace, pod, SERVE_PORT))
-        connector = aiohttp.UnixConnector(str(forward.socket), limit=0)
-        session = await stack.enter_async_context(
-            aiohttp.ClientSession(
-                connector=connector,
-                cookie_jar=aiohttp.DummyCookieJar(),
-                timeout=aiohttp.ClientTimeout(total=None),
-            )
-        )
+        chosen = ingress_selector(live)
+        _, forward, session = await to_pod(stack, self._connection, namespace, chosen, SERVE_PORT, absent)
         return _Way(session, forward.url + self._path, forward=forward, stack=stack)
 
     async def _reachable(self, url: str) -> bool:

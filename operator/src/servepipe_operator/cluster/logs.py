@@ -16,7 +16,7 @@ from servepipe_operator.adapters.kube_errors import error_from
 from servepipe_operator.cluster.connection import Connection, NotNowError, connect_as, message_of, run
 from servepipe_operator.cluster.log_files import LogFile, known_nodes, log_files, whole_lines
 from servepipe_operator.cluster.merging import OPS_MANAGER
-from servepipe_operator.cluster.reach import RayDashboard, dashboard
+from servepipe_operator.cluster.reach import RayDashboard, dashboard, proxied_instead
 from servepipe_operator.engine.state import Json
 from servepipe_operator.ports import UnreachableError
 
@@ -92,7 +92,7 @@ async def _reachable(connection: Connection, live: Json, told: Callable[[str], N
     """The pipeline's dashboard, and errors in the words of people."""
     async with dashboard(connection, live) as ray:
         if ray.way.instead:
-            told(f"no port-forward, so through the API server's Service proxy: {ray.way.instead}")
+            told(proxied_instead(ray.way.instead))
         try:
             yield ray
         except (UnreachableError, aiohttp.ClientError, TimeoutError) as error:

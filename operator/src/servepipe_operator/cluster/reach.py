@@ -19,15 +19,15 @@ from servepipe_operator.adapters.kube_access import Access
 from servepipe_operator.adapters.kube_errors import Forbidden, KubeError, NotFound
 from servepipe_operator.adapters.kube_resource import PODS, RAYCLUSTERS, SECRETS
 from servepipe_operator.cluster.connection import ClusterError, Connection, NotNowError, in_words, message_of
-from servepipe_operator.cluster.forward import forwarded
+from servepipe_operator.cluster.forward import Forward, forwarded
 from servepipe_operator.engine.state import Json
-from servepipe_operator.objects.cluster_view import CLUSTER_LABEL, head_selector, head_service, is_ready
-from servepipe_operator.objects.names import PIPELINE_LABEL, ROLE_LABEL, token_secret_name
+from servepipe_operator.objects.cluster_view import head_selector, head_service, is_ready
+from servepipe_operator.objects.names import token_secret_name
 from servepipe_operator.objects.pods import DASHBOARD_PORT
-from servepipe_operator.objects.services import TOKEN_KEY, token_of
+from servepipe_operator.objects.services import TOKEN_KEY, ingress_labels, token_of
 from servepipe_operator.ports import UnreachableError
 
-__all__ = ["RayDashboard", "dashboard", "ingress_of", "ingress_selector", "no_forward", "ready_pod"]
+__all__ = ["RayDashboard", "dashboard", "ingress_of", "ingress_selector", "no_forward", "proxied_instead", "to_pod"]
 
 RIGHTS = "it takes the rights to list pods, and to get and create pods/portforward"
 SERVICE_PORT = 8000
@@ -48,7 +48,7 @@ def ingress_of(live: Mapping[str, Any]) -> Place:
 
 def ingress_selector(live: Mapping[str, Any]) -> str:
     """Of the pods behind that Service."""
-    chosen = {PIPELINE_LABEL: live["metadata"]["name"], ROLE_LABEL: "ingress", CLUSTER_LABEL: active_cluster(live)}
+    chosen = ingress_labels(live["metadata"]["name"], active_cluster(live))
     return ",".join(f"{key}={value}" for key, value in chosen.items())
 
 
@@ -137,21 +137,28 @@ async def dashboard(connection: Connection, live: Json) -> AsyncIterator[RayDash
 async def _forwarded(stack: AsyncExitStack, connection: Connection, cluster: Json, token: str) -> RayDashboard:
     """By port-forward. Raises `KubeError` where there is none, `NotNowError` while the head is not ready."""
     name, namespace = cluster["metadata"]["name"], cluster["metadata"]["namespace"]
-    pod = await ready_pod(connection, namespace, head_selector(name))
     look = f"Look with `servepipe status`, or `kubectl -n {namespace} describe pod -l {head_selector(name)}`."
-    if pod is None:
-        raise NotNowError(f"RayCluster {name!r} has no head that is ready", where=connection.place(namespace), fix=look)
-    access = connection.kube.access
-    forward = await stack.enter_async_context(forwarded(access, namespace, pod, DASHBOARD_PORT))
-    session = await _session(stack, aiohttp.UnixConnector(str(forward.socket), limit=0))
+    absent = NotNowError(f"RayCluster {name!r} has no head that is ready", where=connection.place(namespace), fix=look)
+    pod, forward, session = await to_pod(stack, connection, namespace, head_selector(name), DASHBOARD_PORT, absent)
     way = Way(f"port {DASHBOARD_PORT} of pod {pod} in namespace {namespace}", look, failure=lambda: forward.failure)
     return RayDashboard(session, Access(forward.url), forward.url, token, way)
 
 
-async def ready_pod(connection: Connection, namespace: str, selector: str) -> str | None:
-    """Name of a pod that can be used. Raises `KubeError`."""
+async def to_pod(
+    stack: AsyncExitStack, connection: Connection, namespace: str, selector: str, port: int, absent: NotNowError
+) -> tuple[str, Forward, aiohttp.ClientSession]:
+    """A port-forward to a pod that can be used: the pod's name, and a session over it, without a limit of time.
+
+    Raises:
+        KubeError: There is none.
+        NotNowError: ``absent``, as no pod is ready.
+    """
     pods = await connection.kube.list(PODS, namespace, selector)
-    return next((str(pod["metadata"]["name"]) for pod in pods if is_ready(pod)), None)
+    pod = next((str(pod["metadata"]["name"]) for pod in pods if is_ready(pod)), None)
+    if pod is None:
+        raise absent
+    forward = await stack.enter_async_context(forwarded(connection.kube.access, namespace, pod, port))
+    return pod, forward, await _session(stack, aiohttp.UnixConnector(str(forward.socket), limit=0))
 
 
 def no_forward(error: KubeError) -> str:
@@ -159,6 +166,11 @@ def no_forward(error: KubeError) -> str:
     said = message_of(error).removeprefix("port-forward: ")
     # The API server does not always name the right that is missing.
     return f"{said.rstrip(': ')} ({RIGHTS})" if isinstance(error, Forbidden) else said
+
+
+def proxied_instead(reason: str) -> str:
+    """What people are told then."""
+    return f"no port-forward, so through the API server's Service proxy: {reason}"
 
 
 async def _proxied(
@@ -175,7 +187,9 @@ async def _proxied(
 
 async def _session(stack: AsyncExitStack, connector: aiohttp.BaseConnector) -> aiohttp.ClientSession:
     return await stack.enter_async_context(
-        aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+        aiohttp.ClientSession(
+            connector=connector, cookie_jar=aiohttp.DummyCookieJar(), timeout=aiohttp.ClientTimeout(total=None)
+        )
     )
 
 

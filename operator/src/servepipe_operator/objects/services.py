@@ -11,7 +11,7 @@ from servepipe_operator.engine.state import Json
 from servepipe_operator.objects.names import PIPELINE_LABEL, ROLE_LABEL, Owner, metadata, token_secret_name
 from servepipe_operator.objects.pods import SERVE_PORT
 
-__all__ = ["TOKEN_KEY", "service", "token_of", "token_secret"]
+__all__ = ["TOKEN_KEY", "ingress_labels", "service", "token_of", "token_secret"]
 
 #: Where KubeRay looks for it.
 TOKEN_KEY = "auth_token"
@@ -32,10 +32,15 @@ def service(owner: Owner, ingress: Ingress, cluster: str) -> Json:
         "metadata": metadata(owner, owner.name),
         "spec": {
             "type": wished.type,
-            "selector": {PIPELINE_LABEL: owner.name, ROLE_LABEL: "ingress", "ray.io/cluster": cluster},
+            "selector": ingress_labels(owner.name, cluster),
             "ports": ports,
         },
     }
+
+
+def ingress_labels(pipeline: str, cluster: str) -> dict[str, str]:
+    """By which the pods that answer callers are chosen: those of a pipeline's ingress in one RayCluster."""
+    return {PIPELINE_LABEL: pipeline, ROLE_LABEL: "ingress", "ray.io/cluster": cluster}
 
 
 def token_secret(owner: Owner, token: str) -> Json:
