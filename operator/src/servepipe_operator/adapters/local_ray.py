@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -195,11 +195,10 @@ class LocalRay:
     def open_to_others(self) -> list[tuple[str, int]]:
         """What listens on more than loopback: name of the process and port."""
         found = set()
-        for pid, connection in _connections([process.pid for process in self.processes()]):
-            ip = connection.laddr.ip.removeprefix("::ffff:") if connection.laddr else ""
-            if connection.status == psutil.CONN_LISTEN and not ip.startswith("127.") and ip != "::1":
+        for pid, ip, port in _listeners(_connections({process.pid for process in self.processes()})):
+            if not ip.startswith("127.") and ip != "::1":
                 with contextlib.suppress(psutil.Error):
-                    found.add((psutil.Process(pid).name(), connection.laddr.port))
+                    found.add((psutil.Process(pid).name(), port))
         return sorted(found)
 
     def intruder(self) -> int | None:
@@ -209,12 +208,9 @@ class LocalRay:
         """
         found: set[int] = set()
         with contextlib.suppress(psutil.Error):
-            for connection in psutil.net_connections("tcp"):
-                at = connection.laddr
-                if connection.status != psutil.CONN_LISTEN or not at or at.port != self.ports.http:
-                    continue
-                if connection.pid and at.ip.removeprefix("::ffff:") in OUR_ADDRESSES:
-                    found.add(connection.pid)
+            for pid, ip, port in _listeners((one.pid, one) for one in psutil.net_connections("tcp")):
+                if port == self.ports.http and ip in OUR_ADDRESSES:
+                    found.add(pid)
         # Asked in this order: a HAProxy of ours that starts meanwhile must not look like a stranger.
         strangers = [p for p in map(identify, found) if p is not None]
         own = {process.pid for process in self.processes()}
@@ -239,7 +235,7 @@ class LocalRay:
             remove_link(self.link)
 
 
-def _connections(pids: Sequence[int]) -> list[tuple[int, Any]]:
+def _connections(pids: Set[int]) -> list[tuple[int, Any]]:
     """The TCP connections of some processes."""
     try:
         # Of all at once: each look goes through every connection of the machine.
@@ -251,3 +247,10 @@ def _connections(pids: Sequence[int]) -> list[tuple[int, Any]]:
                 found += [(pid, connection) for connection in psutil.Process(pid).net_connections("tcp")]
         return found
     return [(one.pid, one) for one in everybodys if one.pid is not None and one.pid in pids]
+
+
+def _listeners(connections: Iterable[tuple[int | None, Any]]) -> Iterator[tuple[int, str, int]]:
+    """Process, address and port of those that listen; an IPv4 address that IPv6 wraps as what it is."""
+    for pid, connection in connections:
+        if pid is not None and connection.status == psutil.CONN_LISTEN and connection.laddr:
+            yield pid, connection.laddr.ip.removeprefix("::ffff:"), connection.laddr.port
