@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bed.build import Binaries, with_node
+from bed.control_plane import run_kubectl
 from bed.processes import Process
 
 from machine import host, packages, record
@@ -103,11 +104,7 @@ class MachineCluster:
     ) -> subprocess.CompletedProcess[str]:
         """Runs kubectl as the administrator; `check` makes a failure an AssertionError with its output."""
         command = [self._binaries["kubectl"], f"--kubeconfig={self.kubeconfig}", *arguments]
-        env = {"HOME": str(self.folder), "PATH": "/usr/bin:/bin"}
-        done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=timeout, env=env)
-        if check:
-            assert done.returncode == 0, f"kubectl {' '.join(arguments)} failed\n{done.stdout}{done.stderr}"
-        return done
+        return run_kubectl(command, self.folder, stdin=stdin, check=check, timeout=timeout)
 
     def load_image(self, path: Path) -> None:
         """Makes the images of an OCI archive known to the node, under the names that the archive gives them.

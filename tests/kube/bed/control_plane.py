@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -195,16 +195,8 @@ class ControlPlane:
 
         `check` makes a failure an AssertionError with its output.
         """
-        home = {"HOME": str(self.folder), "PATH": "/usr/bin:/bin", "GOGC": "off"}
         command = [self.binaries["kubectl"], f"--kubeconfig={kubeconfig or self.kubeconfig}", *arguments]
-        done = subprocess.run(
-            command, input=stdin, capture_output=True, text=True, timeout=timeout, env={**home, **(env or {})}
-        )
-        if check:
-            assert done.returncode == 0, (
-                f"kubectl {' '.join(arguments)} ended with {done.returncode}\n{done.stdout}{done.stderr}"
-            )
-        return done
+        return run_kubectl(command, self.folder, stdin=stdin, check=check, env=env, timeout=timeout)
 
     def kubectl_plugin(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Runs a plug-in of kubectl, which it finds beside this Python; the plug-in reads KUBECONFIG."""
@@ -290,6 +282,27 @@ class ControlPlane:
     def audit(self, user: str | None = None, since: int = 0) -> list[Object]:
         """See `AuditLog.events`."""
         return self.audit_log.events(user, since)
+
+
+def run_kubectl(
+    command: Sequence[str],
+    home: Path,
+    *,
+    stdin: str | None = None,
+    check: bool = True,
+    env: Mapping[str, str] | None = None,
+    timeout: float = 60.0,
+) -> subprocess.CompletedProcess[str]:
+    """Runs kubectl, which keeps its cache in `home`; `check` makes a failure an AssertionError with its output."""
+    base = {"HOME": str(home), "PATH": "/usr/bin:/bin", "GOGC": "off"}
+    done = subprocess.run(
+        command, input=stdin, capture_output=True, text=True, timeout=timeout, env={**base, **(env or {})}
+    )
+    if check:
+        assert done.returncode == 0, (
+            f"kubectl {' '.join(command[1:])} ended with {done.returncode}\n{done.stdout}{done.stderr}"
+        )
+    return done
 
 
 def load_crd(path: Path) -> Object:
