@@ -67,6 +67,7 @@ class Value:
 
 def read(text: str) -> list[Value]:
     """All values of a values.yaml, parents before what is in them. Raises ValuesError."""
+    everything = yaml.safe_load(text)
     found: list[Value] = []
     whole: tuple[str, ...] | None = None  # a leaf, whose inner keys are no values of their own
     path: tuple[str, ...] = ()
@@ -78,7 +79,7 @@ def read(text: str) -> list[Value]:
         if key := _KEY.match(line):
             path = (*path[: len(key[1]) // 2], key[2])
             if whole is None or path[: len(whole)] != whole:
-                value = _value(path, yaml.safe_load(text), comments)
+                value = _value(path, everything, comments)
                 found.append(value)
                 whole = path if value.is_leaf else None
         comments = []
