@@ -20,7 +20,11 @@ NEEDED: Mapping[str, str] = {
     "conntrack": "conntrack",
     "iproute2": "ip",
 }
-FOR_IMAGES: Mapping[str, str] = {"buildah": "buildah", "debootstrap": "debootstrap"}
+FOR_IMAGES: Mapping[str, str] = {
+    "buildah": "buildah",
+    "debootstrap": "debootstrap",
+    "debian-archive-keyring": "/usr/share/keyrings/debian-archive-keyring.gpg",
+}
 
 
 def missing(needed: Mapping[str, str]) -> list[str]:
