@@ -13,7 +13,7 @@ import pytest
 from clusters.choice import MODES, NOTHING_POSSIBLE, Choice, choose, look
 from clusters.cluster import Cluster
 from clusters.opening import open_cluster
-from installation import Images, Installation, KubeRay, built_images, install, kuberay_of
+from installation import Images, Installation, built_images, install, kuberay_of
 from world import World
 
 Say = Callable[[str], None]
@@ -97,14 +97,14 @@ def cluster(images: Images, say: Say, request: pytest.FixtureRequest) -> Iterato
 
 
 @pytest.fixture(scope="session")
-def kuberay(cluster: Cluster, say: Say) -> Iterator[KubeRay]:
+def kuberay(cluster: Cluster, say: Say) -> Iterator[str]:
     """What makes pods of RayClusters in this cluster."""
     with kuberay_of(cluster, say) as kuberay:
         yield kuberay
 
 
 @pytest.fixture(scope="session")
-def installation(cluster: Cluster, kuberay: KubeRay, images: Images, say: Say) -> Iterator[Installation]:
+def installation(cluster: Cluster, kuberay: str, images: Images, say: Say) -> Iterator[Installation]:
     """The chart, installed from the built image; the one that is there on a cluster of the user's."""
     with install(cluster, images, say) as installation:
         yield installation

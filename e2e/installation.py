@@ -8,13 +8,19 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import kuberay_process
+from bed.processes import wait_for
 from clusters.cluster import Cluster
+from clusters.on_machine import OnMachine
+from kuberay_process import StandInProcess
 
 Say = Callable[[str], None]
 
 CHART = Path(__file__).parents[1] / "charts" / "servepipe"
 NAMESPACE = "servepipe-system"
 RELEASE = "servepipe"
+KUBERAY_REPOSITORY = "https://ray-project.github.io/kuberay-helm/"
+KUBERAY_CHART = ("install", "kuberay-operator", "kuberay-operator", "--version=1.7.0", f"--repo={KUBERAY_REPOSITORY}")
 RAYCLUSTERS = "rayclusters.ray.io"
 
 
@@ -73,6 +79,32 @@ def values(images: Images) -> list[str]:
 
 
 @contextlib.contextmanager
+def kuberay_of(cluster: Cluster, say: Say) -> Iterator[str]:
+    """KubeRay works in the block: the one that is there, from its chart, or the tests' stand-in; says which it is."""
+    if cluster.kubectl("get", "crd", RAYCLUSTERS, check=False).returncode == 0:
+        say(kind := "e2e: KubeRay is installed already")
+        yield kind
+        return
+    if cluster.mode == "kind":
+        cluster.helm(
+            *KUBERAY_CHART, "-n", "kuberay-system", "--create-namespace", "--wait", "--timeout=5m", timeout=400
+        )
+        say(kind := f"e2e: KubeRay from its chart: {' '.join(KUBERAY_CHART)}")
+        yield kind
+        return
+    assert isinstance(cluster, OnMachine), f"KubeRay is not installed in the cluster of {cluster.kubeconfig}"
+    cluster.kubectl("apply", "--server-side", "-f", str(kuberay_process.crd()))
+    wait_for("RayClusters to be served", lambda: cluster.find(RAYCLUSTERS, "--all-namespaces") == [], 60, pause=0.1)
+    standin = StandInProcess(cluster.kubeconfig, cluster.folder, cluster.machine.make_process)
+    standin.start()
+    say(kind := "e2e: a stand-in for KubeRay, as its chart cannot be had here")
+    try:
+        yield kind
+    finally:
+        standin.stop()
+
+
+@contextlib.contextmanager
 def install(cluster: Cluster, images: Images, say: Say) -> Iterator[Installation]:
     if cluster.mode == "current":
         yield Installation(cluster, "", "")
@@ -94,3 +126,23 @@ def install(cluster: Cluster, images: Images, say: Say) -> Iterator[Installation
         raise AssertionError(f"{error}\n{pods[-5000:]}\n{logs[-3000:]}") from None
     say(f"e2e: the chart is installed after {time.monotonic() - begun:.0f} s")
     yield Installation(cluster, NAMESPACE, RELEASE)
+
+
+def built_images(choice: object, say: Say) -> Images:
+    folder = Path("/tmp/images")
+    names = {
+        "operator": "docker.io/servepipe/operator:0.1.0.dev0",
+        "runtime": "docker.io/servepipe/runtime:0.1.0.dev0-ray2.60.0",
+        "diamond": "docker.io/servepipe/example-diamond:0.1.0.dev0",
+        "shop": "docker.io/servepipe/e2e-shop:1",
+        "shop-two": "docker.io/servepipe/e2e-shop-two:1",
+    }
+    return Images(
+        names["operator"],
+        names["runtime"],
+        names["diamond"],
+        "",
+        names["shop"],
+        names["shop-two"],
+        {name: folder / f"{key}.tar" for key, name in names.items()},
+    )

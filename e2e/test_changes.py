@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from installation import Images, Installation
-from pipelines import SMALL_POD, Shop
+from resources import SMALL_POD, Shop
 from world import World
 
 Say = Callable[[str], None]

@@ -12,26 +12,11 @@ import pytest
 from callers import Callers
 from clusters.cluster import Ability, Cluster
 from installation import Images, Installation
-from pipelines import compiled
+from resources import compiled
 from world import World, condition
 
 pytestmark = pytest.mark.core
 Say = Callable[[str], None]
-#: Of everything that an operator, KubeRay or Ray might leave in a namespace.
-KINDS = (
-    "svp",
-    "raycluster",
-    "pod",
-    "svc",
-    "endpointslice",
-    "secret",
-    "configmap",
-    "pvc",
-    "networkpolicy",
-    "pdb",
-    "job",
-)
-KINDS += ("serviceaccount", "role", "rolebinding", "controllerrevision", "lease")
 
 
 @pytest.fixture(scope="module")
@@ -105,10 +90,4 @@ def test_a_killed_head_comes_back(world: World, diamond: str, images: Images, sa
 
 def test_a_deleted_pipeline_leaves_nothing(world: World, diamond: str) -> None:
     world.kubectl("delete", "svp", diamond, "--timeout=120s", timeout=130)
-    world.wait("nothing of it to be left", lambda: not left(world))
-
-
-def left(world: World) -> list[str]:
-    """Everything in the namespace that Kubernetes itself does not put into each."""
-    found = world.kubectl("get", ",".join(KINDS), "-o", "name").split()
-    return [one for one in found if one not in ("serviceaccount/default", "configmap/kube-root-ca.crt")]
+    world.wait("nothing of it to be left", lambda: not world.left())

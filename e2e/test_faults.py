@@ -18,7 +18,7 @@ from callers import Seen
 from clusters.cluster import Ability
 from clusters.on_machine import OnMachine
 from installation import Images
-from pipelines import SMALL_POD, Shop
+from resources import SMALL_POD, Shop
 from world import Object, World, condition
 
 Say = Callable[[str], None]
