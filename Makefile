@@ -116,6 +116,9 @@ lock: ## pin all dependencies again (requirements.lock)
 		--extra runtime --extra local --extra operator \
 		--group build --group test --group lint --group examples \
 		--generate-hashes --no-emit-index-url --no-header --quiet -o requirements.lock
+	@cd examples/document_triage && ../../.cache/lock/bin/uv pip compile requirements.in --python-platform linux --python-version 3.11 \
+		--constraint ../../requirements.lock --override overrides.txt \
+		--generate-hashes --no-annotate --no-emit-index-url --no-header --quiet -o requirements.txt
 
 clean: ## remove the virtual environment and all caches
 	@rm -rf .venv .venv-* .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .coverage
