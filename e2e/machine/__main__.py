@@ -22,7 +22,8 @@ def main() -> int | str:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("build", help="build the binaries now (minutes, once per pin)")
-    commands.add_parser("up", help="start it; takes a former one in the folder down first")
+    up = commands.add_parser("up", help="start it; takes a former one in the folder down first")
+    up.add_argument("--no-policies", action="store_true", help="without the agent that enforces NetworkPolicies")
     commands.add_parser("down", help="end it and take away all that it made; logs stay")
     load = commands.add_parser("load", help="load an image into it")
     load.add_argument("archive", type=Path, help="an OCI archive")
@@ -34,7 +35,7 @@ def main() -> int | str:
         if asked.command == "build":
             print(with_node().origin)
         elif asked.command == "up":
-            MachineCluster.up(folder)
+            MachineCluster.up(folder, policies=not asked.no_policies)
         elif asked.command == "down":
             if not down(Layout(folder), print):
                 print(f"machine: no cluster in {folder}")
