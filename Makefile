@@ -96,14 +96,16 @@ check: $(READY) ## style, types, layers, generated files
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m servepipe.api.crd --check
 	@$(BIN)/python scripts/chart_values.py --check
+	@$(BIN)/python scripts/crd_reference.py --check
 
 format: $(READY) ## format the code and fix what can be fixed
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-generate: $(READY) ## write the generated files (the CRD; the chart's copy of it, schema and table of values)
+generate: $(READY) ## write the generated files (the CRD and its reference; the chart's copy of it, schema and table of values)
 	@$(BIN)/python -m servepipe.api.crd
 	@$(BIN)/python scripts/chart_values.py
+	@$(BIN)/python scripts/crd_reference.py
 
 bench: $(READY) ## benchmarks; writes benchmarks/results/
 	@mkdir -p benchmarks/results
