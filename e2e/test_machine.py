@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from bed.build import with_node
 from bed.processes import wait_for
-from machine import archive, host, record
+from machine import archive, host, policy, record
 from machine.cluster import MachineCluster
 from machine.configs import PAUSE_IMAGE
 from machine.down import down
@@ -26,7 +26,7 @@ if sys.platform != "linux" or os.geteuid() != 0:
     pytest.skip("a cluster on this machine needs root on Linux", allow_module_level=True)
 
 Say = Callable[[str], None]
-DAEMONS = ("kubelet", "kube-proxy", "kube-scheduler", "containerd", "coredns", "runc", "pod")
+DAEMONS = ("kubelet", "kube-proxy", "kube-scheduler", "containerd", "coredns", "netpol", "runc", "pod")
 
 
 def what_there_is() -> dict[str, object]:
@@ -37,6 +37,7 @@ def what_there_is() -> dict[str, object]:
         "interfaces": sorted(link["ifname"] for link in host.interfaces()),
         "rules": [line for line in rules if line.startswith("-A")],
         "chains": [line.split()[0] for line in rules if line.startswith(":") and line.split()[1] == "-"],
+        "sets of addresses": policy.sets(),
         "routes": host.run("ip", "route"),
         "namespaces": host.run("ip", "netns", "list"),
         "control groups": host.pods_cgroups(),
@@ -137,6 +138,15 @@ def test_the_bridge_does_not_take_the_hardware_address_of_a_pod(cluster: Machine
     links = json.loads(host.run("ip", "-j", "link", "show"))
     assert [link["ifname"] for link in links if link.get("master") == cluster.layout.bridge]
     assert [link["address"] for link in links if link["ifname"] == cluster.layout.bridge] == [HARDWARE_ADDRESS]
+
+
+def test_a_policy_leads_to_rules(cluster: MachineCluster, server: str) -> None:
+    """Whether they hold is seen in test_policies.py; here they are, for `down` to remove."""
+    same = {"podSelector": {"matchLabels": {"app": server}}}
+    spec = {"podSelector": same["podSelector"], "ingress": [{}, {"from": [same], "ports": [{"port": 1}]}]}
+    made = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "some"}, "spec": spec}
+    cluster.kubectl("apply", "-f", "-", stdin=json.dumps(made))
+    wait_for("sets of addresses", policy.sets, 30, lambda: (cluster.layout.logs / "netpol.log").read_text()[-2000:])
 
 
 def test_a_pod_outlives_containerd_which_then_starts_others(cluster: MachineCluster, server: str) -> None:

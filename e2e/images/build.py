@@ -8,21 +8,22 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal, Protocol
 
 from bed.build import cache, locked
 from machine import packages
 from machine.layout import MachineError
 
-from images import base, pip_settings
+from images import pip_settings
+from images.docker import Docker
 from images.plan import ROOT, Image, base_reference, key
 from images.store import Store
 
 Say = Callable[[str], None]
+Tool = Literal["buildah", "docker"]
 
 #: Archives of an image that are kept, the last used ones.
 KEPT = 3
-#: Bytes of buildah's storage; with more it begins anew.
-STORAGE = 12 * 10**9
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,8 @@ class Built:
 
     Attributes:
         name, reference: As in its `Image`.
-        archive: An OCI archive that gives it this reference.
-        digest: Of its configuration: the image id of a node.
+        archive: Gives it this reference; for `ctr images import` and `kind load image-archive`.
+        digest: Of its configuration: the image id of a node, without the algorithm.
         size, packed: Bytes of all its files, and of the archive.
     """
 
@@ -48,99 +49,122 @@ class Built:
         return f"{self.reference} sha256:{self.digest[:12]} {sizes}: {self.archive}"
 
 
+class Engine(Protocol):
+    """What makes images and keeps them, and the layers that they have in common."""
+
+    def base(self, say: Say) -> Image | None:
+        """What has to be built below images without a parent, if it cannot be pulled."""
+
+    def base_key(self) -> str:
+        """A hash of what that is made from."""
+
+    def build(self, image: Image, secrets: Mapping[str, Path], say: Say) -> None:
+        """Steps that were done before with the same files are not done again. Raises MachineError."""
+
+    def find(self, reference: str) -> str | None:
+        """The digest of an image's configuration; None where it is not there."""
+
+    def size(self, reference: str) -> int:
+        """Bytes of all files of an image that is there."""
+
+    def save(self, image: Image, path: Path) -> None:
+        """Writes an archive. Raises MachineError."""
+
+    def trim(self, say: Say) -> None:
+        """Called after something was built: it may have grown too large."""
+
+
 def _print(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
 def build(
-    images: Sequence[Image], environ: Mapping[str, str] = os.environ, say: Say = _print, root: Path = ROOT
+    images: Sequence[Image],
+    tool: Tool = "buildah",
+    environ: Mapping[str, str] = os.environ,
+    say: Say = _print,
+    root: Path = ROOT,
 ) -> dict[str, Built]:
-    """The images by name; builds what is missing: some minutes the first time, seconds where only sources changed.
+    """The images by name; builds what is missing: some minutes the first time, about one where only sources changed.
+
+    Args:
+        root: The project's folder, whose Dockerfile names the base.
 
     Raises MachineError where this machine cannot build them, or a step failed.
     """
-    if sys.platform != "linux" or os.geteuid() != 0:
-        raise MachineError("images are built as root on Linux, or by docker; use another mode")
-    packages.install(packages.FOR_IMAGES, say)
     folder = cache(environ) / "images"
-    work = Work(folder, base_reference(root), environ, say)
+    engine: Engine = Docker() if tool == "docker" else buildah(environ, say, root)
     with locked(folder, say, "images"):
+        work = _Work(folder / tool, engine, environ, say)
         built = {image.name: work.archive(image) for image in images}
         work.prune()
     return built
 
 
-def store(environ: Mapping[str, str] = os.environ) -> Store:
-    """buildah's storage, in which built images are as well."""
-    folder = cache(environ) / "images"
-    return Store(folder / "storage", folder / "build.log")
+def buildah(environ: Mapping[str, str] = os.environ, say: Say = _print, root: Path = ROOT) -> Store:
+    """buildah's storage of the cache. Raises MachineError where this machine cannot have it."""
+    if sys.platform != "linux" or os.geteuid() != 0:
+        raise MachineError("without Docker, images are built by root on Linux; use another mode")
+    packages.install(packages.FOR_IMAGES, say)
+    return Store(cache(environ) / "images", base_reference(root))
 
 
-class Work:
-    """One run in the cache's folder."""
+class _Work:
+    """One run in the cache's folder of an engine."""
 
-    def __init__(self, folder: Path, base_name: str, environ: Mapping[str, str], say: Say) -> None:
-        self._folder, self._base_name, self._environ, self._say = folder, base_name, environ, say
-        self._store = store(environ)
+    def __init__(self, folder: Path, engine: Engine, environ: Mapping[str, str], say: Say) -> None:
+        self._folder, self._engine, self._environ, self._say = folder, engine, environ, say
         self._looked_at: set[str] = set()
 
     def archive(self, image: Image) -> Built:
-        folder = self._archives(image) / key(image, base.key())
+        folder = self._folder / "archives" / image.name / key(image, self._engine.base_key())
         noted = folder / "built.json"
         if noted.exists():
-            os.utime(noted)
+            os.utime(noted)  # by which the last used are known
             content = json.loads(noted.read_text())
             return Built(**{**content, "archive": Path(content["archive"])})
-        self._in_store(image)
+        self._make(image)
         begun = time.monotonic()
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{image.name}.tar"
-        unfinished = folder / "unfinished.tar"
+        path, unfinished = folder / f"{image.name}.tar", folder / "unfinished.tar"
         unfinished.unlink(missing_ok=True)
-        self._store.push(image.reference, unfinished)
+        self._engine.save(image, unfinished)
         unfinished.rename(path)
-        stored = self._store.find(image.reference)
-        assert stored is not None
-        size = self._store.size(image.reference)
-        built = Built(image.name, image.reference, path, stored.id, size, path.stat().st_size)
+        digest = self._engine.find(image.reference)
+        assert digest is not None  # it was just saved
+        size = self._engine.size(image.reference)
+        built = Built(image.name, image.reference, path, digest, size, path.stat().st_size)
         noted.write_text(json.dumps({**asdict(built), "archive": str(path)}))
         self._say(f"images: {image.name} packed in {time.monotonic() - begun:.0f} s: {built}")
         return built
 
     def prune(self) -> None:
-        """Takes away archives that were not used for long, and a storage that grew too large."""
+        """Takes away archives that were not used for long."""
         for archives in (self._folder / "archives").iterdir():
-            folders = [folder for folder in archives.iterdir() if folder.is_dir()]
-            folders.sort(key=lambda folder: _used(folder), reverse=True)
-            for folder in folders[KEPT:]:
+            for folder in sorted(archives.iterdir(), key=_used, reverse=True)[KEPT:]:
                 shutil.rmtree(folder)
-        if self._looked_at and self._store.used() > STORAGE:
-            self._say(f"images: buildah's storage has more than {STORAGE / 1e9:.0f} GB; it begins anew")
-            self._store.remove()
+        if self._looked_at:
+            self._engine.trim(self._say)
 
-    def _in_store(self, image: Image) -> None:
-        """Builds it, and first what it is made from, where buildah does not have it as it is now."""
+    def _make(self, image: Image) -> None:
+        """Builds it, and first what it is made from, where the engine does not have it as it is now."""
         if image.reference in self._looked_at:
             return
-        if image.reference != self._base_name:
-            self._in_store(image.parent or self._base())
         self._looked_at.add(image.reference)
-        wanted = f"{image.reference} {key(image, base.key())}"
-        noted = self._store.folder / "keys" / image.name
-        if noted.exists() and noted.read_text() == wanted and self._store.find(image.reference):
+        below = image.parent or self._engine.base(self._say)
+        if below is not None and below.reference != image.reference:
+            self._make(below)
+        noted = self._folder / "keys" / image.name
+        wanted = f"{image.reference} {key(image, self._engine.base_key())} "
+        found = self._engine.find(image.reference)
+        if found is not None and noted.exists() and noted.read_text() == wanted + found:
             return
         begun = time.monotonic()
         with pip_settings.secrets(self._environ) as secrets:
-            self._store.build(image, secrets, self._say)
+            self._engine.build(image, secrets, self._say)
         noted.parent.mkdir(parents=True, exist_ok=True)
-        noted.write_text(wanted)
+        noted.write_text(f"{wanted}{self._engine.find(image.reference)}")
         self._say(f"images: {image.name} built in {time.monotonic() - begun:.0f} s")
-
-    def _base(self) -> Image:
-        return base.base(self._base_name, self._folder / "base", self._folder / "build.log", self._say)
-
-    def _archives(self, image: Image) -> Path:
-        return self._folder / "archives" / image.name
 
 
 def _used(folder: Path) -> float:

@@ -34,6 +34,7 @@ class Image:
         target: The stage of the Dockerfile; None: the last.
         arguments: Of the Dockerfile.
         parent: The image that it is made from, where that is one of ours.
+        dockerfile: Where it is not the one of `context`.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Image:
     target: str | None = None
     arguments: Mapping[str, str] = field(default_factory=dict)
     parent: "Image | None" = None
+    dockerfile: Path | None = None
 
 
 def project_images(root: Path = ROOT) -> dict[str, Image]:
@@ -52,18 +54,17 @@ def project_images(root: Path = ROOT) -> dict[str, Image]:
     operator = Image("operator", f"{REGISTRY}/operator:{version}", root, PROJECT, "operator", labels)
     tag = f"{version}-ray{locked_version('ray', root)}"
     runtime = Image("runtime", f"{REGISTRY}/runtime:{tag}", root, PROJECT, "runtime", labels)
-    examples = [on_runtime(name, root / "examples" / name, runtime, version) for name in ("diamond", "document_triage")]
-    return {image.name: image for image in (operator, runtime, *examples)}
+    images = [operator, runtime]
+    for name in ("diamond", "document_triage"):
+        reference = f"{REGISTRY}/example-{name.replace('_', '-')}:{version}"
+        images.append(on_runtime(name, reference, root / "examples" / name, runtime))
+    return {image.name: image for image in images}
 
 
-def on_runtime(name: str, folder: Path, runtime: Image, tag: str) -> Image:
-    """The image of a folder with models, whose Dockerfile begins with `ARG RUNTIME` and `FROM ${RUNTIME}`.
-
-    Args:
-        name: As a part of its reference, too, where `_` becomes `-`.
-    """
-    reference = f"{REGISTRY}/example-{name.replace('_', '-')}:{tag}"
-    return Image(name, reference, folder, arguments={"RUNTIME": runtime.reference}, parent=runtime)
+def on_runtime(name: str, reference: str, folder: Path, runtime: Image, dockerfile: Path | None = None) -> Image:
+    """The image of a folder with models, whose Dockerfile begins with `ARG RUNTIME` and `FROM ${RUNTIME}`."""
+    arguments = {"RUNTIME": runtime.reference}
+    return Image(name, reference, folder, arguments=arguments, parent=runtime, dockerfile=dockerfile)
 
 
 def base_reference(root: Path = ROOT) -> str:
@@ -106,10 +107,15 @@ def key(image: Image, base: str) -> str:
     digest = hashlib.sha256()
     above = key(image.parent, base) if image.parent else base
     digest.update(repr((above, image.reference, image.target, sorted(image.arguments.items()))).encode())
+    digest.update(_dockerfile(image).read_bytes())
     for path in files(image):
         name, mode = path.relative_to(image.context).as_posix(), path.stat().st_mode & 0o777
         digest.update(f"{name}\0{mode}\0{path.stat().st_size}\0".encode() + path.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def _dockerfile(image: Image) -> Path:
+    return image.dockerfile or image.context / "Dockerfile"
 
 
 # -- the commands
@@ -122,7 +128,7 @@ def build_arguments(image: Image, secrets: Mapping[str, Path]) -> list[str]:
         secrets: Files that only steps see which ask for them, by id.
     """
     return [
-        f"--file={image.context / 'Dockerfile'}",
+        f"--file={_dockerfile(image)}",
         *([f"--target={image.target}"] if image.target else []),
         *(f"--build-arg={name}={value}" for name, value in sorted(image.arguments.items())),
         *(f"--secret=id={name},src={path}" for name, path in sorted(secrets.items())),
@@ -135,9 +141,9 @@ def docker_build(image: Image, secrets: Mapping[str, Path]) -> list[str]:
     return ["docker", "build", *build_arguments(image, secrets)]
 
 
-def kind_load(images: Sequence[Image], cluster: str) -> list[str]:
-    """Takes them from the Docker engine to the nodes of a kind cluster, layers that they share once."""
-    return ["kind", "load", "docker-image", f"--name={cluster}", *(image.reference for image in images)]
+def docker_save(image: Image, archive: Path) -> list[str]:
+    """Writes an archive, for `kind load image-archive`."""
+    return ["docker", "save", f"--output={archive}", image.reference]
 
 
 def buildah_build(image: Image, secrets: Mapping[str, Path]) -> list[str]:

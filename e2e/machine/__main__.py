@@ -24,7 +24,8 @@ def main() -> int | str:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("build", help="build the binaries now (minutes, once per pin)")
-    commands.add_parser("up", help="start it; takes a former one in the folder down first")
+    up = commands.add_parser("up", help="start it; takes a former one in the folder down first")
+    up.add_argument("--no-policies", action="store_true", help="without the agent that enforces NetworkPolicies")
     commands.add_parser("down", help="end it and take away all that it made; logs stay")
     images = commands.add_parser("images", help="build the project's images, and those of its examples, as archives")
     images.add_argument("names", nargs="*", metavar="NAME", help=f"only these: {', '.join(project_images())}")
@@ -38,7 +39,7 @@ def main() -> int | str:
         if asked.command == "build":
             print(with_node().origin)
         elif asked.command == "up":
-            MachineCluster.up(folder)
+            MachineCluster.up(folder, policies=not asked.no_policies)
         elif asked.command == "down":
             if not down(Layout(folder), print):
                 print(f"machine: no cluster in {folder}")

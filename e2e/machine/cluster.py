@@ -11,7 +11,7 @@ from bed.build import Binaries, with_node
 from bed.control_plane import run_kubectl
 from bed.processes import Process
 
-from machine import host, packages, record
+from machine import host, packages, policy, record
 from machine.containerd import Containerd
 from machine.daemons import Daemons
 from machine.down import down
@@ -41,8 +41,10 @@ class MachineCluster:
         self._containerd = Containerd(layout, self._daemons)
 
     @classmethod
-    def up(cls, folder: Path, say: Say = _print) -> "MachineCluster":
+    def up(cls, folder: Path, say: Say = _print, *, policies: bool = True) -> "MachineCluster":
         """A new cluster in `folder`; a former one there is taken down first.
+
+        With `policies` an agent enforces NetworkPolicies where the kernel can; where it cannot, a line says so.
 
         What was begun is taken down again when this fails. Raises MachineError where the machine cannot have one, and
         BuildError, DeadlineError (what did not come in time, with the end of its log).
@@ -52,7 +54,10 @@ class MachineCluster:
             raise MachineError("a cluster on this machine needs root on Linux; use another mode")
         if down(layout, say):
             say(f"machine: a former cluster in {folder} was taken down")
-        packages.install(packages.NEEDED, say)
+        packages.install({**packages.NEEDED, **(packages.FOR_POLICIES if policies else {})}, say)
+        firewall = policy.firewall() if policies else None
+        if policies and firewall is None:
+            say("machine: NetworkPolicies are not enforced, as the kernel has no second firewall beside iptables's")
         if not host.load_bridge_filter():
             raise MachineError("the kernel has no br_netfilter, so pods could not reach Services; use another mode")
         refuse_where_taken(layout)
@@ -64,7 +69,7 @@ class MachineCluster:
         noted.save(layout.record)
         cluster = cls(layout, noted, binaries, say)
         try:
-            start(layout, cluster._daemons, binaries, say)
+            start(layout, cluster._daemons, binaries, say, firewall)
         except BaseException:
             say(f"machine: did not come up; logs in {layout.logs}")
             down(layout, say)
@@ -116,6 +121,10 @@ class MachineCluster:
     def images(self) -> list[str]:
         """The names of all images of the node."""
         return self._containerd.images()
+
+    def make_process(self, name: str, argv: list[str], log: Path) -> Process:
+        """One that belongs to the cluster, not yet started: `down` ends it, also when it was started elsewhere."""
+        return self._daemons.make(name, argv, log)
 
     def stop_daemon(self, name: str) -> None:
         """Ends one as a service manager does: `containerd`, `coredns`, `kubelet`, ...; for faults."""

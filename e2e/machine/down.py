@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bed.processes import wait_for
 
-from machine import host, record
+from machine import host, policy, record
 from machine.layout import Layout
 from machine.record import Record
 
@@ -30,6 +30,7 @@ def down(layout: Layout, say: Say) -> bool:
         host.unmount_below(layout.folder)
         host.remove_bridge(found.bridge)
         host.remove_chains()
+        policy.remove_sets()
         host.remove_cgroups()
         host.restore(found.sysctls)
     for socket in shim_sockets(layout):

@@ -13,7 +13,7 @@ from typing import Any
 from machine.configs import NETWORK
 
 TABLES = ("filter", "nat", "mangle", "raw")
-#: Chains that kubelet, kube-proxy and the CNI plug-ins make.
+#: Chains that kubelet, kube-proxy, the CNI plug-ins and the agent for NetworkPolicies make.
 OURS = re.compile(r"(KUBE|CNI)-\S+")
 CGROUPS = Path("/sys/fs/cgroup")
 #: kubelet's control group, in which all containers are.
@@ -135,9 +135,9 @@ def _targets(words: Sequence[str]) -> Iterable[str]:
 
 
 def firewalls() -> list[str]:
-    """The families whose iptables works here."""
+    """Those that work here: of both families, and of both kinds that a kernel may have; one of them has two names."""
     found = []
-    for name in ("iptables", "ip6tables"):
+    for name in ("iptables", "ip6tables", "iptables-legacy", "iptables-nft"):
         with contextlib.suppress(RuntimeError, FileNotFoundError):
             run(f"{name}-save")
             found.append(name)
@@ -146,6 +146,8 @@ def firewalls() -> list[str]:
 
 def remove_chains() -> None:
     for name in firewalls():
+        if not our_chains(run(f"{name}-save")):
+            continue  # asked for by its name, a table would come to be
         for table in TABLES:
             saved = run(f"{name}-save", "-t", table, check=False)
             commands = removal(table, saved)

@@ -60,6 +60,11 @@ class Layout:
         return self.folder / "config"
 
     @property
+    def tools(self) -> Path:
+        """Programs that one daemon gets instead of the machine's own."""
+        return self.folder / "tools"
+
+    @property
     def socket(self) -> Path:
         return self.folder / "containerd.sock"
 

@@ -20,6 +20,8 @@ NEEDED: Mapping[str, str] = {
     "conntrack": "conntrack",
     "iproute2": "ip",
 }
+#: Who wants NetworkPolicies enforced installs these too.
+FOR_POLICIES: Mapping[str, str] = {"ipset": "ipset"}
 FOR_IMAGES: Mapping[str, str] = {
     "buildah": "buildah",
     "debootstrap": "debootstrap",

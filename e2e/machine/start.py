@@ -12,7 +12,7 @@ from bed.client import Api, write_kubeconfig
 from bed.control_plane import SERVICES, ControlPlane, Setup
 from bed.processes import Process, free_ports, wait_for
 
-from machine import archive, configs, host
+from machine import archive, configs, host, policy
 from machine.containerd import Containerd
 from machine.daemons import Daemons
 from machine.layout import Layout, MachineError
@@ -47,8 +47,11 @@ def refuse_where_taken(layout: Layout) -> None:
             )
 
 
-def start(layout: Layout, daemons: Daemons, binaries: Binaries, say: Say) -> None:
+def start(layout: Layout, daemons: Daemons, binaries: Binaries, say: Say, firewall: str | None = None) -> None:
     """Everything of the cluster; returns when pods can be created and run.
+
+    Args:
+        firewall: The iptables of the agent that enforces NetworkPolicies, None for no agent.
 
     Raises MachineError where a daemon ended, and DeadlineError, both with the end of its log.
     """
@@ -70,7 +73,7 @@ def start(layout: Layout, daemons: Daemons, binaries: Binaries, say: Say) -> Non
         archive.write(pod, configs.PAUSE_IMAGE, Path(binaries["pod"]))
         containerd.load_image(pod)
         say("machine: scheduler, kubelet, kube-proxy and CoreDNS")
-        _start_node(layout, daemons, binaries, plane)
+        _start_node(layout, daemons, binaries, plane, firewall)
     finally:
         plane.api.close()
 
@@ -106,7 +109,9 @@ def _let_the_api_server_reach_kubelets(api: Api) -> None:
     api.create("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", binding)
 
 
-def _start_node(layout: Layout, daemons: Daemons, binaries: Binaries, plane: ControlPlane) -> None:
+def _start_node(
+    layout: Layout, daemons: Daemons, binaries: Binaries, plane: ControlPlane, firewall: str | None
+) -> None:
     run = daemons.start
     scheduler_port, proxy_health, proxy_metrics, dns_ready = free_ports(4)
     user = f"system:node:{layout.node}"
@@ -154,9 +159,22 @@ def _start_node(layout: Layout, daemons: Daemons, binaries: Binaries, plane: Con
     corefile.write_text(configs.coredns(layout, layout.kubeconfig, dns_ready))
     dns = run("coredns", binaries["coredns"], "-conf", str(corefile))
     _wait_for(f"node {layout.node} to be Ready", kubelet, lambda: _is_ready(plane.api, layout.node), 90)
+    if firewall is not None:
+        _enforce_policies(layout, daemons, binaries, firewall)
     _wait_for("CoreDNS to be ready", dns, lambda: _answers(f"http://127.0.0.1:{dns_ready}/ready"), 60)
     _wait_for("kube-proxy's rules", proxy, lambda: _answers(f"http://127.0.0.1:{proxy_health}/healthz"), 60)
     _wait_for("the scheduler", scheduler, scheduler.running, 10)
+
+
+def _enforce_policies(layout: Layout, daemons: Daemons, binaries: Binaries, firewall: str) -> None:
+    """After the node has its address, without which the agent ends."""
+    policy.link_tools(layout.tools, firewall)
+    (port,) = free_ports(1)
+    ready = f"127.0.0.1:{port}"
+    agent = daemons.start(
+        "netpol", *policy.command(binaries["netpol"], layout.kubeconfig, layout.node, SERVICES, ready, layout.tools)
+    )
+    _wait_for("the agent for NetworkPolicies", agent, lambda: _answers(f"http://{ready}"), 30)
 
 
 def _wait_for(what: str, process: Process, check: Callable[[], bool], timeout: float) -> None:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
-from kuberay import pods
+from kuberay import commands
 from kuberay.store import PODS, Store
 
 Object = dict[str, Any]
@@ -45,4 +45,4 @@ def test_processors_are_rounded_up() -> None:
     for asked, offered in {"500m": 1, "0.5": 1, "1": 1, "1500m": 2}.items():
         container = {"resources": {"limits": {"cpu": asked}}}
 
-        assert pods.ray_resources({"template": {"spec": {"containers": [container]}}})["CPU"] == offered, asked
+        assert commands.ray_resources({"template": {"spec": {"containers": [container]}}})["CPU"] == offered, asked

@@ -104,17 +104,30 @@ class ServeSession:
         deployments = self.applications()[application]["deployments"].values()
         return sorted(r["replica_id"] for d in deployments for r in d["replicas"] if r["state"] == "RUNNING")
 
-    def wait_running(self, *names: str, timeout: float = 120) -> None:
-        """Until exactly these applications exist and are RUNNING."""
+    def wait_running(self, *names: str, patience: float = 120) -> None:
+        """Until exactly these applications exist and are RUNNING.
 
-        def check() -> bool:
+        Args:
+            patience: Seconds in which at least one more must begin to run. How long all of them take depends on how
+                many there are and on what else the machine does.
+        """
+        deadline, running = time.monotonic() + patience, -1
+        while True:
             found = self.applications()
             for name, application in found.items():
                 if application["status"] == "DEPLOY_FAILED":
                     pytest.fail(f"{name} failed: {why(application)}")
-            return found.keys() == set(names) and all(app["status"] == "RUNNING" for app in found.values())
-
-        wait_for(f"{', '.join(names)} to be RUNNING", check, timeout)
+            waiting = {name: found.get(name, {"status": "absent", "message": "", "deployments": {}}) for name in names}
+            waiting = {name: app for name, app in waiting.items() if app["status"] != "RUNNING"}
+            if not waiting and found.keys() == set(names):
+                return
+            if len(names) - len(waiting) > running:
+                deadline, running = time.monotonic() + patience, len(names) - len(waiting)
+            if time.monotonic() > deadline:
+                states = "\n".join(f"{name}: {app['status']} {why(app)}" for name, app in waiting.items())
+                superfluous = sorted(found.keys() - set(names))
+                pytest.fail(f"for {patience:g} s no application began to run; superfluous: {superfluous}\n{states}")
+            time.sleep(0.1)
 
     def deploy(self, *applications: dict[str, Any]) -> None:
         """PUT, and wait until all of it runs and the ingress can be reached: the proxy learns of it a little later."""

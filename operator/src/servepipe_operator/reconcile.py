@@ -19,6 +19,7 @@ from servepipe_operator.engine.goal import spec_name
 from servepipe_operator.engine.history import decided as decided_by
 from servepipe_operator.engine.names import INGRESS
 from servepipe_operator.engine.plan import plan
+from servepipe_operator.engine.reasons import Reason
 from servepipe_operator.engine.state import (
     Capacity,
     ClusterProblem,
@@ -159,7 +160,7 @@ def _told(
 ) -> Plan:
     """The plan with what the cluster lacks in its status: what callers reach is not what the spec asks for."""
     # One for each reason: of two that take turns each would look new at every look.
-    stalled: dict[str, list[ClusterProblem]] = {}
+    stalled: dict[Reason, list[ClusterProblem]] = {}
     for problem in (observed.cluster, *troubles):
         if problem is not None and problem.stalled:
             stalled.setdefault(problem.reason, []).append(problem)

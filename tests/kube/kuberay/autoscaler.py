@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from kuberay import names, pods
+from kuberay import commands, names
 from kuberay.api import JSON_PATCH, Api, ApiError
 from kuberay.ray import Key, RayCluster
 from kuberay.slots import Resources, fits
@@ -103,14 +103,14 @@ class Autoscaler:
         joined = Counter(node.group for node in cluster.serve.nodes.values())
         coming: list[Resources] = []
         for group in groups:
-            offered = pods.ray_resources(group)
+            offered = commands.ray_resources(group)
             late = wanted[group["groupName"]] * names.hosts(group) - joined[group["groupName"]]
             coming += [dict(offered) for _ in range(max(0, late))]
         for demand in cluster.serve.waiting():
             room = next((free for free in coming if fits(demand, free)), None)
             if room is None:
                 for group in groups:
-                    offered = pods.ray_resources(group)
+                    offered = commands.ray_resources(group)
                     name = group["groupName"]
                     if fits(demand, offered) and wanted[name] < group.get("maxReplicas", 2**31 - 1):
                         wanted[name] += 1

@@ -164,13 +164,22 @@ def in_thread(kubeconfig: Path, pace: Pace | None = None) -> KubeRay:
     return KubeRay(call, stop)
 
 
-def in_process(kubeconfig: Path, folder: Path, pace: Pace | None = None) -> KubeRay:
+def in_process(
+    kubeconfig: Path,
+    folder: Path,
+    pace: Pace | None = None,
+    *,
+    real_pods: bool = False,
+    make: Callable[[str, list[str], Path], Process] = Process,
+) -> KubeRay:
     """A stand-in in a process of its own, working when this returns.
 
     Args:
-        folder: For its log and the file with its port.
+        folder: For its log, ``kuberay.log``, and the file with its port.
+        real_pods: The cluster has nodes, see the package; only `KubeRay.pause` and `KubeRay.resume` are left then.
+        make: Of its name, command line and log: a process that is not yet started.
     """
-    pace = pace or Pace()
+    pace = pace or Pace(faster=1.0 if real_pods else Pace.faster)
     port_file = folder / "kuberay.port"
     port_file.unlink(missing_ok=True)
     here = Path(__file__).parent
@@ -178,8 +187,9 @@ def in_process(kubeconfig: Path, folder: Path, pace: Pace | None = None) -> Kube
     argv = [sys.executable, "-m", "kuberay", str(kubeconfig), "--port-file", str(port_file)]
     argv += ["--faster", str(pace.faster), "--pod-start", str(pace.pod_start_s), "--workers", str(pace.workers)]
     argv += [] if pace.events else ["--warnings-only"]
+    argv += ["--real-pods", "--verbose"] if real_pods else []
     argv = ["env", f"PYTHONPATH={os.pathsep.join(map(str, paths))}", *argv]
-    process = Process("kuberay", argv, folder / "kuberay.log")
+    process = make("kuberay", argv, folder / "kuberay.log")
     process.start()
 
     def port() -> int:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from kuberay import names, objects, status, validation
+from kuberay import names, objects, redis_cleanup, status, validation
 from kuberay.api import Api, ApiError
 from kuberay.events import Events, timestamp
 from kuberay.pod_control import PodControl
@@ -34,12 +34,14 @@ class Controller:
     """Args:
     faster: Than KubeRay, which looks again 2 s after it wrote a status.
     events: Whether to emit Events that are no warnings.
+    has_jobs: The cluster can run the Job that empties Redis; else it is taken for done.
     """
 
-    def __init__(self, api: Api, store: Store, faster: float, events: bool) -> None:
+    def __init__(self, api: Api, store: Store, faster: float, events: bool, *, has_jobs: bool = False) -> None:
         self._api, self._store, self._requeue_s = api, store, REQUEUE_S / faster
         self._events = Events(api, events)
         self._pods = PodControl(api, store, self._events, PATIENCE_S / faster)
+        self._has_jobs = has_jobs
 
     async def reconcile(self, namespace: str, name: str) -> float | None:
         """Returns after how many seconds to look again, if nothing happens before.
@@ -85,8 +87,7 @@ class Controller:
 
     async def _finalize(self, cluster: Object) -> bool:
         """Only with Redis there is something to clean up. True: look again later."""
-        options = cluster["spec"].get("gcsFaultToleranceOptions") or {}
-        if not names.fault_tolerant(cluster) or options.get("backend", "redis") != "redis":
+        if not names.fault_tolerant(cluster):
             return False
         metadata = cluster["metadata"]
         finalizers = metadata.get("finalizers", [])
@@ -95,12 +96,26 @@ class Controller:
                 return False
             await self._patch(cluster, {"metadata": {"finalizers": [*finalizers, names.REDIS_FINALIZER]}})
             return True
-        if names.REDIS_FINALIZER not in finalizers or await self._pods.delete_all(cluster):
+        if names.REDIS_FINALIZER not in finalizers or await self._pods.delete_all(cluster, of_ray=True):
             return names.REDIS_FINALIZER in finalizers
-        # KubeRay runs a Job that empties Redis; there is none here.
+        if self._has_jobs and not await self._emptied(cluster):
+            return True
         left = [one for one in finalizers if one != names.REDIS_FINALIZER]
         await self._patch(cluster, {"metadata": {"finalizers": left}})
         return False
+
+    async def _emptied(self, cluster: Object) -> bool:
+        """Whether the Job that empties Redis has ended, well or not, or had its time."""
+        wanted = redis_cleanup.job(cluster)
+        path = f"/apis/batch/v1/namespaces/{cluster['metadata']['namespace']}/jobs"
+        try:
+            found = await self._api.get(f"{path}/{wanted['metadata']['name']}")
+        except ApiError as error:
+            if error.code != 404:
+                raise
+            await self._api.create(path, wanted)
+            return False
+        return redis_cleanup.ended(found)
 
     async def _patch(self, cluster: Object, patch: Object) -> None:
         metadata = cluster["metadata"]

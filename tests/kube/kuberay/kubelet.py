@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from kuberay import names, nodes, pod_status, pods
+from kuberay import commands, names, nodes, pod_status
 from kuberay.addresses import Addresses
 from kuberay.api import Api, ApiError
 from kuberay.events import timestamp
@@ -191,7 +191,7 @@ class Kubelet:
         # What the pod was made from, not what its group says by now.
         made_from = {**group, "template": {"spec": pod["spec"]}}
         kind = pod["metadata"]["labels"][names.GROUP]
-        cluster.join(Node(name, kind, known.ip, pods.ray_resources(made_from)))
+        cluster.join(Node(name, kind, known.ip, commands.ray_resources(made_from)))
         return True
 
     def _ready(self, pod: Object, known: _Pod) -> tuple[bool, float | None]:

@@ -23,11 +23,15 @@ SERVE_SERVICE = "ray.io/enable-serve-service"
 RECREATE_HASH = "ray.io/upgrade-strategy-recreate-hash"
 KUBERAY_VERSION_KEY = "ray.io/kuberay-version"
 FT_ENABLED = "ray.io/ft-enabled"
+STORAGE_NAMESPACE = "ray.io/external-storage-namespace"
+OVERWRITE_COMMAND = "ray.io/overwrite-container-cmd"
 REDIS_FINALIZER = "ray.io/gcs-ft-redis-cleanup-finalizer"
 KUBERAY_VERSION = "v1.7.0"
 
 DEFAULT_PORTS = {"client": 10001, "gcs-server": 6379, "dashboard": 8265, "metrics": 8080, "serve": 8000}
 METRICS_PORT = 8080
+GCS_PORT = "6379"
+CREATORS = ("RayCluster", "RayService", "RayJob", "RayCronJob")
 
 LONGEST_PREFIX = 50
 
@@ -49,6 +53,21 @@ def head_service(cluster: Object) -> str:
     wished = cluster["spec"]["headGroupSpec"].get("headService") or {}
     named: str = wished.get("metadata", {}).get("name", "")
     return named or f"{cluster['metadata']['name']}-head-svc"
+
+
+def head_host(cluster: Object) -> str:
+    """The full DNS name of that Service."""
+    return f"{head_service(cluster)}.{cluster['metadata']['namespace']}.svc.cluster.local"
+
+
+def gcs_port(cluster: Object) -> str:
+    port: str = (cluster["spec"]["headGroupSpec"].get("rayStartParams") or {}).get("port", GCS_PORT)
+    return port
+
+
+def gcs_address(cluster: Object) -> str:
+    """Where workers find the head."""
+    return f"{head_host(cluster)}:{gcs_port(cluster)}"
 
 
 def head_pod_prefix(cluster: str) -> str:
@@ -100,6 +119,12 @@ def fault_tolerant(cluster: Object) -> bool:
     """Whether GCS keeps its state outside of the head."""
     annotated = cluster["metadata"].get("annotations", {}).get(FT_ENABLED, "")
     return annotated.lower() == "true" or bool(cluster["spec"].get("gcsFaultToleranceOptions"))
+
+
+def creator(cluster: Object) -> str:
+    """The kind that made the RayCluster, "RayCluster" where that was a user."""
+    named = cluster["metadata"].get("labels", {}).get(ORIGIN, "")
+    return named if named in CREATORS else CREATORS[0]
 
 
 def worker_groups(cluster: Object) -> list[Object]:

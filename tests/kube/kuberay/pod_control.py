@@ -55,12 +55,19 @@ class PodControl:
         found = self._store.of_cluster(PODS, metadata["namespace"], metadata["name"])
         return [pod for pod in found if pod["metadata"]["labels"].get(names.NODE_TYPE) in NODE_TYPES]
 
-    async def delete_all(self, cluster: Object) -> bool:
-        """Everything with the cluster's label, if KubeRay sees at least one pod. True while there are some."""
+    async def delete_all(self, cluster: Object, *, of_ray: bool = False) -> bool:
+        """Everything with the cluster's label, if KubeRay sees at least one pod. True while there are some.
+
+        Args:
+            of_ray: Only heads and workers.
+        """
         present = self.of_cluster(cluster)
+        if of_ray:
+            present = [pod for pod in present if pod["metadata"]["labels"][names.NODE_TYPE] in NODE_TYPES[:2]]
         if any("deletionTimestamp" not in pod["metadata"] for pod in present):
             namespace = cluster["metadata"]["namespace"]
             selector = f"{names.CLUSTER}={cluster['metadata']['name']}"
+            selector += f",{names.NODE_TYPE} in ({','.join(NODE_TYPES[:2])})" if of_ray else ""
             await self._api.request("DELETE", PODS.path(namespace), {}, labelSelector=selector)
         return bool(present)
 

@@ -28,6 +28,7 @@ CONTROLLER_LABEL = "kuberay-stand-in/controller"
 RESYNC_S = 300.0
 OWNED = ("pods", "services", "secrets")
 PARTS = ("controller", "kubelet", "autoscaler")
+SIMULATED = ("kubelet", "autoscaler")
 MOODS = ("ok", "slow", "hang", "refuse", "error")
 PORTS = {"dashboard": DASHBOARD, "serve": PROXY}
 
@@ -48,9 +49,13 @@ class Pace:
 
 
 class StandIn:
-    """One stand-in in a running event loop. `run` does not end by itself; the rest may be called while it runs."""
+    """One stand-in in a running event loop. `run` does not end by itself; the rest may be called while it runs.
 
-    def __init__(self, kubeconfig: Path, pace: Pace) -> None:
+    Args:
+        real_pods: Nodes run the pods, and Ray in them with its own autoscaler: none of these is played.
+    """
+
+    def __init__(self, kubeconfig: Path, pace: Pace, *, real_pods: bool = False) -> None:
         self._api = Api(kubeconfig)
         self._timing = Timing().faster(pace.faster)
         self._resync_s = RESYNC_S / pace.faster
@@ -60,13 +65,16 @@ class StandIn:
         self._addresses = Addresses(self._answer)
         self._kubelet = Kubelet(self._api, self._store, self._addresses, self._cluster, pace.pod_start_s, pace.faster)
         self._answers = Answers(self._kubelet.at)
-        self._controller = Controller(self._api, self._store, pace.faster, pace.events)
+        self._controller = Controller(self._api, self._store, pace.faster, pace.events, has_jobs=real_pods)
         self._autoscaler = Autoscaler(self._api, self._store, self._clusters.get, pace.faster)
         self._queues: dict[str, WorkQueue[Key]] = {
             "controller": WorkQueue("controller", lambda key: self._controller.reconcile(*key), pace.workers),
             "kubelet": WorkQueue("kubelet", self._kubelet.sync, pace.workers),
             "autoscaler": WorkQueue("autoscaler", self._autoscaler.sync, 4),
         }
+        if real_pods:
+            for part in SIMULATED:
+                del self._queues[part]
         self.ready = asyncio.Event()
 
     async def stop(self) -> None:
@@ -114,10 +122,10 @@ class StandIn:
         if seen != self._seen.get(cluster.key):
             self._seen[cluster.key] = seen
             for pod in self._kubelet.pods_of(cluster.key):
-                self._queues["kubelet"].add(pod)
+                self._add("kubelet", pod)
         obj = self._store.get(RAYCLUSTERS, *cluster.key)
         if obj is not None and names.autoscaling(obj):
-            self._queues["autoscaler"].add(cluster.key, self._autoscaler.interval_s)
+            self._add("autoscaler", cluster.key, self._autoscaler.interval_s)
 
     def _changed(self, kind: str, before: Object | None, after: Object | None) -> None:
         """An object is new, different or gone."""
@@ -130,10 +138,10 @@ class StandIn:
             elif before is None or _matters(before) != _matters(after):
                 self._enqueue(_key(obj))
                 if names.autoscaling(obj):
-                    self._queues["autoscaler"].add(_key(obj), self._autoscaler.interval_s)
+                    self._add("autoscaler", _key(obj), self._autoscaler.interval_s)
         elif kind in OWNED:
             if kind == PODS.plural:
-                self._queues["kubelet"].add(_key(obj))
+                self._add("kubelet", _key(obj))
             for owner in obj["metadata"].get("ownerReferences", []):
                 if owner["kind"] == "RayCluster" and owner.get("controller"):
                     self._enqueue((obj["metadata"]["namespace"], owner["name"]))
@@ -147,7 +155,7 @@ class StandIn:
                     if queue == "controller":
                         self._enqueue(_key(obj))
                     else:
-                        self._queues[queue].add(_key(obj))
+                        self._add(queue, _key(obj))
 
     def _gone(self, key: Key) -> None:
         self._seen.pop(key, None)
@@ -160,16 +168,20 @@ class StandIn:
     def _enqueue(self, key: Key) -> None:
         namespace = self._store.get(NAMESPACES, "", key[0]) or {"metadata": {}}
         if namespace["metadata"].get("labels", {}).get(CONTROLLER_LABEL) != "off":
-            self._queues["controller"].add(key)
+            self._add("controller", key)
+
+    def _add(self, part: str, key: Key, after: float = 0.0) -> None:
+        if part in self._queues:
+            self._queues[part].add(key, after)
 
     # -- what tests may do; all arguments and results are JSON
 
     async def pause(self, parts: Iterable[str] = PARTS) -> None:
-        for part in parts:
+        for part in self._queues.keys() & set(parts):
             self._queues[part].pause()
 
     async def resume(self, parts: Iterable[str] = PARTS) -> None:
-        for part in parts:
+        for part in self._queues.keys() & set(parts):
             self._queues[part].resume()
 
     async def pods(self, namespace: str, cluster: str, outcome: str, group: str | None = None) -> None:
@@ -182,7 +194,7 @@ class StandIn:
         ]
         self._kubelet.rules.append(Rule(namespace, cluster, group, outcome))
         for pod in self._store.of_cluster(PODS, namespace, cluster):
-            self._queues["kubelet"].add(_key(pod))
+            self._add("kubelet", _key(pod))
 
     async def behave(self, namespace: str, cluster: str, port: str, mood: str, seconds: float = 0.0) -> None:
         if mood not in MOODS:

@@ -65,11 +65,7 @@ def _problems(cluster: Object) -> Iterator[str]:
             if group["idleTimeoutSeconds"] < 0:
                 yield f"worker group {group['groupName']} has negative idleTimeoutSeconds"
     env = {one["name"]: one.get("value") for one in containers[0].get("env") or []}
-    if "RAY_REDIS_ADDRESS" in env and not names.fault_tolerant(cluster):
-        yield (
-            "RAY_REDIS_ADDRESS is set which implicitly enables GCS fault tolerance, but GcsFaultToleranceOptions is "
-            "not set. Please set GcsFaultToleranceOptions to enable GCS fault tolerance"
-        )
+    yield from _fault_tolerance(cluster, env)
     yield from _autoscaler(cluster, env) if scaled else _no_autoscaler(env)
     if names.token_auth(cluster):
         yield from _token(spec)
@@ -133,6 +129,31 @@ def _no_autoscaler(env: dict[str, Any]) -> Iterator[str]:
             f"environment variable {AUTOSCALER_V2} cannot be set to '{env[AUTOSCALER_V2]}' when "
             "enableInTreeAutoscaling is false. Please set enableInTreeAutoscaling: true to use autoscaler v2"
         )
+
+
+def _fault_tolerance(cluster: Object, env: dict[str, Any]) -> Iterator[str]:
+    head = cluster["spec"]["headGroupSpec"]
+    options = cluster["spec"].get("gcsFaultToleranceOptions")
+    if options is not None and names.FT_ENABLED in cluster["metadata"].get("annotations", {}):
+        yield (
+            f"{names.FT_ENABLED} annotation and GcsFaultToleranceOptions are both set. "
+            "Please use only GcsFaultToleranceOptions to configure GCS fault tolerance"
+        )
+    if "RAY_REDIS_ADDRESS" in env and not names.fault_tolerant(cluster):
+        yield (
+            "RAY_REDIS_ADDRESS is set which implicitly enables GCS fault tolerance, but GcsFaultToleranceOptions is "
+            "not set. Please set GcsFaultToleranceOptions to enable GCS fault tolerance"
+        )
+    if options is None:
+        return
+    if (head.get("rayStartParams") or {}).get("redis-password"):
+        yield "cannot set `redis-password` in rayStartParams when GcsFaultToleranceOptions is enabled"
+    for name in ("REDIS_PASSWORD", "RAY_REDIS_ADDRESS"):
+        if name in env:
+            yield f"cannot set `{name}` env var in head Pod when GcsFaultToleranceOptions is enabled"
+    # Alpha, and off.
+    if options.get("backend", "redis") == "rocksdb":
+        yield "GcsFaultToleranceOptions.Backend: 'rocksdb' requires the GCSFaultToleranceEmbeddedStorage feature gate"
 
 
 def _token(spec: Object) -> Iterator[str]:

@@ -36,6 +36,8 @@ def pod(name: str, node_type: str, **status: Any) -> Json:
 READY = {"HeadPodReady": ("True", "HeadPodRunningAndReady", "")}
 NOT_READY = {"HeadPodReady": ("False", "ContainersNotReady", "ray-head is not ready")}
 QUOTA = ("True", "FailedCreateWorkerPod", "exceeded quota")
+#: Of a KubeRay that is newer than this code.
+NEW = ("True", "FailedAnew", "FailedAnew it is new")
 HEAD = pod("head", "head", podIP="10.0.0.1")
 UNSCHEDULABLE = [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "no GPU"}]
 PULLING = [
@@ -73,6 +75,7 @@ INVALID = {"involvedObject": {"uid": "rc-1"}, "reason": "InvalidRayClusterSpec",
         ({}, {"suspend": True}, [HEAD], [], "Suspended", "", False, False),
         ({**READY, "ReplicaFailure": QUOTA}, {}, [HEAD], [], "FailedCreateWorkerPod", "exceeded quota", False, True),
         ({**NOT_READY, "ReplicaFailure": QUOTA}, {}, [], [], "FailedCreateWorkerPod", "cannot make pods", True, False),
+        ({**READY, "ReplicaFailure": NEW}, {}, [HEAD], [], "ReplicaFailure", "FailedAnew it is new", False, True),
         (READY, {}, [HEAD, pod("w", "worker", conditions=UNSCHEDULABLE)], [], "PodsNotReady", "no GPU", False, True),
     ],
 )

@@ -12,11 +12,12 @@ from servepipe_operator.adapters.kube_errors import (
 )
 from servepipe_operator.adapters.revision_history import RecordError
 from servepipe_operator.engine.history import HistoryError
+from servepipe_operator.engine.reasons import Reason
 from servepipe_operator.engine.state import ClusterProblem
 
 __all__ = ["problem_of", "server_said"]
 
-_FIX = {
+_FIX: dict[Reason, str] = {
     "NamespaceTerminating": "",
     "QuotaExceeded": "; raise the ResourceQuota, or ask for less",
     "Forbidden": "; an admission policy of the cluster does not allow it",
@@ -48,7 +49,7 @@ def server_said(error: KubeError) -> str:
     return str(error).partition(f": HTTP {error.code}: ")[2] or str(error)
 
 
-def _reason(error: KubeError | RecordError | HistoryError) -> str:
+def _reason(error: KubeError | RecordError | HistoryError) -> Reason:
     match error:
         case HistoryError():
             return "HistoryUnreadable"

@@ -19,6 +19,7 @@ from servepipe_operator.engine.history import (
     spec_record,
 )
 from servepipe_operator.engine.names import INGRESS, application
+from servepipe_operator.engine.reasons import Reason
 from servepipe_operator.engine.rollout import Candidate, Rollout, Stage, View, look, retry_at
 from servepipe_operator.engine.state import Application, Environment, Event, Json, Record
 
@@ -130,7 +131,7 @@ def _give_up(view: View, checkpoint: Checkpoint, rollout: Rollout) -> tuple[Chec
     return checkpoint, events
 
 
-def _why_failed(view: View, candidate: Candidate) -> tuple[str, str] | None:
+def _why_failed(view: View, candidate: Candidate) -> tuple[Reason, str] | None:
     name = application(candidate.node, candidate.revision)
     deployed = view.deployed
     route = deployed.route(candidate.node, candidate.revision)
@@ -147,7 +148,7 @@ def _why_failed(view: View, candidate: Candidate) -> tuple[str, str] | None:
     return None
 
 
-def _why_ingress_failed(view: View, checkpoint: Checkpoint, rollout: Rollout) -> tuple[str, str] | None:
+def _why_ingress_failed(view: View, checkpoint: Checkpoint, rollout: Rollout) -> tuple[Reason, str] | None:
     found = view.deployed.applications.get(INGRESS)
     if found is None or view.deployed.ingress != rollout.ingress:
         return None
@@ -171,7 +172,7 @@ def _late(view: View, found: Application, name: str, revision: str, deadline_s: 
 
 
 def _with_failure(
-    view: View, checkpoint: Checkpoint, name: str, revision: str, why: tuple[str, str], token: str
+    view: View, checkpoint: Checkpoint, name: str, revision: str, why: tuple[Reason, str], token: str
 ) -> Checkpoint:
     unit = checkpoint.unit(name)
     before = unit.failed.attempts if unit.failed and unit.failed.revision == revision else 0

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from servepipe.api.problem import Problem
+from servepipe_operator.engine.reasons import Reason
 from servepipe_operator.engine.state import Json
 from servepipe_operator.engine.times import timestamp
 
@@ -28,7 +29,7 @@ class Condition:
 
     type: str
     status: Literal["True", "False", "Unknown"]
-    reason: str
+    reason: Reason
     message: str = ""
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from servepipe_operator.engine.reasons import Reason
 from servepipe_operator.engine.state import Application, Capacity
 
 __all__ = ["alive", "building", "failure", "headline", "is_ready", "missing_resources", "running", "waits_for_room"]
@@ -48,7 +49,7 @@ def is_ready(application: Application | None, replicas: int) -> bool:
     )
 
 
-def failure(application: Application) -> tuple[str, str] | None:
+def failure(application: Application) -> tuple[Reason, str] | None:
     """The reason and the error's first line when Serve has given up on it, else None."""
     if application.status != "DEPLOY_FAILED":
         return None

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from servepipe_operator.engine.names import INGRESS, application, node_of, revision_of
+from servepipe_operator.engine.reasons import Reason
 from servepipe_operator.engine.revisions import SCHEME
 from servepipe_operator.engine.state import Json, Record
 
@@ -47,7 +48,7 @@ class Failure:
     """
 
     revision: str
-    reason: str
+    reason: Reason
     message: str
     attempts: int
     at: float

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from servepipe_operator.engine.goal import Live
 from servepipe_operator.engine.health import alive, failure, headline, is_ready, running
 from servepipe_operator.engine.history import Checkpoint, Failure
 from servepipe_operator.engine.layout import Layout, live_of
 from servepipe_operator.engine.names import INGRESS, application
+from servepipe_operator.engine.reasons import CandidateReason
 from servepipe_operator.engine.rollout import Candidate, Stage, View, retry_at
 from servepipe_operator.engine.state import Application, Json
 from servepipe_operator.engine.times import timestamp
@@ -17,7 +19,14 @@ from servepipe_operator.engine.times import timestamp
 __all__ = ["REFUSED", "NodeReport", "node_report"]
 
 #: The state of a node, and the reason, when a replica keeps the configuration that it has.
-REFUSED = "ConfigurationRefused"
+REFUSED: Final = "ConfigurationRefused"
+
+#: What is said of a candidate that is on its way.
+_STAGES: dict[Stage, CandidateReason] = {
+    Stage.STARTING: "Starting",
+    Stage.OFFERED: "Offered",
+    Stage.SWITCHED: "Switched",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,17 +129,21 @@ def _state(found: Application | None, ready: bool, live: Live, no_room: str) -> 
 def _candidate(view: View, candidate: Candidate, waiting: Mapping[str, str]) -> tuple[Json, str]:
     json: Json = {"revision": candidate.revision, "weight": candidate.weight}
     if candidate.stage is Stage.WAITING:
-        return json | {"reason": "Waiting", "message": "another upgrade goes first"}, ""
+        return json | _waits("Waiting", "another upgrade goes first"), ""
     json["since"] = timestamp(candidate.since)
     found = view.deployed.applications.get(application(candidate.node, candidate.revision))
     if found is not None:
         json |= {"replicas": found.target_replicas, "readyReplicas": running(found)}
     no_room = _no_room(view, candidate.node, candidate.revision, found) if candidate.no_room else ""
     if no_room:
-        return json | {"reason": "InsufficientCapacity", "message": no_room}, no_room
+        return json | _waits("InsufficientCapacity", no_room), no_room
     if why := waiting.get(application(candidate.node, candidate.revision)):
-        return json | {"reason": "WaitingForWorkers", "message": why}, ""
-    return json | {"reason": candidate.stage.value}, ""
+        return json | _waits("WaitingForWorkers", why), ""
+    return json | _waits(_STAGES[candidate.stage]), ""
+
+
+def _waits(reason: CandidateReason, message: str = "") -> Json:
+    return {"reason": reason, "message": message} if message else {"reason": reason}
 
 
 def _no_room(view: View, name: str, revision: str, found: Application | None) -> str:

@@ -29,6 +29,7 @@ from servepipe_operator.engine.goal import Goal
 from servepipe_operator.engine.history import Checkpoint, Memory
 from servepipe_operator.engine.layout import Layout, lay_out, to_put
 from servepipe_operator.engine.names import INGRESS, application, cluster_name
+from servepipe_operator.engine.reasons import Reason
 from servepipe_operator.engine.rollout import View, look, retry_at
 from servepipe_operator.engine.state import (
     ClusterPlan,
@@ -194,7 +195,7 @@ def _read_old(pipeline: str, name: str, memory: Memory, environment: Environment
     return goals.read(pipeline, spec, memory, environment)
 
 
-def _accepted(wrong: Sequence[Problem], reason: str, goal: Goal | None, environment: Environment) -> Condition:
+def _accepted(wrong: Sequence[Problem], reason: Reason, goal: Goal | None, environment: Environment) -> Condition:
     if wrong:
         kept = "" if goal is None else "; the last accepted spec goes on serving"
         return Condition("Accepted", "False", reason, "; ".join(map(in_a_line, wrong)) + kept)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from servepipe.api.problem import Problem
+from servepipe_operator.engine.reasons import EventReason, Reason
 
 if TYPE_CHECKING:
     from servepipe.api.v1alpha1 import Spec
@@ -99,7 +100,7 @@ class ClusterProblem:
         blocking: Nothing is sent to Serve meanwhile.
     """
 
-    reason: str
+    reason: Reason
     message: str
     stalled: bool = False
     blocking: bool = True
@@ -195,7 +196,7 @@ class Event:
     """Something that happened, told once: ``type`` is Normal or Warning, ``reason`` in CamelCase."""
 
     type: Literal["Normal", "Warning"]
-    reason: str
+    reason: EventReason
     message: str
     node: str = ""
 

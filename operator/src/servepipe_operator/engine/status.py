@@ -15,6 +15,7 @@ from servepipe_operator.engine.history import Checkpoint
 from servepipe_operator.engine.layout import Layout
 from servepipe_operator.engine.names import INGRESS, application
 from servepipe_operator.engine.node_status import node_report
+from servepipe_operator.engine.reasons import Reason
 from servepipe_operator.engine.rollout import Rollout, View
 from servepipe_operator.engine.state import Environment, Json, Observed
 
@@ -107,7 +108,7 @@ def _deadlines(view: View, rollout: Rollout, waiting_for: str) -> Json:
 def blind(
     observed: Observed,
     accepted: Condition,
-    reason: str,
+    reason: Reason,
     message: str,
     now: float,
     generation: int | None,

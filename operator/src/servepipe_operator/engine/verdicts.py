@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Final
 
 from servepipe_operator.engine.conditions import Condition
 from servepipe_operator.engine.health import alive, headline, is_ready, running
@@ -11,6 +12,7 @@ from servepipe_operator.engine.history import Checkpoint, Failure
 from servepipe_operator.engine.layout import Layout
 from servepipe_operator.engine.names import INGRESS, application
 from servepipe_operator.engine.node_status import REFUSED, NodeReport
+from servepipe_operator.engine.reasons import Reason
 from servepipe_operator.engine.rollout import Rollout, Stage, View, retry_at
 from servepipe_operator.engine.state import Observed
 from servepipe_operator.engine.times import timestamp
@@ -29,7 +31,7 @@ __all__ = [
 ]
 
 #: The reason while only an old revision waits for its last requests.
-DRAINING = "Draining"
+DRAINING: Final = "Draining"
 
 
 def cluster_ready(observed: Observed) -> Condition:
@@ -88,7 +90,7 @@ def ready(
     accepted: Condition,
     nodes_ready: Condition,
     available: Condition,
-    changes: list[tuple[str, str]],
+    changes: list[tuple[Reason, str]],
     observed: Observed,
 ) -> Condition:
     for condition in (accepted, available, nodes_ready):
@@ -106,13 +108,16 @@ def ready(
 
 def changes_under_way(
     view: View, checkpoint: Checkpoint, layout: Layout, nodes: Mapping[str, NodeReport]
-) -> list[tuple[str, str]]:
+) -> list[tuple[Reason, str]]:
     """What is under way, as reason and message, the most important first."""
     rollout = layout.rollout
-    changes = [("InsufficientCapacity", node.no_room) for node in nodes.values() if node.no_room]
+    changes: list[tuple[Reason, str]] = [
+        ("InsufficientCapacity", node.no_room) for node in nodes.values() if node.no_room
+    ]
     active = [candidate for candidate in rollout.candidates.values() if candidate.active]
     for candidate in active:
         first = checkpoint.unit(candidate.node).stable is None
+        reason: Reason
         reason, verb = ("Starting", "starts") if first else ("Upgrading", "is being replaced by")
         stage = candidate.stage.value.lower()
         changes.append((reason, f"{candidate.node} {verb} revision {candidate.revision} ({stage})"))
@@ -161,7 +166,7 @@ def stalled(
     waiting_for: str,
     problem: str,
 ) -> Condition | None:
-    found: list[tuple[str, str]] = []
+    found: list[tuple[Reason, str]] = []
     goal_nodes = view.goal.nodes
     goals = {INGRESS: view.goal.ingress.revision} | {name: node.revision for name, node in goal_nodes.items()}
     for name, revision in goals.items():

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from servepipe_operator.engine.pools import Slot
+from servepipe_operator.engine.reasons import failed_pods
 from servepipe_operator.engine.state import ClusterProblem, Json
 from servepipe_operator.objects.names import ROLE_LABEL, Owner, claim
 from servepipe_operator.objects.pod_trouble import PodTrouble, ending, first_trouble, trouble_of
@@ -149,7 +150,7 @@ def _state(
     ready = conditions.get("HeadPodReady", {})
     up = ready.get("status") == "True" and head is not None
     if failed.get("status") == "True":
-        reason = str(failed.get("reason"))
+        reason = failed_pods(str(failed.get("reason") or ""))
         said = " ".join(str(failed.get("message") or "").split()).removeprefix(f"{reason} ")
         told = f"KubeRay cannot make pods of RayCluster {name}: {_POD_SUFFIX.sub('', said)}"
         return ClusterProblem(reason, told, stalled=True, blocking=not up), head is None, up

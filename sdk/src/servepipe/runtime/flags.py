@@ -60,6 +60,9 @@ def serve_environment(
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
         # A log line is on disk when it is written: throughput mode keeps up to 1000 of them back.
         "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1",
+        # A busy machine takes longer than Serve's 5 s to start the proxy. Serve would end it in its start, and whoever
+        # configures Serve for the first time at that moment gets an error.
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
         # Nothing is reported to anybody.
         "RAY_USAGE_STATS_ENABLED": "0",
     }

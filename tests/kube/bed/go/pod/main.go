@@ -2,10 +2,11 @@
 // container of every pod must, and reaps the orphans of its pod.
 //
 //	pod                  wait
-//	pod serve PORT       answer every TCP connection with the name of the host
+//	pod serve PORT...    answer every TCP connection with the name of the host
 //	pod lookup NAME      print the addresses of NAME, one a line
 //	pod dial HOST:PORT   print what a TCP connection says
 //	pod reach HOST:PORT  say whether a TCP connection is accepted
+//	pod try HOST:PORT... say of each, one a line, whether it was reached, else why not
 package main
 
 import (
@@ -24,8 +25,11 @@ func main() {
 	switch arguments := os.Args[1:]; {
 	case len(arguments) == 0:
 		wait()
-	case len(arguments) == 2 && arguments[0] == "serve":
+	case len(arguments) >= 2 && arguments[0] == "serve":
 		go endWhenTold()
+		for _, port := range arguments[2:] {
+			go func() { fail(serve(port)) }()
+		}
 		fail(serve(arguments[1]))
 	case len(arguments) == 2 && arguments[0] == "lookup":
 		addresses, err := net.LookupHost(arguments[1])
@@ -40,8 +44,11 @@ func main() {
 		fail(err)
 		connection.Close()
 		fmt.Println("reached")
+	case len(arguments) >= 2 && arguments[0] == "try":
+		try(arguments[1:])
 	default:
-		fail(fmt.Errorf("pod [serve PORT | lookup NAME | dial HOST:PORT | reach HOST:PORT], not %q", arguments))
+		fail(fmt.Errorf("pod [serve PORT... | lookup NAME | dial HOST:PORT | reach HOST:PORT | try HOST:PORT...], not %q",
+			arguments))
 	}
 }
 
@@ -98,6 +105,26 @@ func dial(address string) error {
 	}
 	_, err = io.Copy(os.Stdout, connection)
 	return err
+}
+
+// All at once, as one that is dropped takes its time.
+func try(addresses []string) {
+	said := make([]chan string, len(addresses))
+	for i, address := range addresses {
+		said[i] = make(chan string, 1)
+		go func() {
+			connection, err := net.DialTimeout("tcp", address, patience)
+			if err != nil {
+				said[i] <- err.Error()
+				return
+			}
+			connection.Close()
+			said[i] <- "reached"
+		}()
+	}
+	for i, address := range addresses {
+		fmt.Println(address, <-said[i])
+	}
 }
 
 func fail(err error) {

@@ -1,0 +1,77 @@
+"""What a cluster offers to tests, whichever it is."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from bed.control_plane import run_kubectl
+
+Object = dict[str, Any]
+
+
+class Ability(StrEnum):
+    """What tests may do to a cluster beside making namespaces; the value is the reason for which they are skipped."""
+
+    CLUSTER_OBJECTS = "it makes objects that belong to no namespace"
+    NODES = "it disturbs a node and its daemons"
+    DNS = "it disturbs the cluster's DNS"
+
+
+class Cluster(ABC):
+    """Attributes:
+    kubeconfig: Of its administrator (of the user, for `current`).
+    binaries: kubectl and helm.
+    folder: Where the run may write.
+    abilities: What tests may do to it.
+    """
+
+    mode: str
+    abilities: frozenset[Ability] = frozenset(Ability)
+
+    def __init__(self, kubeconfig: Path, binaries: Mapping[str, Path], folder: Path) -> None:
+        self.kubeconfig, self.binaries, self.folder = kubeconfig, binaries, folder
+
+    @abstractmethod
+    def load(self, images: Mapping[str, Path]) -> None:
+        """Make these images (archives by name) known to every node."""
+
+    @abstractmethod
+    def down(self) -> None:
+        """Take away all that the run made of it."""
+
+    def kubectl(
+        self, *arguments: str, stdin: str | None = None, check: bool = True, timeout: float = 60.0
+    ) -> subprocess.CompletedProcess[str]:
+        """`check` makes a failure an AssertionError with its output."""
+        command = [str(self.binaries["kubectl"]), f"--kubeconfig={self.kubeconfig}", *arguments]
+        return run_kubectl(command, self.folder, stdin=stdin, check=check, timeout=timeout)
+
+    def get(self, *arguments: str) -> Object:
+        """`kubectl get … -o json`. Raises AssertionError where it is not there."""
+        found: Object = json.loads(self.kubectl("get", *arguments, "-o", "json").stdout)
+        return found
+
+    def find(self, *arguments: str) -> list[Object]:
+        """The items of a list; empty where there are none."""
+        items: list[Object] = self.get(*arguments)["items"]
+        return items
+
+    def apply(self, *objects: Object) -> None:
+        self.kubectl("apply", "-f", "-", stdin="\n---\n".join(json.dumps(one) for one in objects))
+
+    def helm(self, *arguments: str, timeout: float = 300.0) -> str:
+        """Helm's output. Raises AssertionError with it."""
+        return self.run([str(self.binaries["helm"]), *arguments], timeout)
+
+    def run(self, command: Sequence[str], timeout: float = 60.0, env: Mapping[str, str] | None = None) -> str:
+        """The output of a program that works with this cluster. Raises AssertionError with it."""
+        around = {"HOME": str(self.folder), "PATH": "/usr/bin:/bin", "KUBECONFIG": str(self.kubeconfig), **(env or {})}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=around)
+        assert done.returncode == 0, f"{' '.join(command)} ended with {done.returncode}\n{done.stdout}{done.stderr}"
+        return done.stdout

@@ -1,0 +1,31 @@
+"""The cluster that the run makes on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from bed.build import helm, with_node
+from machine.cluster import MachineCluster, Say
+
+from clusters.cluster import Cluster
+
+
+class OnMachine(Cluster):
+    """Attributes:
+    machine: To disturb it.
+    """
+
+    mode = "machine"
+
+    def __init__(self, folder: Path, say: Say) -> None:
+        self.machine = MachineCluster.up(folder, say)
+        binaries = {"kubectl": with_node(say=say)["kubectl"], "helm": helm(say=say)}
+        super().__init__(self.machine.kubeconfig, binaries, folder)
+
+    def load(self, images: Mapping[str, Path]) -> None:
+        for archive in images.values():
+            self.machine.load_image(archive)
+
+    def down(self) -> None:
+        self.machine.down()

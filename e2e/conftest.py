@@ -1,0 +1,123 @@
+"""One cluster for the whole run, chosen by `--cluster` or by what this machine has, and what is installed in it."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from clusters.choice import MODES, NOTHING_POSSIBLE, Choice, choose, look
+from clusters.cluster import Cluster
+from clusters.opening import open_cluster
+from installation import Images, Installation, built_images, install, kuberay_of
+from world import World
+
+Say = Callable[[str], None]
+
+CHOICE = pytest.StashKey[Choice]()
+#: They make clusters of their own on this machine, of which there can be one at a time.
+OWN_CLUSTER = ("test_machine.py",)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("servepipe", "the cluster that the tests run on")
+    group.addoption("--cluster", choices=MODES, help="kind, the one of KUBECONFIG, or one made on this machine")
+    group.addoption("--keep", action="store_true", help="leave the cluster as it is at the end, to look at it")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "core: part of `make e2e-core`")
+    config.addinivalue_line("markers", "needs(*abilities): what the test does to a cluster beside its namespaces")
+    config.stash[CHOICE] = choose(look(), config.getoption("--cluster"))
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return str(config.stash[CHOICE])
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    choice = session.config.stash[CHOICE]
+    if choice.mode is None:
+        pytest.exit(str(choice), returncode=NOTHING_POSSIBLE)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    mode = config.stash[CHOICE].mode
+    for item in items:
+        if mode != "machine" and item.path.name in OWN_CLUSTER:
+            item.add_marker(pytest.mark.skip(reason=f"it tests the cluster on this machine, and this is {mode}"))
+        marker = item.get_closest_marker("needs")
+        if marker is not None and mode == "current":
+            reasons = "; ".join(str(ability) for ability in marker.args)
+            item.add_marker(pytest.mark.skip(reason=f"{reasons}: not in a cluster that was there before"))
+    items.sort(key=lambda item: item.path.name not in OWN_CLUSTER)
+
+
+@pytest.fixture(scope="session")
+def say(request: pytest.FixtureRequest) -> Say:
+    """Prints lines past pytest's capture."""
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+
+    def loudly(line: str) -> None:
+        with capture.global_and_fixture_disabled():
+            print(f"\n{line}", end="", flush=True)
+
+    return loudly
+
+
+@pytest.fixture(scope="session")
+def images(say: Say, request: pytest.FixtureRequest) -> Images:
+    """Built where they are not there yet."""
+    return built_images(request.config.stash[CHOICE], say)
+
+
+@pytest.fixture(scope="session")
+def cluster(images: Images, say: Say, request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """The cluster, with the images in it."""
+    folder = Path(tempfile.mkdtemp(prefix="svp-e2e-", dir="/tmp"))  # short: the paths of Unix sockets are
+    cluster = open_cluster(request.config.stash[CHOICE], folder / "c", say)
+    try:
+        begun = time.monotonic()
+        cluster.load(images.archives)
+        say(f"e2e: images loaded in {time.monotonic() - begun:.0f} s")
+        yield cluster
+    finally:
+        if request.config.getoption("--keep"):
+            say(f"e2e: left as it is, KUBECONFIG={cluster.kubeconfig}")
+        else:
+            cluster.down()
+            if request.session.testsfailed:
+                say(f"e2e: logs in {folder}")
+            else:
+                shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def kuberay(cluster: Cluster, say: Say) -> Iterator[str]:
+    """What makes pods of RayClusters in this cluster."""
+    with kuberay_of(cluster, say) as kuberay:
+        yield kuberay
+
+
+@pytest.fixture(scope="session")
+def installation(cluster: Cluster, kuberay: str, images: Images, say: Say) -> Iterator[Installation]:
+    """The chart, installed from the built image; the one that is there on a cluster of the user's."""
+    with install(cluster, images, say) as installation:
+        yield installation
+
+
+NUMBERS = itertools.count(1)
+
+
+@pytest.fixture(scope="module")
+def world(cluster: Cluster, installation: Installation, request: pytest.FixtureRequest, say: Say) -> Iterator[World]:
+    """A namespace of this module's own that enforces `restricted`."""
+    stem = request.path.stem.removeprefix("test_").replace("_", "-")
+    with World(cluster, f"{stem}-{NUMBERS.__next__()}").made() as world:
+        yield world
+        if request.session.testsfailed:
+            say(world.tell())

@@ -1,0 +1,148 @@
+"""What is installed in the cluster before any test: the images, KubeRay, and our chart."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import kuberay_process
+from bed.processes import wait_for
+from clusters.cluster import Cluster
+from clusters.on_machine import OnMachine
+from kuberay_process import StandInProcess
+
+Say = Callable[[str], None]
+
+CHART = Path(__file__).parents[1] / "charts" / "servepipe"
+NAMESPACE = "servepipe-system"
+RELEASE = "servepipe"
+KUBERAY_REPOSITORY = "https://ray-project.github.io/kuberay-helm/"
+KUBERAY_CHART = ("install", "kuberay-operator", "kuberay-operator", "--version=1.7.0", f"--repo={KUBERAY_REPOSITORY}")
+RAYCLUSTERS = "rayclusters.ray.io"
+
+
+@dataclass(frozen=True)
+class Images:
+    """Names, with tags.
+
+    Attributes:
+        operator, runtime: Of the Dockerfile.
+        diamond, triage: The examples, on top of the runtime.
+        shop, shop_two: Both versions of the pipeline that tests disturb; see `pipelines.Shop`.
+        archives: By name, for clusters that cannot pull them.
+    """
+
+    operator: str
+    runtime: str
+    diamond: str
+    triage: str
+    shop: str
+    shop_two: str
+    archives: Mapping[str, Path]
+
+
+class Installation:
+    """The operator in the cluster.
+
+    Attributes:
+        namespace: Of the operator; empty where others installed it.
+        release: Of Helm.
+    """
+
+    def __init__(self, cluster: Cluster, namespace: str, release: str) -> None:
+        self.namespace, self.release, self._cluster = namespace, release, cluster
+
+    def leader(self) -> str:
+        """The pod of the operator that works. Raises AssertionError where none does."""
+        leases = self._cluster.find("-n", self.namespace, "leases")
+        holders = {str(one["spec"].get("holderIdentity") or "") for one in leases}
+        pods = {one["metadata"]["name"] for one in self._cluster.find("-n", self.namespace, "pods")}
+        working = sorted(pod for pod in pods if any(pod in holder for holder in holders))
+        assert len(working) == 1, f"leases are held by {sorted(holders)}, pods are {sorted(pods)}"
+        return working[0]
+
+    def kill_operator(self) -> str:
+        """The pod that works ends at once, without a word; its name."""
+        pod = self.leader()
+        self._cluster.kubectl("-n", self.namespace, "delete", "pod", pod, "--grace-period=0", "--force")
+        return pod
+
+
+def values(images: Images) -> list[str]:
+    """What `helm` is told of the built images."""
+    repository, _, tag = images.operator.rpartition(":")
+    told = {"image.repository": repository, "image.tag": tag, "settings.runtimeImage": images.runtime}
+    return [word for name, value in told.items() for word in ("--set-string", f"{name}={value}")]
+
+
+@contextlib.contextmanager
+def kuberay_of(cluster: Cluster, say: Say) -> Iterator[str]:
+    """KubeRay works in the block: the one that is there, from its chart, or the tests' stand-in; says which it is."""
+    if cluster.kubectl("get", "crd", RAYCLUSTERS, check=False).returncode == 0:
+        say(kind := "e2e: KubeRay is installed already")
+        yield kind
+        return
+    if cluster.mode == "kind":
+        cluster.helm(
+            *KUBERAY_CHART, "-n", "kuberay-system", "--create-namespace", "--wait", "--timeout=5m", timeout=400
+        )
+        say(kind := f"e2e: KubeRay from its chart: {' '.join(KUBERAY_CHART)}")
+        yield kind
+        return
+    assert isinstance(cluster, OnMachine), f"KubeRay is not installed in the cluster of {cluster.kubeconfig}"
+    cluster.kubectl("apply", "--server-side", "-f", str(kuberay_process.crd()))
+    wait_for("RayClusters to be served", lambda: cluster.find(RAYCLUSTERS, "--all-namespaces") == [], 60, pause=0.1)
+    standin = StandInProcess(cluster.kubeconfig, cluster.folder, cluster.machine.make_process)
+    standin.start()
+    say(kind := "e2e: a stand-in for KubeRay, as its chart cannot be had here")
+    try:
+        yield kind
+    finally:
+        standin.stop()
+
+
+@contextlib.contextmanager
+def install(cluster: Cluster, images: Images, say: Say) -> Iterator[Installation]:
+    if cluster.mode == "current":
+        yield Installation(cluster, "", "")
+        return
+    begun = time.monotonic()
+    namespace = {
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "metadata": {"name": NAMESPACE, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
+    }
+    cluster.apply(namespace)
+    try:
+        cluster.helm(
+            "install", RELEASE, str(CHART), "--namespace", NAMESPACE, *values(images), "--wait", "--timeout=4m"
+        )
+    except AssertionError as error:
+        pods = cluster.kubectl("-n", NAMESPACE, "describe", "pods", check=False).stdout
+        logs = cluster.kubectl("-n", NAMESPACE, "logs", "-l", "app.kubernetes.io/name=servepipe", check=False).stdout
+        raise AssertionError(f"{error}\n{pods[-5000:]}\n{logs[-3000:]}") from None
+    say(f"e2e: the chart is installed after {time.monotonic() - begun:.0f} s")
+    yield Installation(cluster, NAMESPACE, RELEASE)
+
+
+def built_images(choice: object, say: Say) -> Images:
+    folder = Path("/tmp/images")
+    names = {
+        "operator": "docker.io/servepipe/operator:0.1.0.dev0",
+        "runtime": "docker.io/servepipe/runtime:0.1.0.dev0-ray2.60.0",
+        "diamond": "docker.io/servepipe/example-diamond:0.1.0.dev0",
+        "shop": "docker.io/servepipe/e2e-shop:1",
+        "shop-two": "docker.io/servepipe/e2e-shop-two:1",
+    }
+    return Images(
+        names["operator"],
+        names["runtime"],
+        names["diamond"],
+        "",
+        names["shop"],
+        names["shop-two"],
+        {name: folder / f"{key}.tar" for key, name in names.items()},
+    )

@@ -1,0 +1,125 @@
+"""Under constant load every change that ops people make costs no caller anything, also when the operator dies in it.
+
+Each change is made and taken back: forth undisturbed, back with the operator killed at a random moment.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from installation import Images, Installation
+from resources import SMALL_POD, Shop
+from world import World
+
+Say = Callable[[str], None]
+#: Nodes of the shop that run as applications of their own.
+NODES = frozenset({"tagger", "ranker", "rare", "risky"})
+ORDER = {"kind": "plain"}
+
+
+@pytest.fixture(scope="module")
+def shop(world: World, images: Images, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    shop = Shop(world, images, tmp_path_factory.mktemp("shop"))
+    world.apply(shop.compiled("one"))
+    world.wait_settled("shop")
+    yield shop
+
+
+@dataclass(frozen=True)
+class Change:
+    """Attributes:
+    forth, back: Make it and take it back.
+    moves: The nodes whose replicas are replaced; all others keep theirs.
+    added: Nodes whose number of replicas changes; those that stay keep their ids.
+    """
+
+    name: str
+    forth: Callable[[Shop], None]
+    back: Callable[[Shop], None]
+    moves: Collection[str] = ()
+    resized: Collection[str] = ()
+
+
+def patch(spec: Mapping[str, Any]) -> Callable[[Shop], None]:
+    return lambda shop: shop.world.patch("shop", dict(spec))
+
+
+CHANGES = (
+    Change(
+        "scale",
+        patch({"nodes": {"ranker": {"replicas": 3}}}),
+        patch({"nodes": {"ranker": {"replicas": 1}}}),
+        resized=("ranker",),
+    ),
+    Change(
+        "arguments of one model",
+        patch({"nodes": {"tagger": {"args": ["label"]}}}),
+        patch({"nodes": {"tagger": {"args": ["tag"]}}}),
+        moves=("tagger",),
+    ),
+    Change(
+        "image of one node",
+        lambda shop: shop.world.patch(
+            "shop",
+            {
+                "nodes": {
+                    "tagger": {"image": shop.image("two"), "code": shop.code("two", "tagger"), "template": SMALL_POD}
+                }
+            },
+        ),
+        lambda shop: shop.world.patch(
+            "shop", {"nodes": {"tagger": {"image": None, "code": shop.code("one", "tagger"), "template": None}}}
+        ),
+        moves=("tagger",),
+    ),
+    Change(
+        "graph",
+        lambda shop: shop.world.apply(shop.compiled("checked")),
+        lambda shop: shop.world.apply(shop.compiled("one")),
+        resized=("checker",),
+    ),
+    Change(
+        "shared image",
+        lambda shop: shop.world.apply(shop.compiled("two")),
+        lambda shop: shop.world.apply(shop.compiled("one")),
+        moves=(*NODES, "ingress"),
+    ),
+)
+
+
+@pytest.mark.parametrize("way", ["forth", "back, the operator killed"])
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.name)
+def test_a_change_costs_no_caller_anything(
+    change: Change, way: str, shop: Shop, installation: Installation, say: Say
+) -> None:
+    world = shop.world
+    before = world.replicas("shop")
+    with shop.callers(ORDER) as callers:
+        begun = time.monotonic()
+        if way == "forth":
+            change.forth(shop)
+        else:
+            change.back(shop)
+            time.sleep(moment := random.uniform(0.0, 10.0))
+            installation.kill_operator()
+        world.wait_settled("shop")
+        took = time.monotonic() - begun
+        seen = callers.wait_for_more(80)
+    killed = "" if way == "forth" else f", the operator killed after {moment:.1f} s"
+    say(f"e2e: {change.name}, {way.partition(',')[0]}: settled after {took:.0f} s{killed}; {seen}")
+    assert seen.failures == []
+    after = world.replicas("shop")
+    for node in before.keys() | after.keys():
+        old, new = before.get(node, set()), after.get(node, set())
+        if node in change.moves:
+            assert new, node
+            assert not old & new, node
+        elif node in change.resized:
+            assert old < new or new < old, node
+        else:
+            assert old == new, node

@@ -1,0 +1,93 @@
+"""From an installed chart to an answer, one upgrade and one dead head under load, and nothing left.
+
+The tests of this file build on each other; they are what `make e2e-core` runs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from callers import Callers
+from clusters.cluster import Ability, Cluster
+from installation import Images, Installation
+from resources import compiled
+from world import World, condition
+
+pytestmark = pytest.mark.core
+Say = Callable[[str], None]
+
+
+@pytest.fixture(scope="module")
+def diamond(world: World, images: Images) -> Iterator[str]:
+    """REP-001's diamond, by plain `kubectl apply`; Ready."""
+    world.apply(compiled("examples/diamond/diamond.py", images.diamond))
+    world.wait_settled("diamond")
+    yield "diamond"
+
+
+@pytest.mark.needs(Ability.CLUSTER_OBJECTS)
+def test_the_installed_chart_passes_its_own_test(cluster: Cluster, installation: Installation) -> None:
+    cluster.helm("test", installation.release, "--namespace", installation.namespace, "--timeout", "3m")
+
+
+def test_the_diamond_answers_through_its_service(world: World, diamond: str, images: Images, say: Say) -> None:
+    with Callers(
+        world.cluster, world.namespace, images.runtime, url=f"http://{diamond}:8000/", body=[1, 2, 3], answers=[8]
+    ) as callers:
+        seen = callers.wait_for_more(50)
+    say(f"e2e: the diamond: {seen}")
+    assert seen.failures == []
+
+
+def test_one_model_is_upgraded_under_load(world: World, diamond: str, images: Images, say: Say) -> None:
+    before = world.replicas(diamond)
+    with Callers(
+        world.cluster, world.namespace, images.runtime, url=f"http://{diamond}:8000/", body=[1, 2, 3], answers=[8, 10]
+    ) as callers:
+        begun = time.monotonic()
+        world.patch(diamond, {"nodes": {"m1": {"args": [3]}}})
+        world.wait_settled(diamond)
+        took = time.monotonic() - begun
+        seen = callers.wait_for_more(100)
+    say(f"e2e: m1 upgraded in {took:.0f} s: {seen}")
+    assert seen.failures == []
+    after = world.replicas(diamond)
+    assert after["m1"] and not after["m1"] & before["m1"]
+    assert {node: ids for node, ids in after.items() if node != "m1"} == {
+        node: ids for node, ids in before.items() if node != "m1"
+    }
+
+
+def test_a_killed_head_comes_back(world: World, diamond: str, images: Images, say: Say) -> None:
+    """Without GCS fault tolerance its workers end with it: callers notice, and it mends itself."""
+    old = world.head(diamond)["metadata"]
+    reasons: set[str] = set()
+
+    def available_again() -> bool:
+        live = world.pipeline(diamond)
+        available = condition(live, "Available")
+        if available.get("status") != "True":
+            reasons.add(available.get("reason", ""))
+        heads = {pod["metadata"]["uid"] for pod in world.pods(diamond, "ray.io/node-type=head")}
+        return bool(reasons) and old["uid"] not in heads and available.get("status") == "True"
+
+    with Callers(
+        world.cluster, world.namespace, images.runtime, url=f"http://{diamond}:8000/", body=[1, 2, 3], answers=[10]
+    ) as callers:
+        begun = time.monotonic()
+        world.kubectl("delete", "pod", old["name"], "--grace-period=0", "--force")
+        world.wait("the pipeline to be Available with a new head", available_again, pipeline=diamond)
+        took = time.monotonic() - begun
+        answered = callers.wait_for_more(50)
+        failed = len(answered.failures)
+        seen = callers.wait_for_more(100)
+    say(f"e2e: head killed: Available after {took:.0f} s, meanwhile {sorted(reasons)}; {seen}")
+    assert len(seen.failures) == failed, "requests failed after it said Available"
+    world.wait_settled(diamond)
+
+
+def test_a_deleted_pipeline_leaves_nothing(world: World, diamond: str) -> None:
+    world.kubectl("delete", "svp", diamond, "--timeout=120s", timeout=130)
+    world.wait("nothing of it to be left", lambda: not world.left())
