@@ -29,8 +29,9 @@ FIXED = {"/var/lib/containers": "lib", "/run/containers": "run"}
 _SCRIPT = 'while [ "$1" != -- ]; do mount --bind "$1" "$2" || exit; shift 2; done; shift; exec "$@"'
 _UNPACK = """
 container=$(buildah from "oci-archive:$1") || exit
-trap 'buildah rm "$container"' EXIT
+trap 'buildah rm "$container" >&2' EXIT
 cp -a "$(buildah mount "$container")" "$2"
+buildah inspect "$container"
 """
 
 
@@ -102,8 +103,7 @@ class Store:
         Returns:
             Its configuration: environment, user, labels and so on, as the OCI's specification says.
         """
-        self._run(["sh", "-c", _UNPACK, "sh", str(archive), str(folder)])
-        done = self._run(["buildah", "inspect", "--type=image", f"oci-archive:{archive}"])
+        done = self._run(["sh", "-c", _UNPACK, "sh", str(archive), str(folder)])
         config: dict[str, Any] = json.loads(done.stdout)["OCIv1"]["config"]
         return config
 
