@@ -113,8 +113,10 @@ def test_it_holds_no_tool_to_build_with_and_no_leftovers(unpacked: Make, name: s
 
 @pytest.mark.parametrize("name", IMAGES)
 def test_nothing_of_this_machine_is_in_it(unpacked: Make, built: dict[str, Built], name: str) -> None:
-    """Neither where packages came from nor the certificates by which they were fetched."""
+    """Neither where packages came from, nor the certificates by which they were fetched, nor its name and servers."""
     image = unpacked(name)
+    for own in ("etc/hostname", "etc/resolv.conf"):
+        assert not (image.rootfs / own).exists() or (image.rootfs / own).read_text() == "", own
     assert list(image.rootfs.rglob("pip.conf")) == []
     assert "PIP" not in json.dumps(image.config)
     shipped = set().union(*map(certificates, (image.rootfs / "usr/share/ca-certificates").rglob("*.crt")))

@@ -21,9 +21,12 @@ Say = Callable[[str], None]
 SUITE = "bookworm"
 PYTHON = "python3.11"
 PACKAGES = ("ca-certificates", "netbase", "tzdata", "python3", "python3-venv")
-#: What Debian's slim images lack as well; and that Python is Debian's, so that pip should not touch it.
+#: What Debian's slim images lack as well, debootstrap's copies of this machine's files among it; and the mark that
+#: Python is Debian's, so that pip should not touch it.
 TAKEN_OUT = (
     "dev",
+    "etc/hostname",
+    "etc/resolv.conf",
     "usr/share/doc",
     "usr/share/info",
     "usr/share/lintian",
