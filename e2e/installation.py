@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import kuberay_process
 from bed.processes import wait_for
 from clusters.cluster import Cluster
 from clusters.on_machine import OnMachine
+from image_set import Images
 from kuberay_process import StandInProcess
 
 Say = Callable[[str], None]
@@ -22,26 +22,6 @@ RELEASE = "servepipe"
 KUBERAY_REPOSITORY = "https://ray-project.github.io/kuberay-helm/"
 KUBERAY_CHART = ("install", "kuberay-operator", "kuberay-operator", "--version=1.7.0", f"--repo={KUBERAY_REPOSITORY}")
 RAYCLUSTERS = "rayclusters.ray.io"
-
-
-@dataclass(frozen=True)
-class Images:
-    """Names, with tags.
-
-    Attributes:
-        operator, runtime: Of the Dockerfile.
-        diamond, triage: The examples, on top of the runtime.
-        shop, shop_two: Both versions of the pipeline that tests disturb; see `pipelines.Shop`.
-        archives: By name, for clusters that cannot pull them.
-    """
-
-    operator: str
-    runtime: str
-    diamond: str
-    triage: str
-    shop: str
-    shop_two: str
-    archives: Mapping[str, Path]
 
 
 class Installation:
@@ -126,23 +106,3 @@ def install(cluster: Cluster, images: Images, say: Say) -> Iterator[Installation
         raise AssertionError(f"{error}\n{pods[-5000:]}\n{logs[-3000:]}") from None
     say(f"e2e: the chart is installed after {time.monotonic() - begun:.0f} s")
     yield Installation(cluster, NAMESPACE, RELEASE)
-
-
-def built_images(choice: object, say: Say) -> Images:
-    folder = Path("/tmp/images")
-    names = {
-        "operator": "docker.io/servepipe/operator:0.1.0.dev0",
-        "runtime": "docker.io/servepipe/runtime:0.1.0.dev0-ray2.60.0",
-        "diamond": "docker.io/servepipe/example-diamond:0.1.0.dev0",
-        "shop": "docker.io/servepipe/e2e-shop:1",
-        "shop-two": "docker.io/servepipe/e2e-shop-two:1",
-    }
-    return Images(
-        names["operator"],
-        names["runtime"],
-        names["diamond"],
-        "",
-        names["shop"],
-        names["shop-two"],
-        {name: folder / f"{key}.tar" for key, name in names.items()},
-    )

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from callers import Callers
 from clusters.cluster import Ability, Cluster
-from installation import Images, Installation
+from image_set import Images
+from installation import Installation
 from resources import compiled
 from world import World, condition
 
@@ -39,6 +40,25 @@ def test_the_diamond_answers_through_its_service(world: World, diamond: str, ima
         seen = callers.wait_for_more(50)
     say(f"e2e: the diamond: {seen}")
     assert seen.failures == []
+
+
+def test_people_read_it(world: World, diamond: str) -> None:
+    """With kubectl, and with its plug-in, which reaches the head and the ingress by port-forward."""
+    heading, line = world.kubectl("get", "svp").splitlines()
+    columns = dict(zip(heading.split(), line.split(), strict=False))
+    assert {key: columns[key] for key in ("NAME", "AVAILABLE", "READY", "NODES")} == {
+        "NAME": "diamond",
+        "AVAILABLE": "True",
+        "READY": "True",
+        "NODES": "3/3",
+    }
+    plugin, where = world.cluster.plugin, ("-n", world.namespace)
+    status = plugin("status", diamond, *where)
+    assert all(word in status for word in ("m1", "m2", "ensemble", "Available")), status
+    assert plugin("call", "[1, 2, 3]", *where).strip() == "8"
+    lines = plugin("logs", "m1", *where, "--tail=5").splitlines()
+    replicas = {line.partition(" | ")[0] for line in lines}
+    assert len(replicas) == 3, lines  # each line begins with its replica
 
 
 def test_one_model_is_upgraded_under_load(world: World, diamond: str, images: Images, say: Say) -> None:

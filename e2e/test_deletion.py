@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from installation import Images
+from image_set import Images
 from resources import compiled
 from world import World
 

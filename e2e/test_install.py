@@ -10,7 +10,8 @@ from callers import Callers
 from chart import CHART
 from chart_older import NAME, older
 from clusters.cluster import Ability, Cluster
-from installation import Images, Installation, values
+from image_set import Images
+from installation import Installation, values
 from resources import compiled
 from world import Object, World
 
