@@ -125,6 +125,11 @@ def promcheck(environ: Mapping[str, str] = os.environ, say: Say = lambda line: p
     return _alone("promcheck", environ, say)
 
 
+def pod(environ: Mapping[str, str] = os.environ, say: Say = lambda line: print(line, file=sys.stderr)) -> Path:
+    """A program to run in pods. Raises BuildError."""
+    return _alone("pod", environ, say)
+
+
 def with_node(
     environ: Mapping[str, str] = os.environ, say: Say = lambda line: print(line, file=sys.stderr)
 ) -> Binaries:
