@@ -17,7 +17,7 @@ from servepipe_operator.objects.raycluster import raycluster
 Object = dict[str, Any]
 
 RAY_VERSION = "2.60.0"
-TOKEN_SECRET, CODE = "token", "code"
+CODE = "code"
 #: One deployment of Ray Serve that says in which pod it is. The head imports it too, when it builds the application.
 MODULE = """\
 import socket
@@ -35,6 +35,7 @@ app = Answer.bind()
 """
 #: The group of the node below, and the resource that its pods offer to Ray.
 GROUP, SLOT = "m1-a", "svp-m1-a"
+IDLE_S = 15
 SMALL = {"cpu": "100m", "memory": "1Gi"}
 HEAD = {"cpu": "300m", "memory": "2Gi"}
 
@@ -50,20 +51,21 @@ class RayCluster:
     def __init__(self, world: World, name: str, image: str, **more: Any) -> None:
         self.world, self.name = world, name
         self.token = secrets.token_urlsafe(24)
+        self._secret, self._code = f"{name}-token", f"{name}-code"
         self._body = self._made(image, more)
 
     def create(self) -> None:
         """With the Secret and the ConfigMap that it names."""
         world = self.world
-        world.api.create(world.path("secrets"), _named(TOKEN_SECRET, stringData={"auth_token": self.token}))
-        world.api.create(world.path("configmaps"), _named(CODE, data={"answer.py": MODULE}))
+        world.api.create(world.path("secrets"), _named(self._secret, stringData={"auth_token": self.token}))
+        world.api.create(world.path("configmaps"), _named(self._code, data={"answer.py": MODULE}))
         world.api.create(world.clusters(), self._body)
 
     def delete(self) -> None:
         world = self.world
         world.api.delete(world.clusters(self.name))
-        world.wait(f"the end of {self.name}", lambda: world.find(world.clusters(self.name)) is None, 120)
-        for path in (world.path("secrets", TOKEN_SECRET), world.path("configmaps", CODE)):
+        world.wait(f"the end of {self.name}", lambda: world.find(world.clusters(self.name)) is None, 180)
+        for path in (world.path("secrets", self._secret), world.path("configmaps", self._code)):
             world.api.delete(path)
 
     # -- the head
@@ -133,7 +135,7 @@ class RayCluster:
 
     def _made(self, image: str, more: Object) -> Object:
         env = [{"name": "PYTHONPATH", "value": f"/{CODE}"}]
-        source = {"configMap": {"name": CODE}}
+        source = {"configMap": {"name": self._code}}
         mounts = [{"name": CODE, "mountPath": f"/{CODE}"}]
         container = {"name": "ray-head", "env": env, "volumeMounts": mounts}
         head_pod = {"spec": {"volumes": [{"name": CODE, **source}], "containers": [container]}}
@@ -142,7 +144,9 @@ class RayCluster:
         wish = node_wish("m1", {"image": image, **node}, spec, spec.image)
         slots = assign([Wanted("m1--a", wish, high=3)], []).slots
         owner = Owner("answer", self.world.namespace, "no-uid", "main")
-        body = raycluster(owner, self.name, spec, RAY_VERSION, image, TOKEN_SECRET, slots, False)
+        body = raycluster(owner, self.name, spec, RAY_VERSION, image, self._secret, slots, False)
+        # Tests need not wait for Ray's 60 s.
+        body["spec"]["autoscalerOptions"]["idleTimeoutSeconds"] = IDLE_S
         # No pipeline owns it.
         del body["metadata"]["ownerReferences"]
         (group,) = body["spec"]["workerGroupSpecs"]

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
+import ssl
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
+from bed.certificates import Authority
+from kuberay import api as kuberay_api
 from kuberay import commands
 from kuberay.store import PODS, Store
 
@@ -46,3 +52,25 @@ def test_processors_are_rounded_up() -> None:
         container = {"resources": {"limits": {"cpu": asked}}}
 
         assert commands.ray_resources({"template": {"spec": {"containers": [container]}}})["CPU"] == offered, asked
+
+
+async def test_a_kubeconfig_may_hold_its_certificates_itself(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    certificate, key = authority.issue("admin", "admin")
+    held = {
+        "certificate-authority-data": authority.certificate,
+        "client-certificate-data": certificate,
+        "client-key-data": key,
+    }
+    inline = {name: base64.b64encode(path.read_bytes()).decode() for name, path in held.items()}
+    kubeconfig = {
+        "current-context": "c",
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+        "clusters": [{"name": "c", "cluster": {"server": "https://x", **inline}}],
+        "users": [{"name": "u", "user": inline}],
+    }
+    (tmp_path / "kubeconfig").write_text(json.dumps(kubeconfig))
+
+    api = kuberay_api.Api(tmp_path / "kubeconfig")
+
+    assert api._ssl.get_ca_certs(binary_form=True) == [ssl.PEM_cert_to_DER_cert(authority.certificate.read_text())]

@@ -1,5 +1,9 @@
 """A stand-in for KubeRay 1.7, its pods, Ray and Serve, on a real API server. A fixture of the tests, not product code.
 
+There are two ways to run it. On a cluster with nodes, ``python -m kuberay KUBECONFIG --real-pods`` (as a fixture:
+`e2e/kuberay_process`) is KubeRay only, at KubeRay's pace: kubelets run its pods, and in them are Ray, Serve and Ray's
+own autoscaler. All else that is said here is about the other way, without nodes, where it plays these too.
+
 It watches RayClusters and does what KubeRay does to them: Services, rights, the token's Secret, Pods, status, Events;
 what it knowingly does otherwise stands at the end. No node exists, so it also plays scheduler and kubelet for the Pods
 that it makes, Ray's autoscaler (version 2) in the head, and Ray with Serve in the pods. Every pod has an address of its
@@ -36,8 +40,9 @@ thing there surprises: a pod that vanishes before KubeRay has looked again after
 moments) is looked for in vain for 30 s, and then made only when something else makes it look, at worst after 300 s. The
 stand-in does so too, as much faster as everything else.
 
-What is otherwise than in KubeRay: the containers' commands and the hash of a spec have another form; no webhooks,
-Ingress, batch schedulers, TLS, NetworkPolicy and history server; Redis is not emptied by a Job. Unless its namespace
-names one, a pod has no node: it is gone at once when it is deleted (a finalizer on the template keeps it
+What is otherwise than in KubeRay: the script that waits for the head and the hash of a spec are written otherwise; no
+webhooks, Ingress, batch schedulers, TLS, NetworkPolicy, history server, token of Kubernetes instead of Ray's, default
+environment from its configuration, and none of its alpha features. Without nodes Redis is not emptied by a Job. Unless
+its namespace names one, a pod has no node: it is gone at once when it is deleted (a finalizer on the template keeps it
 Terminating), and port-forward does not reach it. Exec and the API server's Service proxy never do.
 """

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import ssl
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -36,9 +38,11 @@ class Api:
         content = yaml.safe_load(kubeconfig.read_text())
         context = _named(content, "context", content["current-context"])
         cluster, user = _named(content, "cluster", context["cluster"]), _named(content, "user", context["user"])
-        self._ssl = ssl.create_default_context(cafile=cluster["certificate-authority"])
-        if "client-certificate" in user:
-            self._ssl.load_cert_chain(user["client-certificate"], user["client-key"])
+        with tempfile.TemporaryDirectory() as folder:
+            self._ssl = ssl.create_default_context(cafile=_file(cluster, "certificate-authority", folder))
+            certificate = _file(user, "client-certificate", folder)
+            if certificate is not None:
+                self._ssl.load_cert_chain(certificate, _file(user, "client-key", folder))
         self._headers = {"Authorization": f"Bearer {user['token']}"} if "token" in user else {}
         self._url = cluster["server"]
         self._session: aiohttp.ClientSession | None = None
@@ -134,6 +138,16 @@ class Api:
 def _named(kubeconfig: Object, kind: str, name: str) -> Object:
     found: Object = next(entry for entry in kubeconfig[kind + "s"] if entry["name"] == name)[kind]
     return found
+
+
+def _file(entry: Object, key: str, folder: str) -> str | None:
+    """The path of what a kubeconfig names, or holds itself; then it is written into ``folder``."""
+    if f"{key}-data" not in entry:
+        path: str | None = entry.get(key)
+        return path
+    written = Path(folder) / key
+    written.write_bytes(base64.b64decode(entry[f"{key}-data"]))
+    return str(written)
 
 
 def _error(code: int, text: str) -> ApiError:
