@@ -21,7 +21,7 @@ KUBE_BESIDE := $(addprefix $(KUBE)/test_,admission.py cli_apply.py cli_forward.p
 	crashes.py dashboard_ways.py kuberay_contract_changes.py kuberay_contract_invalid.py kuberay_contract_objects.py kuberay_contract_status.py \
 	kuberay_standin.py lost_at_once.py merging.py new_version.py values.py values_in_replicas.py)
 
-.PHONY: help setup demo test test-unit test-property test-kube kube-binaries test-ray test-pythons check format generate bench lock clean
+.PHONY: help setup demo test test-unit test-property test-kube kube-binaries test-ray test-pythons e2e e2e-core check format generate bench lock clean
 
 help: ## show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[1m%-13s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -81,6 +81,14 @@ test-ray: $(READY) ## tests on this machine's own Ray; one Ray at a time, so in 
 test-pythons: $(READY) ## unit and property tests under every other supported Python that is installed
 	@scripts/test-pythons $(UNIT) $(PROPERTY)
 
+# On kind, on the cluster of KUBECONFIG, or on one made on this machine: E2E="--cluster=current". What it ran on, and why, is in the
+# first lines. Where nothing is possible pytest ends with 77, which make tells and turns into its own 2.
+e2e: $(READY) ## everything in real pods, in a cluster that it makes (root on Linux, or Docker and kind)
+	@$(BIN)/python -m pytest e2e $(E2E)
+
+e2e-core: $(READY) ## the most important part of e2e: install, answer, upgrade, lost head, delete
+	@$(BIN)/python -m pytest e2e -m core $(E2E)
+
 check: $(READY) ## style, types, layers, generated files
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -88,14 +96,16 @@ check: $(READY) ## style, types, layers, generated files
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m servepipe.api.crd --check
 	@$(BIN)/python scripts/chart_values.py --check
+	@$(BIN)/python scripts/crd_reference.py --check
 
 format: $(READY) ## format the code and fix what can be fixed
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-generate: $(READY) ## write the generated files (the CRD; the chart's copy of it, schema and table of values)
+generate: $(READY) ## write the generated files (the CRD and its reference; the chart's copy of it, schema and table of values)
 	@$(BIN)/python -m servepipe.api.crd
 	@$(BIN)/python scripts/chart_values.py
+	@$(BIN)/python scripts/crd_reference.py
 
 bench: $(READY) ## benchmarks; writes benchmarks/results/
 	@mkdir -p benchmarks/results
@@ -108,6 +118,9 @@ lock: ## pin all dependencies again (requirements.lock)
 		--extra runtime --extra local --extra operator \
 		--group build --group test --group lint --group examples \
 		--generate-hashes --no-emit-index-url --no-header --quiet -o requirements.lock
+	@cd examples/document_triage && ../../.cache/lock/bin/uv pip compile requirements.in --python-platform linux --python-version 3.11 \
+		--constraint ../../requirements.lock --override overrides.txt \
+		--generate-hashes --no-annotate --no-emit-index-url --no-header --quiet -o requirements.txt
 
 clean: ## remove the virtual environment and all caches
 	@rm -rf .venv .venv-* .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .coverage

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from bed.processes import wait_for
+from client import START_S, Object, python_pod
 from clusters.cluster import Cluster
-from world import RESTRICTED, Object
 
 PROGRAM = Path(__file__).with_name("callers_pod.py")
-START_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -80,44 +79,15 @@ class Callers(contextlib.AbstractContextManager["Callers"]):
     ) -> None:
         self._cluster, self._namespace, self._name = cluster, namespace, name
         asked = {"url": url, "body": body, "answers": list(answers), "clients": clients, "rate": rate}
-        program: Object = {
-            "apiVersion": "v1",
-            "kind": "ConfigMap",
-            "metadata": {"name": name, "namespace": namespace},
-            "data": {PROGRAM.name: PROGRAM.read_text()},
-        }
-        container: Object = {
-            "name": "callers",
-            "image": image,
-            "imagePullPolicy": "IfNotPresent",
-            "command": ["python", f"/program/{PROGRAM.name}", json.dumps(asked)],
-            "securityContext": RESTRICTED["container"],
-            "volumeMounts": [{"name": "program", "mountPath": "/program"}],
-        }
-        pod: Object = {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {"name": name, "namespace": namespace},
-            "spec": {
-                "containers": [container],
-                "securityContext": RESTRICTED["pod"],
-                "restartPolicy": "Never",
-                "automountServiceAccountToken": False,
-                "terminationGracePeriodSeconds": 30,
-                "volumes": [{"name": "program", "configMap": {"name": name}}],
-            },
-        }
-        self._objects = (program, pod)
+        self._pod = python_pod(name, namespace, image, PROGRAM.read_text(), json.dumps(asked))
 
     def __enter__(self) -> Callers:
-        self._cluster.apply(*self._objects)
+        self._cluster.apply(self._pod)
         wait_for("callers to be answered", lambda: self.so_far().answered > 0, START_S, self._describe, pause=0.5)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._cluster.kubectl(
-            "delete", "-n", self._namespace, f"pod/{self._name}", f"configmap/{self._name}", "--ignore-not-found"
-        )
+        self._cluster.kubectl("delete", "-n", self._namespace, f"pod/{self._name}", "--ignore-not-found")
 
     def so_far(self) -> Seen:
         """What they have seen until now."""

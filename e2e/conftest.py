@@ -13,7 +13,9 @@ import pytest
 from clusters.choice import MODES, NOTHING_POSSIBLE, Choice, choose, look
 from clusters.cluster import Cluster
 from clusters.opening import open_cluster
-from installation import Images, Installation, KubeRay, built_images, install, kuberay_of
+from image_set import Images, images_for
+from installation import Installation, install, kuberay_of
+from resources import Shop, second_version
 from world import World
 
 Say = Callable[[str], None]
@@ -70,9 +72,29 @@ def say(request: pytest.FixtureRequest) -> Say:
 
 
 @pytest.fixture(scope="session")
-def images(say: Say, request: pytest.FixtureRequest) -> Images:
+def second_shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with the sources of the shop's second version."""
+    return second_version(tmp_path_factory.mktemp("sources") / "two")
+
+
+@pytest.fixture(scope="session")
+def images(say: Say, second_shop: Path, request: pytest.FixtureRequest) -> Images:
     """Built where they are not there yet."""
-    return built_images(request.config.stash[CHOICE], say)
+    mode = request.config.stash[CHOICE].mode
+    assert mode is not None
+    begun = time.monotonic()
+    images = images_for(mode, second_shop, say)
+    say(f"e2e: images are there after {time.monotonic() - begun:.0f} s")
+    return images
+
+
+@pytest.fixture(scope="module")
+def shop(world: World, images: Images, second_shop: Path) -> Shop:
+    """The shop in its first version, Ready."""
+    shop = Shop(world, images, second_shop)
+    world.apply(shop.compiled("one"))
+    world.wait_settled("shop")
+    return shop
 
 
 @pytest.fixture(scope="session")
@@ -82,7 +104,7 @@ def cluster(images: Images, say: Say, request: pytest.FixtureRequest) -> Iterato
     cluster = open_cluster(request.config.stash[CHOICE], folder / "c", say)
     try:
         begun = time.monotonic()
-        cluster.load(images.archives)
+        cluster.load(images)
         say(f"e2e: images loaded in {time.monotonic() - begun:.0f} s")
         yield cluster
     finally:
@@ -97,14 +119,14 @@ def cluster(images: Images, say: Say, request: pytest.FixtureRequest) -> Iterato
 
 
 @pytest.fixture(scope="session")
-def kuberay(cluster: Cluster, say: Say) -> Iterator[KubeRay]:
+def kuberay(cluster: Cluster, say: Say) -> Iterator[str]:
     """What makes pods of RayClusters in this cluster."""
     with kuberay_of(cluster, say) as kuberay:
         yield kuberay
 
 
 @pytest.fixture(scope="session")
-def installation(cluster: Cluster, kuberay: KubeRay, images: Images, say: Say) -> Iterator[Installation]:
+def installation(cluster: Cluster, kuberay: str, images: Images, say: Say) -> Iterator[Installation]:
     """The chart, installed from the built image; the one that is there on a cluster of the user's."""
     with install(cluster, images, say) as installation:
         yield installation

@@ -4,38 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import kuberay_process
+from bed.processes import wait_for
 from clusters.cluster import Cluster
+from clusters.on_machine import OnMachine
+from image_set import Images
+from kuberay_process import StandInProcess
 
 Say = Callable[[str], None]
 
 CHART = Path(__file__).parents[1] / "charts" / "servepipe"
 NAMESPACE = "servepipe-system"
 RELEASE = "servepipe"
+KUBERAY_REPOSITORY = "https://ray-project.github.io/kuberay-helm/"
+KUBERAY_CHART = ("install", "kuberay-operator", "kuberay-operator", "--version=1.7.0", f"--repo={KUBERAY_REPOSITORY}")
 RAYCLUSTERS = "rayclusters.ray.io"
-
-
-@dataclass(frozen=True)
-class Images:
-    """Names, with tags.
-
-    Attributes:
-        operator, runtime: Of the Dockerfile.
-        diamond, triage: The examples, on top of the runtime.
-        shop, shop_two: Both versions of the pipeline that tests disturb; see `pipelines.Shop`.
-        archives: By name, for clusters that cannot pull them.
-    """
-
-    operator: str
-    runtime: str
-    diamond: str
-    triage: str
-    shop: str
-    shop_two: str
-    archives: Mapping[str, Path]
 
 
 class Installation:
@@ -70,6 +56,32 @@ def values(images: Images) -> list[str]:
     repository, _, tag = images.operator.rpartition(":")
     told = {"image.repository": repository, "image.tag": tag, "settings.runtimeImage": images.runtime}
     return [word for name, value in told.items() for word in ("--set-string", f"{name}={value}")]
+
+
+@contextlib.contextmanager
+def kuberay_of(cluster: Cluster, say: Say) -> Iterator[str]:
+    """KubeRay works in the block: the one that is there, from its chart, or the tests' stand-in; says which it is."""
+    if cluster.kubectl("get", "crd", RAYCLUSTERS, check=False).returncode == 0:
+        say(kind := "e2e: KubeRay is installed already")
+        yield kind
+        return
+    if cluster.mode == "kind":
+        cluster.helm(
+            *KUBERAY_CHART, "-n", "kuberay-system", "--create-namespace", "--wait", "--timeout=5m", timeout=400
+        )
+        say(kind := f"e2e: KubeRay from its chart: {' '.join(KUBERAY_CHART)}")
+        yield kind
+        return
+    assert isinstance(cluster, OnMachine), f"KubeRay is not installed in the cluster of {cluster.kubeconfig}"
+    cluster.kubectl("apply", "--server-side", "-f", str(kuberay_process.crd()))
+    wait_for("RayClusters to be served", lambda: cluster.find(RAYCLUSTERS, "--all-namespaces") == [], 60, pause=0.1)
+    standin = StandInProcess(cluster.kubeconfig, cluster.folder, cluster.machine.make_process)
+    standin.start()
+    say(kind := "e2e: a stand-in for KubeRay, as its chart cannot be had here")
+    try:
+        yield kind
+    finally:
+        standin.stop()
 
 
 @contextlib.contextmanager

@@ -11,27 +11,13 @@ from collections.abc import Callable, Iterator
 import pytest
 from callers import Callers
 from clusters.cluster import Ability, Cluster
-from installation import Images, Installation
-from pipelines import compiled
+from image_set import Images
+from installation import Installation
+from resources import compiled
 from world import World, condition
 
 pytestmark = pytest.mark.core
 Say = Callable[[str], None]
-#: Of everything that an operator, KubeRay or Ray might leave in a namespace.
-KINDS = (
-    "svp",
-    "raycluster",
-    "pod",
-    "svc",
-    "endpointslice",
-    "secret",
-    "configmap",
-    "pvc",
-    "networkpolicy",
-    "pdb",
-    "job",
-)
-KINDS += ("serviceaccount", "role", "rolebinding", "controllerrevision", "lease")
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +40,25 @@ def test_the_diamond_answers_through_its_service(world: World, diamond: str, ima
         seen = callers.wait_for_more(50)
     say(f"e2e: the diamond: {seen}")
     assert seen.failures == []
+
+
+def test_people_read_it(world: World, diamond: str) -> None:
+    """With kubectl, and with its plug-in, which reaches the head and the ingress by port-forward."""
+    heading, line = world.kubectl("get", "svp").splitlines()
+    columns = dict(zip(heading.split(), line.split(), strict=False))
+    assert {key: columns[key] for key in ("NAME", "AVAILABLE", "READY", "NODES")} == {
+        "NAME": "diamond",
+        "AVAILABLE": "True",
+        "READY": "True",
+        "NODES": "3/3",
+    }
+    plugin, where = world.cluster.plugin, ("-n", world.namespace)
+    status = plugin("status", diamond, *where)
+    assert all(word in status for word in ("m1", "m2", "ensemble", "Available")), status
+    assert plugin("call", "[1, 2, 3]", *where).strip() == "8"
+    lines = plugin("logs", "m1", *where, "--tail=5").splitlines()
+    replicas = {line.partition(" | ")[0] for line in lines}
+    assert len(replicas) == 3, lines  # each line begins with its replica
 
 
 def test_one_model_is_upgraded_under_load(world: World, diamond: str, images: Images, say: Say) -> None:
@@ -105,10 +110,4 @@ def test_a_killed_head_comes_back(world: World, diamond: str, images: Images, sa
 
 def test_a_deleted_pipeline_leaves_nothing(world: World, diamond: str) -> None:
     world.kubectl("delete", "svp", diamond, "--timeout=120s", timeout=130)
-    world.wait("nothing of it to be left", lambda: not left(world))
-
-
-def left(world: World) -> list[str]:
-    """Everything in the namespace that Kubernetes itself does not put into each."""
-    found = world.kubectl("get", ",".join(KINDS), "-o", "name").split()
-    return [one for one in found if one not in ("serviceaccount/default", "configmap/kube-root-ca.crt")]
+    world.wait("nothing of it to be left", lambda: not world.left())

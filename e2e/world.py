@@ -13,11 +13,6 @@ from clusters.cluster import Cluster
 
 Object = dict[str, Any]
 
-#: The security contexts that the Pod Security Standard `restricted` asks of a pod of ours.
-RESTRICTED: Object = {
-    "pod": {"runAsNonRoot": True, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}},
-    "container": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}, "readOnlyRootFilesystem": True},
-}
 #: Asks Ray's dashboard from within the head, where the token is.
 _SERVE = """
 import json, os, urllib.request as u
@@ -26,6 +21,13 @@ r.add_header("X-Ray-Authorization", "Bearer " + os.environ.get("RAY_AUTH_TOKEN",
 print(u.urlopen(r, timeout=20).read().decode())
 """
 READY_S = 300.0
+#: Everything that an operator, KubeRay or Ray might leave in a namespace.
+KINDS = (
+    *("svp", "raycluster", "pod", "svc", "endpointslice", "secret", "configmap", "pvc", "networkpolicy", "pdb", "job"),
+    *("serviceaccount", "role", "rolebinding", "controllerrevision", "lease"),
+)
+#: What Kubernetes itself puts into each.
+ALWAYS = frozenset({"serviceaccount/default", "configmap/kube-root-ca.crt"})
 
 
 class World:
@@ -86,16 +88,28 @@ class World:
         assert heads, f"there is no head of {pipeline}"
         return max(heads, key=lambda pod: pod["metadata"]["creationTimestamp"])
 
+    def serve(self, pipeline: str) -> Object:
+        """Ray Serve's applications, as its REST API tells of them."""
+        head = self.head(pipeline)["metadata"]["name"]
+        told: Object = json.loads(self.kubectl("exec", head, "-c", "ray-head", "--", "python", "-c", _SERVE))
+        return dict(told["applications"])
+
     def replicas(self, pipeline: str) -> dict[str, set[str]]:
         """The ids of Serve's running replicas, by node; those of the callers' entrance under ``ingress``."""
-        head = self.head(pipeline)["metadata"]["name"]
-        told = json.loads(self.kubectl("exec", head, "-c", "ray-head", "--", "python", "-c", _SERVE))
         found: dict[str, set[str]] = {}
-        for name, application in told["applications"].items():
+        for name, application in self.serve(pipeline).items():
             for deployment in application["deployments"].values():
                 running = {one["replica_id"] for one in deployment["replicas"] if one["state"] == "RUNNING"}
                 found.setdefault(name.partition("--")[0], set()).update(running)
         return found
+
+    def deployed_at(self, pipeline: str) -> dict[str, float]:
+        """By application when Serve was last told of it; every PUT changes it."""
+        return {name: one["last_deployed_time_s"] for name, one in self.serve(pipeline).items()}
+
+    def left(self) -> set[str]:
+        """All objects of the namespace but Kubernetes' own."""
+        return set(self.kubectl("get", ",".join(KINDS), "-o", "name").split()) - ALWAYS
 
     # -- waiting
 

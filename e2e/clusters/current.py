@@ -6,6 +6,8 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from image_set import Images
+
 from clusters.cluster import Ability, Cluster
 
 
@@ -19,7 +21,7 @@ class Current(Cluster):
         installed = {name: Path(found) for name in ("kubectl", "helm") if (found := shutil.which(name))}
         super().__init__(kubeconfig, {**binaries, **installed}, folder)
 
-    def load(self, images: Mapping[str, Path]) -> None:
+    def load(self, images: Images) -> None:
         """Nothing: the cluster's nodes pull them, or have them."""
 
     def down(self) -> None:

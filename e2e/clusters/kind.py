@@ -6,6 +6,9 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from image_set import Images
+from images.plan import kind_load
+
 from clusters.cluster import Cluster
 
 Say = Callable[[str], None]
@@ -23,10 +26,6 @@ def delete(name: str, kubeconfig: Path) -> list[str]:
     return ["kind", "delete", "cluster", "--name", name, "--kubeconfig", str(kubeconfig)]
 
 
-def load(name: str, archive: Path) -> list[str]:
-    return ["kind", "load", "image-archive", str(archive), "--name", name]
-
-
 class Kind(Cluster):
     """A new one, called after the folder, which goes with the run."""
 
@@ -39,10 +38,9 @@ class Kind(Cluster):
         _run(create(name, kubeconfig), 600)
         super().__init__(kubeconfig, binaries, folder)
 
-    def load(self, images: Mapping[str, Path]) -> None:
-        for image, archive in images.items():
-            self._say(f"kind: loading {image}")
-            _run(load(self._name, archive), 600)
+    def load(self, images: Images) -> None:
+        self._say("kind: loading images")
+        _run(kind_load(images.plans, self._name), 900)
 
     def down(self) -> None:
         _run(delete(self._name, self.kubeconfig), 180)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from bed.build import helm, with_node
+from image_set import Images
 from machine.cluster import MachineCluster, Say
 
 from clusters.cluster import Cluster
@@ -20,11 +20,11 @@ class OnMachine(Cluster):
 
     def __init__(self, folder: Path, say: Say) -> None:
         self.machine = MachineCluster.up(folder, say)
-        binaries = {"kubectl": with_node(say=say)["kubectl"], "helm": helm(say=say)}
+        binaries = {"kubectl": Path(with_node(say=say)["kubectl"]), "helm": helm(say=say)}
         super().__init__(self.machine.kubeconfig, binaries, folder)
 
-    def load(self, images: Mapping[str, Path]) -> None:
-        for archive in images.values():
+    def load(self, images: Images) -> None:
+        for archive in images.archives.values():
             self.machine.load_image(archive)
 
     def down(self) -> None:

@@ -122,6 +122,10 @@ class MachineCluster:
         """The names of all images of the node."""
         return self._containerd.images()
 
+    def make_process(self, name: str, argv: list[str], log: Path) -> Process:
+        """One that belongs to the cluster, not yet started: `down` ends it, also when it was started elsewhere."""
+        return self._daemons.make(name, argv, log)
+
     def stop_daemon(self, name: str) -> None:
         """Ends one as a service manager does: `containerd`, `coredns`, `kubelet`, ...; for faults."""
         self._daemons.end(name)

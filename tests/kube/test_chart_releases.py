@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from bed.client import Object
 from bed.control_plane import ControlPlane, load_crd
 from bed.processes import wait_for
 from chart import CHART
+from chart_older import GENERATED, NAME, fields, older
 from chart_render import Helm
 
 Json = dict[str, Any]
-NAME = "servepipelines.servepipe.dev"
 CRD = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{NAME}"
-GENERATED = Path(__file__).parents[2] / "crds" / f"{NAME}.yaml"
 
 
 class Releases:
@@ -84,24 +81,6 @@ def pipeline(control_plane: ControlPlane, namespace: str) -> str:
     kind = {"apiVersion": "servepipe.dev/v1alpha1", "kind": "ServePipeline"}
     control_plane.api.create(folder, {**kind, "metadata": {"name": "survivor"}, "spec": spec})
     return f"{folder}/survivor"
-
-
-def older(tmp_path: Path) -> Path:
-    """The chart of an older version, whose CRD has no `spec.paused` yet."""
-    chart = tmp_path / "servepipe"
-    shutil.copytree(CHART, chart)
-    about = chart / "Chart.yaml"
-    about.write_text(re.sub(r"(?m)^version: .*$", "version: 0.0.1", about.read_text()))
-    crd = load_crd(GENERATED)
-    del fields(crd)["paused"]
-    (chart / "files" / "crds" / f"{NAME}.yaml").write_text(yaml.safe_dump(crd, sort_keys=False))
-    return chart
-
-
-def fields(crd: Object) -> Json:
-    """Of the spec."""
-    schema: Json = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
-    return schema
 
 
 def test_a_release_from_install_to_the_next_one(releases: Releases, pipeline: str, tmp_path: Path) -> None:

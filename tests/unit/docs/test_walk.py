@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -76,8 +77,18 @@ def test_the_blocks_of_a_page_share_a_shell(tmp_path: Path) -> None:
     text += "```console\n$ echo $X in $(basename $PWD)\n7 in a\n```\n"
     assert walk([page(tmp_path, text)], cwd=tmp_path, say=lambda _: None) == 4
     pid = int((tmp_path / "a" / "pid").read_text())
-    stat = Path(f"/proc/{pid}/stat")
-    assert not stat.exists() or stat.read_text().split()[2] == "Z", "the job in the background lives on"
+    until = time.monotonic() + 20
+    while alive(pid):
+        assert time.monotonic() < until, "the job in the background lives on"
+        time.sleep(0.01)
+
+
+def alive(pid: int) -> bool:
+    """Whether there is such a process that was not ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 @pytest.mark.parametrize(

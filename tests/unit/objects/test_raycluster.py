@@ -150,6 +150,17 @@ def test_a_pod_for_one_replica() -> None:
     assert (found["team"], found["servepipe.dev/role"], found["servepipe.dev/pool"]) == ("x", "worker", "m1")
 
 
+def test_ray_may_use_every_processor_that_it_counts() -> None:
+    small = {"cpu": "100m", "memory": "1Gi"}
+    spec = make_spec(cluster={"head": {"resources": small}}, node={"resources": small})
+    wish = node_wish("m1", {"image": "acme/own:1", "resources": {"cpu": "1500m"}}, spec, spec.image)
+    made = body(spec, [Wanted("ingress", ingress_wish({"resources": small}, spec)), Wanted("m1--a", wish)])
+    sizes = {name: one["spec"]["containers"][0]["resources"] for name, one in templates(made).items()}
+    cpus = {name: (size["requests"]["cpu"], size["limits"]["cpu"]) for name, size in sizes.items()}
+    assert cpus == {"head": ("100m", "1"), "ingress-a": ("100m", "1"), "m1-a": ("1500m", "2")}
+    assert all(size["requests"]["memory"] == size["limits"]["memory"] for size in sizes.values())
+
+
 def test_only_pods_of_the_ingress_are_ready_by_serves_proxy() -> None:
     probes = {name: one["spec"]["containers"][0].get("readinessProbe") for name, one in templates(body()).items()}
     assert probes.pop("ingress-a")["httpGet"] == {"path": "/-/healthz", "port": 8000}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
+from servepipe.api.quantity import parse_quantity
 from servepipe.runtime.flags import serve_environment
 from servepipe_operator.engine.pools import INGRESS_POOL, PodWish
 from servepipe_operator.engine.state import Json
@@ -141,11 +143,14 @@ def _extras(container: str, content: Mapping[str, Any], environment: Mapping[str
 
 def _container(name: str, image: str, environment: Mapping[str, str], size: Mapping[str, str], gpu: str) -> Json:
     resources = {gpu if key == "gpu" else key: value for key, value in size.items() if key != "custom"}
+    # Ray counts whole processors, and its own processes need them when they start: held to a part of one they take
+    # minutes, and the raylet gives up.
+    limits = {**resources, "cpu": str(math.ceil(parse_quantity(resources["cpu"])))}
     return {
         "name": name,
         "image": image,
         "env": [{"name": key, "value": value} for key, value in sorted(environment.items())],
-        # Ray counts limits; equal requests mean that a replica has what it was promised.
-        "resources": {"limits": resources, "requests": dict(resources)},
+        # Ray counts limits; requests mean that a replica has what it was promised.
+        "resources": {"limits": limits, "requests": resources},
         "securityContext": CONTAINER_SECURITY,
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import sys
@@ -12,7 +11,8 @@ from typing import Any, Literal
 
 import yaml
 from callers import Callers
-from installation import Images
+from client import Answer, Client
+from image_set import Images
 from world import Object, World
 
 ROOT = Path(__file__).parents[1]
@@ -64,11 +64,12 @@ class Shop:
     with another graph of the same models.
 
     Args:
-        folder: For the sources of version two.
+        second: The folder with the sources of version two.
     """
 
-    def __init__(self, world: World, images: Images, folder: Path) -> None:
-        self.world, self._images, self._second = world, images, second_version(folder / "two")
+    def __init__(self, world: World, images: Images, second: Path) -> None:
+        self.world, self._images, self._second = world, images, second
+        self._client = Client(world.cluster, world.namespace, images.runtime)
 
     def image(self, version: Version) -> str:
         return self._images.shop_two if version == "two" else self._images.shop
@@ -95,10 +96,6 @@ class Shop:
             **options,
         )
 
-    def ask(self, order: Object) -> str:
-        """What one order is answered, or the error that comes instead: from the head, which needs no other pod."""
-        program = "import sys, urllib.request as u\nprint(u.urlopen('http://shop:8000/', sys.argv[1].encode()).read())"
-        head = self.world.head("shop")["metadata"]["name"]
-        return self.world.kubectl(
-            "exec", head, "-c", "ray-head", "--", "python", "-c", program, json.dumps(order), check=False, timeout=180
-        )
+    def ask(self, order: Object) -> Answer:
+        """What one order is answered."""
+        return self._client.ask("http://shop:8000/", order)
