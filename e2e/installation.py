@@ -11,7 +11,7 @@ import kuberay_process
 from bed.processes import wait_for
 from clusters.cluster import Cluster
 from clusters.on_machine import OnMachine
-from image_set import Images
+from image_set import ImageSet
 from kuberay_process import StandInProcess
 
 Say = Callable[[str], None]
@@ -51,7 +51,7 @@ class Installation:
         return pod
 
 
-def values(images: Images) -> list[str]:
+def values(images: ImageSet) -> list[str]:
     """What `helm` is told of the built images."""
     repository, _, tag = images.operator.rpartition(":")
     told = {"image.repository": repository, "image.tag": tag, "settings.runtimeImage": images.runtime}
@@ -85,7 +85,7 @@ def kuberay_of(cluster: Cluster, say: Say) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def install(cluster: Cluster, images: Images, say: Say) -> Iterator[Installation]:
+def install(cluster: Cluster, images: ImageSet, say: Say) -> Iterator[Installation]:
     if cluster.mode == "current":
         yield Installation(cluster, "", "")
         return

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import yaml
 from callers import Callers
 from client import Answer, Client
-from image_set import Images
+from image_set import ImageSet
 from world import Object, World
 
 ROOT = Path(__file__).parents[1]
@@ -67,7 +67,7 @@ class Shop:
         second: The folder with the sources of version two.
     """
 
-    def __init__(self, world: World, images: Images, second: Path) -> None:
+    def __init__(self, world: World, images: ImageSet, second: Path) -> None:
         self.world, self._images, self._second = world, images, second
         self._client = Client(world.cluster, world.namespace, images.runtime)
 

@@ -37,7 +37,7 @@ def scene(cluster: Cluster, say: Say, tmp_path_factory: pytest.TempPathFactory) 
     if cluster.mode != "machine":  # where each sandbox runs it
         image = tmp_path_factory.mktemp("pod") / "pod.tar"
         archive.write(image, PAUSE_IMAGE, build.pod(say=say))
-        cluster.load({PAUSE_IMAGE: image})
+        cluster.load([image])
     suffix = secrets.token_hex(3)
     found = policies.enforced(cluster, PAUSE_IMAGE, f"probe-{suffix}")
     say(f"policies: {found}")

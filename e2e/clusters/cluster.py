@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from bed.control_plane import run_kubectl
-from image_set import Images
 
 Object = dict[str, Any]
 
@@ -40,8 +39,8 @@ class Cluster(ABC):
         self.kubeconfig, self.binaries, self.folder = kubeconfig, binaries, folder
 
     @abstractmethod
-    def load(self, images: Images) -> None:
-        """Make these images known to every node."""
+    def load(self, images: Sequence[Path | str]) -> None:
+        """Make images known to every node: archives, or references that the Docker engine has."""
 
     @abstractmethod
     def down(self) -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-from image_set import Images
 
 from clusters.cluster import Ability, Cluster
 
@@ -21,7 +19,7 @@ class Current(Cluster):
         installed = {name: Path(found) for name in ("kubectl", "helm") if (found := shutil.which(name))}
         super().__init__(kubeconfig, {**binaries, **installed}, folder)
 
-    def load(self, images: Images) -> None:
+    def load(self, images: Sequence[Path | str]) -> None:
         """Nothing: the cluster's nodes pull them, or have them."""
 
     def down(self) -> None:

@@ -6,9 +6,6 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from image_set import Images
-from images.plan import kind_load
-
 from clusters.cluster import Cluster
 
 Say = Callable[[str], None]
@@ -26,6 +23,11 @@ def delete(name: str, kubeconfig: Path) -> list[str]:
     return ["kind", "delete", "cluster", "--name", name, "--kubeconfig", str(kubeconfig)]
 
 
+def load(name: str, references: Sequence[str]) -> list[str]:
+    """From the Docker engine to the nodes; layers that images share go once."""
+    return ["kind", "load", "docker-image", "--name", name, *references]
+
+
 class Kind(Cluster):
     """A new one, called after the folder, which goes with the run."""
 
@@ -38,9 +40,9 @@ class Kind(Cluster):
         _run(create(name, kubeconfig), 600)
         super().__init__(kubeconfig, binaries, folder)
 
-    def load(self, images: Images) -> None:
+    def load(self, images: Sequence[Path | str]) -> None:
         self._say("kind: loading images")
-        _run(kind_load(images.plans, self._name), 900)
+        _run(load(self._name, [str(image) for image in images]), 900)
 
     def down(self) -> None:
         _run(delete(self._name, self.kubeconfig), 180)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from bed.build import helm, with_node
-from image_set import Images
 from machine.cluster import MachineCluster, Say
 
 from clusters.cluster import Cluster
@@ -23,9 +23,9 @@ class OnMachine(Cluster):
         binaries = {"kubectl": Path(with_node(say=say)["kubectl"]), "helm": helm(say=say)}
         super().__init__(self.machine.kubeconfig, binaries, folder)
 
-    def load(self, images: Images) -> None:
-        for archive in images.archives.values():
-            self.machine.load_image(archive)
+    def load(self, images: Sequence[Path | str]) -> None:
+        for archive in images:
+            self.machine.load_image(Path(archive))
 
     def down(self) -> None:
         self.machine.down()
