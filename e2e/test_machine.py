@@ -49,14 +49,18 @@ def what_there_is() -> dict[str, object]:
 
 
 def _daemons() -> Iterator[str]:
-    """Programs of a cluster that run, whoever started them; what ended is no matter, if only init waits for it."""
+    """Programs of a cluster that run, whoever started them; what ended is no matter, if only init waits for it.
+
+    What is about to end, as runc is for a moment once its container is gone, has no command line any more.
+    """
     for path in Path("/proc").glob("[0-9]*/comm"):
         try:
             name = path.read_text().strip()
+            begun = (path.parent / "cmdline").read_bytes()
         except OSError:
             continue
         pid = int(path.parent.name)
-        if name.startswith(DAEMONS) and record.started_at(pid) is not None:
+        if begun and name.startswith(DAEMONS) and record.started_at(pid) is not None:
             yield f"{pid} {name}"
 
 

@@ -76,23 +76,29 @@ def _has_kubelet(found: Record) -> bool:
 
 
 def _end(what: str, pids: Callable[[], Iterable[int]]) -> None:
-    """Kills until none is left: a shim or a container may have been on its way."""
+    """Kills until none is left: a shim or a container may have been on its way.
 
-    killed: set[int] = set()
+    Those that it killed count until they ended: one that is ending has no environment any more to be found by.
+    """
+
+    killed: dict[int, int | None] = {}
 
     def gone() -> bool:
         left = set(pids())
         for pid in left:
+            killed.setdefault(pid, record.started_at(pid))
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        killed.update(left)
         for pid in killed:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, os.WNOHANG)  # where it is this process's child
-        return not left
+        return not left and not ending()
+
+    def ending() -> list[int]:
+        return [pid for pid, since in killed.items() if since is not None and record.started_at(pid) == since]
 
     def evidence() -> str:
-        return "\n".join(f"{pid}: {_command(pid)}" for pid in pids())
+        return "\n".join(f"{pid}: {_command(pid)}" for pid in (*pids(), *ending()))
 
     wait_for(f"the end of {what}", gone, 30, evidence)
 
