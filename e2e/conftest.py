@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,7 +12,9 @@ import pytest
 from clusters.choice import MODES, NOTHING_POSSIBLE, Choice, choose, look
 from clusters.cluster import Cluster
 from clusters.opening import open_cluster
-from installation import Images, Installation, built_images, install, kuberay_of
+from image_set import ImageSet
+from installation import Installation, install, kuberay_of
+from resources import Shop, second_version
 from world import World
 
 Say = Callable[[str], None]
@@ -70,20 +71,25 @@ def say(request: pytest.FixtureRequest) -> Say:
 
 
 @pytest.fixture(scope="session")
-def images(say: Say, request: pytest.FixtureRequest) -> Images:
-    """Built where they are not there yet."""
-    return built_images(request.config.stash[CHOICE], say)
+def second_shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with the sources of the shop's second version."""
+    return second_version(tmp_path_factory.mktemp("sources") / "two")
+
+
+@pytest.fixture(scope="module")
+def shop(world: World, images: ImageSet, second_shop: Path) -> Shop:
+    """The shop in its first version, Ready."""
+    shop = Shop(world, images, second_shop)
+    world.apply(shop.compiled("one"))
+    world.wait_settled("shop")
+    return shop
 
 
 @pytest.fixture(scope="session")
-def cluster(images: Images, say: Say, request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    """The cluster, with the images in it."""
+def cluster(say: Say, request: pytest.FixtureRequest) -> Iterator[Cluster]:
     folder = Path(tempfile.mkdtemp(prefix="svp-e2e-", dir="/tmp"))  # short: the paths of Unix sockets are
     cluster = open_cluster(request.config.stash[CHOICE], folder / "c", say)
     try:
-        begun = time.monotonic()
-        cluster.load(images.archives)
-        say(f"e2e: images loaded in {time.monotonic() - begun:.0f} s")
         yield cluster
     finally:
         if request.config.getoption("--keep"):
@@ -97,6 +103,14 @@ def cluster(images: Images, say: Say, request: pytest.FixtureRequest) -> Iterato
 
 
 @pytest.fixture(scope="session")
+def images(cluster: Cluster, second_shop: Path, say: Say) -> ImageSet:
+    """Built and loaded when they are asked for; what every test needs, at once."""
+    images = ImageSet(cluster, second_shop, say)
+    images.bring("operator", "runtime", "diamond")
+    return images
+
+
+@pytest.fixture(scope="session")
 def kuberay(cluster: Cluster, say: Say) -> Iterator[str]:
     """What makes pods of RayClusters in this cluster."""
     with kuberay_of(cluster, say) as kuberay:
@@ -104,7 +118,7 @@ def kuberay(cluster: Cluster, say: Say) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def installation(cluster: Cluster, kuberay: str, images: Images, say: Say) -> Iterator[Installation]:
+def installation(cluster: Cluster, kuberay: str, images: ImageSet, say: Say) -> Iterator[Installation]:
     """The chart, installed from the built image; the one that is there on a cluster of the user's."""
     with install(cluster, images, say) as installation:
         yield installation

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import kuberay_process
 from bed.processes import wait_for
 from clusters.cluster import Cluster
 from clusters.on_machine import OnMachine
+from image_set import ImageSet
 from kuberay_process import StandInProcess
 
 Say = Callable[[str], None]
@@ -22,26 +22,6 @@ RELEASE = "servepipe"
 KUBERAY_REPOSITORY = "https://ray-project.github.io/kuberay-helm/"
 KUBERAY_CHART = ("install", "kuberay-operator", "kuberay-operator", "--version=1.7.0", f"--repo={KUBERAY_REPOSITORY}")
 RAYCLUSTERS = "rayclusters.ray.io"
-
-
-@dataclass(frozen=True)
-class Images:
-    """Names, with tags.
-
-    Attributes:
-        operator, runtime: Of the Dockerfile.
-        diamond, triage: The examples, on top of the runtime.
-        shop, shop_two: Both versions of the pipeline that tests disturb; see `pipelines.Shop`.
-        archives: By name, for clusters that cannot pull them.
-    """
-
-    operator: str
-    runtime: str
-    diamond: str
-    triage: str
-    shop: str
-    shop_two: str
-    archives: Mapping[str, Path]
 
 
 class Installation:
@@ -71,7 +51,7 @@ class Installation:
         return pod
 
 
-def values(images: Images) -> list[str]:
+def values(images: ImageSet) -> list[str]:
     """What `helm` is told of the built images."""
     repository, _, tag = images.operator.rpartition(":")
     told = {"image.repository": repository, "image.tag": tag, "settings.runtimeImage": images.runtime}
@@ -105,7 +85,7 @@ def kuberay_of(cluster: Cluster, say: Say) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def install(cluster: Cluster, images: Images, say: Say) -> Iterator[Installation]:
+def install(cluster: Cluster, images: ImageSet, say: Say) -> Iterator[Installation]:
     if cluster.mode == "current":
         yield Installation(cluster, "", "")
         return
@@ -126,23 +106,3 @@ def install(cluster: Cluster, images: Images, say: Say) -> Iterator[Installation
         raise AssertionError(f"{error}\n{pods[-5000:]}\n{logs[-3000:]}") from None
     say(f"e2e: the chart is installed after {time.monotonic() - begun:.0f} s")
     yield Installation(cluster, NAMESPACE, RELEASE)
-
-
-def built_images(choice: object, say: Say) -> Images:
-    folder = Path("/tmp/images")
-    names = {
-        "operator": "docker.io/servepipe/operator:0.1.0.dev0",
-        "runtime": "docker.io/servepipe/runtime:0.1.0.dev0-ray2.60.0",
-        "diamond": "docker.io/servepipe/example-diamond:0.1.0.dev0",
-        "shop": "docker.io/servepipe/e2e-shop:1",
-        "shop-two": "docker.io/servepipe/e2e-shop-two:1",
-    }
-    return Images(
-        names["operator"],
-        names["runtime"],
-        names["diamond"],
-        "",
-        names["shop"],
-        names["shop-two"],
-        {name: folder / f"{key}.tar" for key, name in names.items()},
-    )

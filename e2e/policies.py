@@ -63,6 +63,8 @@ def listener(image: str, where: str, name: str, labels: Mapping[str, str], ports
 
 def apply(cluster: Cluster, objects: Iterable[Json]) -> None:
     items = list(objects)
+    if not items:
+        return
     cluster.kubectl("apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": items}))
 
 

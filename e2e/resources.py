@@ -12,7 +12,7 @@ from typing import Any, Literal
 import yaml
 from callers import Callers
 from client import Answer, Client
-from installation import Images
+from image_set import ImageSet
 from world import Object, World
 
 ROOT = Path(__file__).parents[1]
@@ -64,11 +64,11 @@ class Shop:
     with another graph of the same models.
 
     Args:
-        folder: For the sources of version two.
+        second: The folder with the sources of version two.
     """
 
-    def __init__(self, world: World, images: Images, folder: Path) -> None:
-        self.world, self._images, self._second = world, images, second_version(folder / "two")
+    def __init__(self, world: World, images: ImageSet, second: Path) -> None:
+        self.world, self._images, self._second = world, images, second
         self._client = Client(world.cluster, world.namespace, images.runtime)
 
     def image(self, version: Version) -> str:

@@ -7,27 +7,18 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from installation import Images, Installation
+from installation import Installation
 from resources import SMALL_POD, Shop
-from world import World
 
 Say = Callable[[str], None]
 #: Nodes of the shop that run as applications of their own.
 NODES = frozenset({"tagger", "ranker", "rare", "risky"})
 ORDER = {"kind": "plain"}
-
-
-@pytest.fixture(scope="module")
-def shop(world: World, images: Images, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
-    shop = Shop(world, images, tmp_path_factory.mktemp("shop"))
-    world.apply(shop.compiled("one"))
-    world.wait_settled("shop")
-    yield shop
 
 
 @dataclass(frozen=True)

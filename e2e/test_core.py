@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from callers import Callers
 from clusters.cluster import Ability, Cluster
-from installation import Images, Installation
+from image_set import ImageSet
+from installation import Installation
 from resources import compiled
 from world import World, condition
 
@@ -20,7 +21,7 @@ Say = Callable[[str], None]
 
 
 @pytest.fixture(scope="module")
-def diamond(world: World, images: Images) -> Iterator[str]:
+def diamond(world: World, images: ImageSet) -> Iterator[str]:
     """REP-001's diamond, by plain `kubectl apply`; Ready."""
     world.apply(compiled("examples/diamond/diamond.py", images.diamond))
     world.wait_settled("diamond")
@@ -32,7 +33,7 @@ def test_the_installed_chart_passes_its_own_test(cluster: Cluster, installation:
     cluster.helm("test", installation.release, "--namespace", installation.namespace, "--timeout", "3m")
 
 
-def test_the_diamond_answers_through_its_service(world: World, diamond: str, images: Images, say: Say) -> None:
+def test_the_diamond_answers_through_its_service(world: World, diamond: str, images: ImageSet, say: Say) -> None:
     with Callers(
         world.cluster, world.namespace, images.runtime, url=f"http://{diamond}:8000/", body=[1, 2, 3], answers=[8]
     ) as callers:
@@ -41,7 +42,26 @@ def test_the_diamond_answers_through_its_service(world: World, diamond: str, ima
     assert seen.failures == []
 
 
-def test_one_model_is_upgraded_under_load(world: World, diamond: str, images: Images, say: Say) -> None:
+def test_people_read_it(world: World, diamond: str) -> None:
+    """With kubectl, and with its plug-in, which reaches the head and the ingress by port-forward."""
+    heading, line = world.kubectl("get", "svp").splitlines()
+    columns = dict(zip(heading.split(), line.split(), strict=False))
+    assert {key: columns[key] for key in ("NAME", "AVAILABLE", "READY", "NODES")} == {
+        "NAME": "diamond",
+        "AVAILABLE": "True",
+        "READY": "True",
+        "NODES": "3/3",
+    }
+    plugin, where = world.cluster.plugin, ("-n", world.namespace)
+    status = plugin("status", diamond, *where)
+    assert all(word in status for word in ("m1", "m2", "ensemble", "Available")), status
+    assert plugin("call", "[1, 2, 3]", *where).strip() == "8"
+    lines = plugin("logs", "m1", *where, "--tail=5").splitlines()
+    replicas = {line.partition(" | ")[0] for line in lines}
+    assert len(replicas) == 3, lines  # each line begins with its replica
+
+
+def test_one_model_is_upgraded_under_load(world: World, diamond: str, images: ImageSet, say: Say) -> None:
     before = world.replicas(diamond)
     with Callers(
         world.cluster, world.namespace, images.runtime, url=f"http://{diamond}:8000/", body=[1, 2, 3], answers=[8, 10]
@@ -60,7 +80,7 @@ def test_one_model_is_upgraded_under_load(world: World, diamond: str, images: Im
     }
 
 
-def test_a_killed_head_comes_back(world: World, diamond: str, images: Images, say: Say) -> None:
+def test_a_killed_head_comes_back(world: World, diamond: str, images: ImageSet, say: Say) -> None:
     """Without GCS fault tolerance its workers end with it: callers notice, and it mends itself."""
     old = world.head(diamond)["metadata"]
     reasons: set[str] = set()

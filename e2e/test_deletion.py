@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from installation import Images
+from image_set import ImageSet
 from resources import compiled
 from world import World
 
@@ -13,7 +13,7 @@ Say = Callable[[str], None]
 CYCLES = 20
 
 
-def test_twenty_cycles_leave_nothing(world: World, images: Images, say: Say) -> None:
+def test_twenty_cycles_leave_nothing(world: World, images: ImageSet, say: Say) -> None:
     """Half of them are deleted when they serve, half in the middle of their start, and made again at once."""
     manifest = compiled("examples/diamond/diamond.py", images.diamond)
     before = world.left()

@@ -17,21 +17,12 @@ import pytest
 from callers import Seen
 from clusters.cluster import Ability
 from clusters.on_machine import OnMachine
-from installation import Images
 from resources import SMALL_POD, Shop
 from world import Object, World, condition
 
 Say = Callable[[str], None]
 ORDER = {"kind": "plain"}
 ANSWERS = [["tag one", 0, None]]
-
-
-@pytest.fixture(scope="module")
-def shop(world: World, images: Images, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
-    shop = Shop(world, images, tmp_path_factory.mktemp("shop"))
-    world.apply(shop.compiled("one"))
-    world.wait_settled("shop")
-    yield shop
 
 
 @dataclass

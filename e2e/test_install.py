@@ -10,7 +10,8 @@ from callers import Callers
 from chart import CHART
 from chart_older import NAME, older
 from clusters.cluster import Ability, Cluster
-from installation import Images, Installation, values
+from image_set import ImageSet
+from installation import Installation, values
 from resources import compiled
 from world import Object, World
 
@@ -21,7 +22,7 @@ Say = Callable[[str], None]
 class Helm:
     """One release in the operator's namespace."""
 
-    def __init__(self, cluster: Cluster, installation: Installation, images: Images) -> None:
+    def __init__(self, cluster: Cluster, installation: Installation, images: ImageSet) -> None:
         self._cluster, self._images = cluster, images
         self.release, self.namespace = installation.release, installation.namespace
 
@@ -43,7 +44,7 @@ class Helm:
 
 
 @pytest.fixture(scope="module")
-def helm(cluster: Cluster, installation: Installation, images: Images) -> Iterator[Helm]:
+def helm(cluster: Cluster, installation: Installation, images: ImageSet) -> Iterator[Helm]:
     """At the end the release is as it was."""
     helm = Helm(cluster, installation, images)
     yield helm
@@ -51,7 +52,9 @@ def helm(cluster: Cluster, installation: Installation, images: Images) -> Iterat
 
 
 @pytest.fixture(scope="module")
-def diamond(helm: Helm, cluster: Cluster, images: Images, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def diamond(
+    helm: Helm, cluster: Cluster, images: ImageSet, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[World]:
     """The diamond, run by an older version of the chart, whose CRD has no `spec.paused`."""
     helm.uninstall()
     cluster.kubectl("delete", "crd", NAME, "--timeout=60s", timeout=70)
@@ -63,7 +66,7 @@ def diamond(helm: Helm, cluster: Cluster, images: Images, tmp_path_factory: pyte
 
 
 @pytest.fixture
-def unnoticed(diamond: World, images: Images, say: Say, request: pytest.FixtureRequest) -> Iterator[None]:
+def unnoticed(diamond: World, images: ImageSet, say: Say, request: pytest.FixtureRequest) -> Iterator[None]:
     """While the test goes on no request fails, no pod and no replica changes, and Serve is told nothing."""
 
     def state() -> object:
@@ -99,7 +102,7 @@ def test_an_upgrade_brings_the_new_crd(diamond: World, helm: Helm) -> None:
 
 
 @pytest.mark.usefixtures("unnoticed")
-def test_changed_defaults_restart_nothing(diamond: World, helm: Helm, images: Images) -> None:
+def test_changed_defaults_restart_nothing(diamond: World, helm: Helm, images: ImageSet) -> None:
     helm.do(
         "upgrade",
         CHART,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
@@ -38,8 +39,8 @@ class Cluster(ABC):
         self.kubeconfig, self.binaries, self.folder = kubeconfig, binaries, folder
 
     @abstractmethod
-    def load(self, images: Mapping[str, Path]) -> None:
-        """Make these images (archives by name) known to every node."""
+    def load(self, images: Sequence[Path | str]) -> None:
+        """Make images known to every node: archives, or references that the Docker engine has."""
 
     @abstractmethod
     def down(self) -> None:
@@ -64,6 +65,11 @@ class Cluster(ABC):
 
     def apply(self, *objects: Object) -> None:
         self.kubectl("apply", "-f", "-", stdin="\n---\n".join(json.dumps(one) for one in objects))
+
+    def plugin(self, *arguments: str, timeout: float = 60.0) -> str:
+        """What `kubectl servepipe` says, run as people do: kubectl finds it on PATH."""
+        path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+        return self.run([str(self.binaries["kubectl"]), "servepipe", *arguments], timeout, {"PATH": path})
 
     def helm(self, *arguments: str, timeout: float = 300.0) -> str:
         """Helm's output. Raises AssertionError with it."""

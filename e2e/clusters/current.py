@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from clusters.cluster import Ability, Cluster
@@ -19,7 +19,7 @@ class Current(Cluster):
         installed = {name: Path(found) for name in ("kubectl", "helm") if (found := shutil.which(name))}
         super().__init__(kubeconfig, {**binaries, **installed}, folder)
 
-    def load(self, images: Mapping[str, Path]) -> None:
+    def load(self, images: Sequence[Path | str]) -> None:
         """Nothing: the cluster's nodes pull them, or have them."""
 
     def down(self) -> None:

@@ -23,8 +23,9 @@ def delete(name: str, kubeconfig: Path) -> list[str]:
     return ["kind", "delete", "cluster", "--name", name, "--kubeconfig", str(kubeconfig)]
 
 
-def load(name: str, archive: Path) -> list[str]:
-    return ["kind", "load", "image-archive", str(archive), "--name", name]
+def load(name: str, references: Sequence[str]) -> list[str]:
+    """From the Docker engine to the nodes; layers that images share go once."""
+    return ["kind", "load", "docker-image", "--name", name, *references]
 
 
 class Kind(Cluster):
@@ -39,10 +40,9 @@ class Kind(Cluster):
         _run(create(name, kubeconfig), 600)
         super().__init__(kubeconfig, binaries, folder)
 
-    def load(self, images: Mapping[str, Path]) -> None:
-        for image, archive in images.items():
-            self._say(f"kind: loading {image}")
-            _run(load(self._name, archive), 600)
+    def load(self, images: Sequence[Path | str]) -> None:
+        self._say("kind: loading images")
+        _run(load(self._name, [str(image) for image in images]), 900)
 
     def down(self) -> None:
         _run(delete(self._name, self.kubeconfig), 180)

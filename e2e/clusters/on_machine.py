@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 
 from bed.build import helm, with_node
@@ -20,12 +20,12 @@ class OnMachine(Cluster):
 
     def __init__(self, folder: Path, say: Say) -> None:
         self.machine = MachineCluster.up(folder, say)
-        binaries = {"kubectl": with_node(say=say)["kubectl"], "helm": helm(say=say)}
+        binaries = {"kubectl": Path(with_node(say=say)["kubectl"]), "helm": helm(say=say)}
         super().__init__(self.machine.kubeconfig, binaries, folder)
 
-    def load(self, images: Mapping[str, Path]) -> None:
-        for archive in images.values():
-            self.machine.load_image(archive)
+    def load(self, images: Sequence[Path | str]) -> None:
+        for archive in images:
+            self.machine.load_image(Path(archive))
 
     def down(self) -> None:
         self.machine.down()

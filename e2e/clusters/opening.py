@@ -33,4 +33,4 @@ def open_cluster(choice: Choice, folder: Path, say: Say) -> Cluster:
 
 
 def _clients(say: Say) -> Mapping[str, Path]:
-    return {"kubectl": binaries(say=say)["kubectl"], "helm": helm(say=say)}
+    return {"kubectl": Path(binaries(say=say)["kubectl"]), "helm": helm(say=say)}

@@ -4,7 +4,7 @@
     python e2e/machine kubectl get nodes
     python e2e/machine down
 
-etcd, API server, controller-manager, scheduler, containerd, kubelet, kube-proxy and CoreDNS run as processes of the
-machine; a bridge is the network of its pods. Everything lies in one folder, and `down` takes away all that does not.
-Tests use `machine.cluster.MachineCluster`.
+etcd, API server, controller-manager, scheduler, containerd, kubelet, kube-proxy, CoreDNS and an agent that enforces
+NetworkPolicies run as processes of the machine; a bridge is the network of its pods. Everything lies in one folder, and
+`down` takes away all that does not. Tests use `machine.cluster.MachineCluster`.
 """

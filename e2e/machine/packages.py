@@ -22,7 +22,11 @@ NEEDED: Mapping[str, str] = {
 }
 #: Who wants NetworkPolicies enforced installs these too.
 FOR_POLICIES: Mapping[str, str] = {"ipset": "ipset"}
-FOR_IMAGES: Mapping[str, str] = {"buildah": "buildah", "debootstrap": "debootstrap"}
+FOR_IMAGES: Mapping[str, str] = {
+    "buildah": "buildah",
+    "debootstrap": "debootstrap",
+    "debian-archive-keyring": "/usr/share/keyrings/debian-archive-keyring.gpg",
+}
 
 
 def missing(needed: Mapping[str, str]) -> list[str]:

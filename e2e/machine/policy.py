@@ -66,7 +66,7 @@ def remove_sets() -> None:
 
 def sets() -> list[str]:
     """The agent's sets that are there now."""
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError, RuntimeError):  # without the program, or without sets in the kernel
         return our_sets(host.run("ipset", "list", "-name"))
     return []
 

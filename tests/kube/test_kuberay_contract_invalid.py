@@ -19,6 +19,7 @@ def head(**fields: Any) -> Object:
     return {"rayStartParams": {}, "template": template(), **fields}
 
 
+REDIS = {"redisAddress": "redis:6379"}
 V2_ENV = [{"name": "RAY_enable_autoscaler_v2", "value": "1"}]
 ROWS: dict[str, tuple[Object, str, str]] = {
     "a name of 54 characters": (raycluster("c" * 54), METADATA, "no more than 53 characters"),
@@ -52,6 +53,30 @@ ROWS: dict[str, tuple[Object, str, str]] = {
         raycluster("c", group("g", idleTimeoutSeconds=5)),
         SPEC,
         "idleTimeoutSeconds",
+    ),
+    "fault tolerance told twice": (
+        raycluster("c", gcsFaultToleranceOptions=REDIS, metadata={"annotations": {"ray.io/ft-enabled": "true"}}),
+        SPEC,
+        "are both set",
+    ),
+    "Redis' password as a parameter of ray start": (
+        raycluster("c", gcsFaultToleranceOptions=REDIS, headGroupSpec=head(rayStartParams={"redis-password": "p"})),
+        SPEC,
+        "redis-password",
+    ),
+    "Redis' address in the environment too": (
+        raycluster(
+            "c",
+            gcsFaultToleranceOptions=REDIS,
+            headGroupSpec=head(template=template(env=[{"name": "RAY_REDIS_ADDRESS", "value": "r:1"}])),
+        ),
+        SPEC,
+        "RAY_REDIS_ADDRESS",
+    ),
+    "fault tolerance without Redis": (
+        raycluster("c", gcsFaultToleranceOptions={"backend": "rocksdb"}),
+        SPEC,
+        "GCSFaultToleranceEmbeddedStorage",
     ),
     "a minimum above the maximum": (
         raycluster("c", group("g", minReplicas=3, maxReplicas=2)),

@@ -10,6 +10,12 @@ import shlex
 import pytest
 from kuberay.samples import autoscaled, group, raycluster, template
 from kuberay_contract import Object, World
+from small_specs import make_spec
+
+from servepipe_operator.engine.pools import Wanted, assign
+from servepipe_operator.engine.wishes import ingress_wish, node_wish
+from servepipe_operator.objects.names import Owner
+from servepipe_operator.objects.raycluster import raycluster as raycluster_of
 
 SHELL = ["/bin/bash", "-c", "--"]
 OPEN_FILES = "ulimit -n ${RAY_START_ULIMIT_OPEN_FILES:-65536}; "
@@ -299,6 +305,30 @@ def test_an_older_ray_is_asked_by_commands(world: World) -> None:
     for pod, parts in ((world.head("c"), ("52365", "8265")), (worker(world), ("52365",))):
         asked = str(ray(pod)["readinessProbe"]["exec"]["command"])
         assert [part for part in ("52365", "8265", "8000") if f":{part}/" in asked] == list(parts)
+
+
+# -- what the operator writes
+
+
+def test_a_restricted_namespace_takes_all_pods_of_the_operator_s_raycluster(world: World) -> None:
+    enforced = {"pod-security.kubernetes.io/enforce": "restricted"}
+    world.api.merge(f"/api/v1/namespaces/{world.namespace}", {"metadata": {"labels": enforced}})
+    spec = make_spec()
+    wanted = [
+        Wanted("ingress", ingress_wish({"image": spec.image}, spec), low=1),
+        Wanted("m1--a", node_wish("m1", {"image": spec.image}, spec, spec.image), low=1),
+    ]
+    owner = Owner("diamond", world.namespace, "no-uid", "main")
+    body = raycluster_of(owner, "c", spec, "2.60.0", "runtime:1", "token", assign(wanted, []).slots, False)
+    del body["metadata"]["ownerReferences"]
+    world.given(body)
+    (_, sidecar) = world.head("c")["spec"]["containers"]
+    (waiting,) = world.pods("c", "default-a")[0]["spec"]["initContainers"]
+    for container in (sidecar, waiting):
+        assert container["securityContext"]["allowPrivilegeEscalation"] is False
+    # Its own probe is not replaced.
+    (ingress,) = world.pods("c", "ingress-a")
+    assert ray(ingress)["readinessProbe"]["httpGet"]["path"] == "/-/healthz"
 
 
 # -- GCS fault tolerance

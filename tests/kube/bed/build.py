@@ -125,6 +125,11 @@ def promcheck(environ: Mapping[str, str] = os.environ, say: Say = lambda line: p
     return _alone("promcheck", environ, say)
 
 
+def pod(environ: Mapping[str, str] = os.environ, say: Say = lambda line: print(line, file=sys.stderr)) -> Path:
+    """A program to run in pods. Raises BuildError."""
+    return _alone("pod", environ, say)
+
+
 def with_node(
     environ: Mapping[str, str] = os.environ, say: Say = lambda line: print(line, file=sys.stderr)
 ) -> Binaries:
@@ -158,7 +163,7 @@ def _all(
     """Where the commands are: those of `given` there, the others in `folder`, in which they are built if missing."""
     paths = {name: (given or {}).get(name, folder / name) for name in commands}
     if any(not path.exists() for path in paths.values()):
-        with _lock(folder.parent, say):
+        with locked(folder.parent, say):
             for name, path in paths.items():
                 if not path.exists():
                     _build(name, commands[name], path, environ, say)
@@ -281,13 +286,14 @@ def _new_enough(go: str, environ: Mapping[str, str]) -> bool:
 
 
 @contextlib.contextmanager
-def _lock(folder: Path, say: Say) -> Iterator[None]:
+def locked(folder: Path, say: Say, who: str = "kube") -> Iterator[None]:
+    """No other run builds into the folder meanwhile; `who` says so where one does."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "build.lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say(f"kube: another run builds into {folder}; waiting for it")
+            say(f"{who}: another run builds into {folder}; waiting for it")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

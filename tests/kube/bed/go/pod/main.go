@@ -19,7 +19,11 @@ import (
 	"time"
 )
 
-const patience = 5 * time.Second
+const (
+	patience = 5 * time.Second
+	// Of `try`: one that is dropped is not answered, and the first packet is sent again after a second.
+	short = 2 * time.Second
+)
 
 func main() {
 	switch arguments := os.Args[1:]; {
@@ -113,7 +117,7 @@ func try(addresses []string) {
 	for i, address := range addresses {
 		said[i] = make(chan string, 1)
 		go func() {
-			connection, err := net.DialTimeout("tcp", address, patience)
+			connection, err := net.DialTimeout("tcp", address, short)
 			if err != nil {
 				said[i] <- err.Error()
 				return
