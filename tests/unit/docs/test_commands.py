@@ -8,6 +8,7 @@ import json
 import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -191,3 +192,15 @@ def _unknown(value: Any, schema: Mapping[str, Any], path: str) -> Iterator[str]:
     elif isinstance(value, list) and "items" in schema:
         for item in value:
             yield from _unknown(item, schema["items"], f"{path}[]")
+
+
+def test_the_first_pipeline_is_what_compile_writes(tmp_path: Path) -> None:
+    page = ROOT / "docs" / "first-pipeline.md"
+    [overlay] = [
+        command.text for block in blocks(page) for command in block.commands if command.text.startswith("cat > small")
+    ]
+    small = tmp_path / "small.yaml"
+    small.write_text("\n".join(overlay.splitlines()[1:-1]), encoding="utf-8")
+    command = [sys.executable, "-m", "servepipe", "compile", "examples/diamond/diamond.py", "-f", str(small)]
+    compiled = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+    assert compiled.stdout == fences(page, "yaml")[0]
