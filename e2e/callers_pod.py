@@ -5,7 +5,8 @@
 Each client keeps its connection and sends at a steady pace, whatever became of the request before. A connection that
 was idle may be gone when it is used again; like every HTTP client these then send once more on a new one, and only if
 not a byte of an answer has come; ``reopened`` counts that. On standard output there is one JSON object per line: each
-second the counts so far, and before them every request that failed. SIGTERM ends it with the last counts.
+second the counts so far, and before them every request that failed; what was before the first right answer does not
+count. SIGTERM ends it with the last counts.
 """
 
 from __future__ import annotations
@@ -58,6 +59,9 @@ class Callers:
         self.counts = Counts()
 
     def run(self) -> None:
+        """Until SIGTERM. Begins with the first right answer: a network may need a moment until it knows a new pod."""
+        while not self._stop.is_set() and self._first():
+            self._stop.wait(0.2)
         threads = [threading.Thread(target=self._client, args=(number,)) for number in range(self._clients)]
         for thread in threads:
             thread.start()
@@ -69,6 +73,15 @@ class Callers:
 
     def stop(self, *_: int | FrameType | None) -> None:
         self._stop.set()
+
+    def _first(self) -> str:
+        try:
+            connection, wrong = self._ask(None)
+        except (OSError, http.client.HTTPException) as error:
+            return repr(error)
+        if connection is not None:
+            connection.close()
+        return wrong
 
     def _tell(self, **more: Any) -> None:
         while not self._lines.empty():
