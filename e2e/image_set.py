@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from images import pip_settings
 from images.build import build
-from images.plan import Image, docker_build, on_runtime, project_images
+from images.plan import REGISTRY, on_runtime, project_images, project_version
 
 if TYPE_CHECKING:
     from clusters.cluster import Cluster
@@ -32,9 +29,9 @@ class ImageSet:
     def __init__(self, cluster: Cluster, second_shop: Path, say: Say) -> None:
         self._cluster, self._say = cluster, say
         self._plans = project_images()
-        version = self._plans["operator"].reference.rpartition(":")[2]
         for name, folder in (("shop", HERE / "shop"), ("shop_two", second_shop)):
-            self._plans[name] = on_runtime(name, folder, self._plans["runtime"], version)
+            reference = f"{REGISTRY}/e2e-{name.replace('_', '-')}:{project_version()}"
+            self._plans[name] = on_runtime(name, reference, folder, self._plans["runtime"])
         self._there: set[str] = set()
 
     def bring(self, *names: str) -> None:
@@ -47,19 +44,13 @@ class ImageSet:
         if not plans:
             return
         begun = time.monotonic()
-        if self._cluster.mode == "machine":
-            built = build(plans, say=self._say)
+        if self._cluster.mode != "current":
+            built = build(plans, "docker" if self._cluster.mode == "kind" else "buildah", say=self._say)
             done = time.monotonic()
             self._cluster.load([one.archive for one in built.values()])
-        elif self._cluster.mode == "kind":
-            _docker(plans)
-            done = time.monotonic()
-            self._cluster.load([plan.reference for plan in plans])
-        else:
-            done = begun
+            told = f"built in {done - begun:.0f} s, loaded in {time.monotonic() - done:.0f} s"
+            self._say(f"e2e: images {', '.join(built)}: {told}")
         self._there.update(names)
-        told = f"built in {done - begun:.0f} s, loaded in {time.monotonic() - done:.0f} s"
-        self._say(f"e2e: images {', '.join(plan.name for plan in plans)}: {told}")
 
     @property
     def operator(self) -> str:
@@ -89,9 +80,3 @@ class ImageSet:
     def _reference(self, name: str) -> str:
         self.bring(name)
         return self._plans[name].reference
-
-
-def _docker(plans: Sequence[Image]) -> None:
-    with pip_settings.secrets(os.environ) as secrets:
-        for plan in plans:
-            subprocess.run(docker_build(plan, secrets), check=True)

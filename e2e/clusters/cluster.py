@@ -39,8 +39,8 @@ class Cluster(ABC):
         self.kubeconfig, self.binaries, self.folder = kubeconfig, binaries, folder
 
     @abstractmethod
-    def load(self, images: Sequence[Path | str]) -> None:
-        """Make images known to every node: archives, or references that the Docker engine has."""
+    def load(self, archives: Sequence[Path]) -> None:
+        """Make the images of these archives known to every node."""
 
     @abstractmethod
     def down(self) -> None:

@@ -19,7 +19,7 @@ class Current(Cluster):
         installed = {name: Path(found) for name in ("kubectl", "helm") if (found := shutil.which(name))}
         super().__init__(kubeconfig, {**binaries, **installed}, folder)
 
-    def load(self, images: Sequence[Path | str]) -> None:
+    def load(self, archives: Sequence[Path]) -> None:
         """Nothing: the cluster's nodes pull them, or have them."""
 
     def down(self) -> None:

@@ -23,9 +23,8 @@ def delete(name: str, kubeconfig: Path) -> list[str]:
     return ["kind", "delete", "cluster", "--name", name, "--kubeconfig", str(kubeconfig)]
 
 
-def load(name: str, references: Sequence[str]) -> list[str]:
-    """From the Docker engine to the nodes; layers that images share go once."""
-    return ["kind", "load", "docker-image", "--name", name, *references]
+def load(name: str, archive: Path) -> list[str]:
+    return ["kind", "load", "image-archive", str(archive), "--name", name]
 
 
 class Kind(Cluster):
@@ -40,9 +39,10 @@ class Kind(Cluster):
         _run(create(name, kubeconfig), 600)
         super().__init__(kubeconfig, binaries, folder)
 
-    def load(self, images: Sequence[Path | str]) -> None:
-        self._say("kind: loading images")
-        _run(load(self._name, [str(image) for image in images]), 900)
+    def load(self, archives: Sequence[Path]) -> None:
+        for archive in archives:
+            self._say(f"kind: loading {archive.stem}")
+            _run(load(self._name, archive), 600)
 
     def down(self) -> None:
         _run(delete(self._name, self.kubeconfig), 180)

@@ -23,9 +23,9 @@ class OnMachine(Cluster):
         binaries = {"kubectl": Path(with_node(say=say)["kubectl"]), "helm": helm(say=say)}
         super().__init__(self.machine.kubeconfig, binaries, folder)
 
-    def load(self, images: Sequence[Path | str]) -> None:
-        for archive in images:
-            self.machine.load_image(Path(archive))
+    def load(self, archives: Sequence[Path]) -> None:
+        for archive in archives:
+            self.machine.load_image(archive)
 
     def down(self) -> None:
         self.machine.down()
