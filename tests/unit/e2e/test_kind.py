@@ -1,0 +1,39 @@
+"""What a run does with kind: a cluster of its own, images from archives, and nothing left."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from clusters.kind import Kind, KindError
+
+
+@pytest.fixture
+def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A kind that notes how it was called, and fails when asked to load what is called broken."""
+    log, program = tmp_path / "calls", tmp_path / "bin" / "kind"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\necho "$@" >> {log}\ncase "$*" in *broken*) echo "no such file" >&2; exit 1;; esac\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
+    return log
+
+
+def test_from_creation_to_the_end(calls: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    cluster = Kind("servepipe-1", {}, tmp_path, said.append)
+    cluster.load([tmp_path / "operator.tar", tmp_path / "runtime.tar"])
+    cluster.down()
+    assert calls.read_text().splitlines() == [
+        f"create cluster --name servepipe-1 --kubeconfig {tmp_path}/kubeconfig --wait 180s",
+        f"load image-archive {tmp_path}/operator.tar --name servepipe-1",
+        f"load image-archive {tmp_path}/runtime.tar --name servepipe-1",
+        f"delete cluster --name servepipe-1 --kubeconfig {tmp_path}/kubeconfig",
+    ]
+    assert said == ["kind: creating cluster servepipe-1", "kind: loading operator", "kind: loading runtime"]
+
+
+def test_what_kind_says_is_told(calls: Path, tmp_path: Path) -> None:
+    cluster = Kind("servepipe-1", {}, tmp_path, lambda _: None)
+    with pytest.raises(KindError, match=r"load image-archive .*broken.tar .* ended with 1:\nno such file"):
+        cluster.load([tmp_path / "broken.tar"])
