@@ -114,3 +114,49 @@ def test_a_change_costs_no_caller_anything(
             assert old < new or new < old, node
         else:
             assert old == new, node
+
+
+def test_autoscaling_follows_the_load(shop: Shop, say: Say) -> None:
+    world = shop.world
+    quick = {"minReplicas": 1, "maxReplicas": 3, "targetOngoingRequests": 2}
+    before = world.replicas("shop")
+    with shop.callers(ORDER) as callers:
+        world.patch(
+            "shop",
+            {"nodes": {"ranker": {"autoscaling": {**quick, "upscaleDelaySeconds": 2, "downscaleDelaySeconds": 10}}}},
+        )
+        world.wait_settled("shop")
+        with shop.callers({"kind": "plain", "seconds": 1}, clients=12, rate=12, name="busy") as busy:
+            begun = time.monotonic()
+            world.wait("three replicas of the ranker", lambda: len(world.replicas("shop")["ranker"]) == 3)
+            up = time.monotonic() - begun
+            busy_seen = busy.wait_for_more(50)
+        begun = time.monotonic()
+        world.wait("one replica of the ranker again", lambda: len(world.replicas("shop")["ranker"]) == 1)
+        down = time.monotonic() - begun
+        seen = callers.wait_for_more(80)
+        world.patch("shop", {"nodes": {"ranker": {"autoscaling": None}}})
+        world.wait_settled("shop")
+    say(f"e2e: autoscaling: three replicas after {up:.0f} s of load ({busy_seen}), one {down:.0f} s after it; {seen}")
+    assert seen.failures == []
+    assert busy_seen.failures == []
+    assert {**world.replicas("shop"), "ranker": set()} == {**before, "ranker": set()}
+
+
+def test_to_zero_and_back(shop: Shop, say: Say) -> None:
+    """A node that nobody calls frees its replica; the first call after that waits for a new one, and is answered."""
+    world = shop.world
+    with shop.callers(ORDER) as callers:
+        scaling = {"minReplicas": 0, "maxReplicas": 1, "upscaleDelaySeconds": 0, "downscaleDelaySeconds": 5}
+        world.patch("shop", {"nodes": {"rare": {"autoscaling": scaling}}})
+        world.wait("no replica of the rare one", lambda: not world.replicas("shop").get("rare"))
+        world.wait_settled("shop")
+        begun = time.monotonic()
+        answer = shop.ask({"kind": "rare"})
+        took = time.monotonic() - begun
+        world.patch("shop", {"nodes": {"rare": {"autoscaling": None}}})
+        world.wait_settled("shop")
+        seen = callers.wait_for_more(80)
+    say(f"e2e: from zero: answered after {took:.1f} s; {seen}")
+    assert (answer.status, answer.json) == (200, ["tag one", 0, "rare one"])
+    assert seen.failures == []
