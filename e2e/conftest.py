@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from chart import CHART
 from clusters.choice import MODES, NOTHING_POSSIBLE, Choice, choose, look
 from clusters.cluster import Cluster
 from clusters.opening import open_cluster
 from image_set import ImageSet
-from installation import Installation, install, kuberay_of
+from installation import Helm, Installation, install, kuberay_of
 from resources import Shop, second_version
 from world import World
 
@@ -122,6 +123,14 @@ def installation(cluster: Cluster, kuberay: str, images: ImageSet, say: Say) -> 
     """The chart, installed from the built image; the one that is there on a cluster of the user's."""
     with install(cluster, images, say) as installation:
         yield installation
+
+
+@pytest.fixture(scope="module")
+def helm(cluster: Cluster, installation: Installation, images: ImageSet) -> Iterator[Helm]:
+    """At the end the release is as it was."""
+    helm = Helm(cluster, installation, images)
+    yield helm
+    helm.do("upgrade", CHART, "--install")
 
 
 NUMBERS = itertools.count(1)
