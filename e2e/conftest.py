@@ -127,10 +127,11 @@ def installation(cluster: Cluster, kuberay: str, images: ImageSet, say: Say) -> 
 
 @pytest.fixture(scope="module")
 def helm(cluster: Cluster, installation: Installation, images: ImageSet) -> Iterator[Helm]:
-    """At the end the release is as it was."""
+    """To install, upgrade and uninstall it; at the end it is installed as before, maybe under another name."""
     helm = Helm(cluster, installation, images)
     yield helm
     helm.do("upgrade", CHART, "--install")
+    installation.release = helm.release
 
 
 NUMBERS = itertools.count(1)
