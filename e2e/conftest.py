@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from bed.build import cache
 from chart import CHART
 from clusters.choice import MODES, NOTHING_POSSIBLE, Choice, choose, look
 from clusters.cluster import Cluster
@@ -21,6 +22,8 @@ from world import World
 Say = Callable[[str], None]
 
 CHOICE = pytest.StashKey[Choice]()
+#: When the run began, and whether nothing was built before it.
+BEGUN = pytest.StashKey[tuple[float, bool]]()
 #: They make clusters of their own on this machine, of which there can be one at a time.
 OWN_CLUSTER = ("test_machine.py",)
 
@@ -34,6 +37,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "core: part of `make e2e-core`")
     config.addinivalue_line("markers", "needs(*abilities): what the test does to a cluster beside its namespaces")
+    config.stash[BEGUN] = time.monotonic(), not all((cache() / name).exists() for name in ("node", "images"))
     config.stash[CHOICE] = choose(look(), config.getoption("--cluster"))
 
 
@@ -45,6 +49,12 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     choice = session.config.stash[CHOICE]
     if choice.mode is None:
         pytest.exit(str(choice), returncode=NOTHING_POSSIBLE)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    begun, cold = config.stash[BEGUN]
+    kind = "cold: binaries and images were built" if cold else "warm: binaries and base images were there"
+    terminalreporter.write_line(f"e2e: {time.monotonic() - begun:.0f} s, {kind}")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
