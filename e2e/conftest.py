@@ -26,7 +26,7 @@ CHOICE = pytest.StashKey[Choice]()
 #: When the run began, and whether nothing was built before it.
 BEGUN = pytest.StashKey[tuple[float, bool]]()
 #: They make clusters of their own on this machine, of which there can be one at a time.
-OWN_CLUSTER = ("test_machine.py",)
+OWN_CLUSTER = ("test_machine.py", "test_kuberay_pods.py")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -62,7 +62,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     mode = config.stash[CHOICE].mode
     for item in items:
         if mode != "machine" and item.path.name in OWN_CLUSTER:
-            item.add_marker(pytest.mark.skip(reason=f"it tests the cluster on this machine, and this is {mode}"))
+            item.add_marker(
+                pytest.mark.skip(reason=f"it makes a cluster of its own on this machine, and this is {mode}")
+            )
         marker = item.get_closest_marker("needs")
         if marker is not None and mode == "current":
             reasons = "; ".join(str(ability) for ability in marker.args)

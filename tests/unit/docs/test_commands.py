@@ -111,8 +111,9 @@ def test_the_operators_flags_exist() -> None:
 
 def test_targets_of_make_exist() -> None:
     named = {(where, word) for where, words in commands() if words[0] == "make" for word in words[1:2]}
+    in_text = re.compile(r"^make ([a-z0-9-]+)$")
     for page in PAGES:
-        named |= {(name(page), found) for code in inline_code(page) for found in re.findall(r"^make ([a-z0-9-]+)$", code)}
+        named |= {(name(page), found) for code in inline_code(page) for found in in_text.findall(code)}
     assert named
     assert not {(where, target) for where, target in named if target not in TARGETS}
 
