@@ -41,7 +41,9 @@ class SimulatedCluster:
                 self.problem or ClusterProblem("Creating", "is being created"), (), absent=True, up=False
             )
         if self.plan is not None and self.plan.suspend:
-            return ClusterState(ClusterProblem("Suspended", "is suspended"), tuple(self.groups), absent=True, up=False)
+            return ClusterState(
+                ClusterProblem("Suspended", "is suspended", suspending=True), tuple(self.groups), absent=True, up=False
+            )
         return ClusterState(self.problem, tuple(self.groups), absent=False, up=self.up)
 
     async def refusals(self, pipeline: ServePipeline) -> tuple[Problem, ...]:

@@ -93,7 +93,9 @@ async def _observe_serve(ports: Ports, seen: Observed, state: ClusterState | Non
     except UnreachableError as error:
         ready, not_ready = await _ready(ports) if state is not None else (None, ())
         if isinstance(error, TokenRefusedError):
-            seen = replace(seen, cluster=ClusterProblem("TokenRefused", str(error), stalled=True))
+            begun = seen.cluster is not None and seen.cluster.suspending
+            refused = ClusterProblem("TokenRefused", str(error), stalled=True, suspending=begun)
+            seen = replace(seen, cluster=refused)
         if state is not None and not state.up and ready is None:
             return replace(seen, detail=str(error))
         return replace(seen, serve="Unreachable", detail=str(error), ready=ready, not_ready=not_ready)

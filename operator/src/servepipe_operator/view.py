@@ -51,7 +51,7 @@ def node_rows(status: Mapping[str, Any]) -> list[NodeRow]:
         failed = node.get("failedRevision") or {}
         weight = candidate.get("weight", 0)
         state = node.get("state") or ("stable" if node.get("revision") else "starting")
-        if failed:
+        if "retryAt" in failed:  # else it is a memory: the spec asks for another revision by now
             state = f"{failed.get('revision', '')} failed: {failed.get('reason', '')}"
         ready = "inline" if node.get("placement") == "Inline" else _ready(node)
         rows.append(

@@ -7,6 +7,8 @@ import itertools
 import pytest
 from simulated_world import World, node, resource
 
+from servepipe_operator.view import status_lines
+
 
 @pytest.fixture
 def world() -> World:
@@ -117,6 +119,20 @@ def test_going_back_needs_no_retry(world: World) -> None:
 
     assert len(world.serve.puts) == puts
     assert world.condition("Ready") == "True"
+    assert "retryAt" not in world.status["nodes"]["m1"]["failedRevision"]
+    assert "failed" not in status_lines(world.status)[1]
+
+
+def test_a_failure_of_before_is_not_said_to_be_retried_while_another_revision_starts(world: World) -> None:
+    world.run(broken("crashes"), 60)
+    assert " failed: ReplicaFailed" in status_lines(world.status)[1]
+
+    world.run(resource({"m1": node("hangs"), "m2": node("good")}), 10)
+
+    m1 = world.status["nodes"]["m1"]
+    assert m1["candidate"]["revision"] != m1["failedRevision"]["revision"]
+    assert "retryAt" not in m1["failedRevision"]
+    assert "failed" not in status_lines(world.status)[1]
 
 
 def test_a_failed_node_does_not_hold_up_the_others(world: World) -> None:

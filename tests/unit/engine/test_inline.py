@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from simulated_world import World, resource
 
+from servepipe_operator.view import node_rows
+
 CODE = {name: f"sha256:{digit * 64}" for name, digit in (("old", "1"), ("new", "2"), ("other", "3"))}
 
 
@@ -43,6 +45,17 @@ def test_an_inline_node_has_no_application(world: World) -> None:
     }
     assert world.serve.applications["ingress"].config["args"]["codes"] == [CODE["old"]]
     assert world.status["nodes"]["f"] == {"revision": route["revision"], "placement": "Inline", "state": "Running"}
+
+
+def test_an_inline_node_of_a_suspended_pipeline_has_no_replicas_that_are_missing(world: World) -> None:
+    revision = world.status["nodes"]["f"]["revision"]
+
+    world.run(resource({"m1": model(), "f": function()}, suspend=True), 60)
+
+    assert world.status["nodes"]["f"] == {"revision": revision, "placement": "Inline", "state": "Suspended"}
+    assert world.status["nodes"]["m1"]["state"] == "Suspended"
+    shown = {row[0]: row[2:] for row in node_rows(world.status)}
+    assert shown == {"f": ("inline", "100%", "Suspended"), "m1": ("0/1", "100%", "Suspended")}
 
 
 def test_new_arguments_change_the_table_only(world: World) -> None:

@@ -13,6 +13,7 @@ from servepipe.api.problem import Problem
 from servepipe_operator.engine.placement import Tenant, place
 from servepipe_operator.engine.plan import plan
 from servepipe_operator.engine.pools import Slot
+from servepipe_operator.engine.reasons import Reason
 from servepipe_operator.engine.state import ClusterDefaults, ClusterProblem, Observed
 from servepipe_operator.ports import TokenRefusedError
 
@@ -202,7 +203,8 @@ def test_suspend_lets_the_pods_go_after_the_last_request_and_resume_brings_all_b
     assert world.cluster.problems == []
 
 
-def test_a_suspension_that_began_is_not_taken_back_while_pods_still_answer(world: ClusterWorld) -> None:
+@pytest.mark.parametrize("reason", ["Suspended", "FailedDeleteAllPods"])
+def test_a_suspension_that_began_is_not_taken_back_while_pods_still_answer(world: ClusterWorld, reason: Reason) -> None:
     pipeline = resource({"m1": node("good")}, suspend=True)
     world.settle(resource({"m1": node("good")}))
     world.run(pipeline, 120, requests=False)
@@ -211,7 +213,7 @@ def test_a_suspension_that_began_is_not_taken_back_while_pods_still_answer(world
         ready=True,
         records=tuple(world.records.values()),
         slots=tuple(world.cluster.groups),
-        cluster=ClusterProblem("Suspended", "is suspended"),
+        cluster=ClusterProblem(reason, "is suspended", suspending=True),
     )
 
     decided = plan(pipeline, half_gone, world.environment, world.clock.now).cluster

@@ -36,6 +36,7 @@ def pod(name: str, node_type: str, **status: Any) -> Json:
 READY = {"HeadPodReady": ("True", "HeadPodRunningAndReady", "")}
 NOT_READY = {"HeadPodReady": ("False", "ContainersNotReady", "ray-head is not ready")}
 QUOTA = ("True", "FailedCreateWorkerPod", "exceeded quota")
+KEPT = ("True", "FailedDeleteAllPods", 'FailedDeleteAllPods admission webhook "keep" denied the request')
 #: Of a KubeRay that is newer than this code.
 NEW = ("True", "FailedAnew", "FailedAnew it is new")
 HEAD = pod("head", "head", podIP="10.0.0.1")
@@ -73,6 +74,10 @@ INVALID = {"involvedObject": {"uid": "rc-1"}, "reason": "InvalidRayClusterSpec",
         (NOT_READY, {}, [pod("head", "head", phase="Failed")], [], "HeadPodNotReady", "", True, False),
         ({}, {"suspend": True}, [], [], "Suspended", "", True, False),
         ({}, {"suspend": True}, [HEAD], [], "Suspended", "", False, False),
+        ({"ReplicaFailure": KEPT}, {"suspend": True}, [HEAD], [], "FailedDeleteAllPods", "webhook", False, False),
+        ({"ReplicaFailure": KEPT}, {"suspend": True}, [], [], "Suspended", "", True, False),
+        ({"ReplicaFailure": QUOTA}, {"suspend": True}, [HEAD], [], "Suspended", "", False, False),
+        ({"ReplicaFailure": NEW}, {"suspend": True}, [HEAD], [], "ReplicaFailure", "it is new", False, False),
         ({**READY, "ReplicaFailure": QUOTA}, {}, [HEAD], [], "FailedCreateWorkerPod", "exceeded quota", False, True),
         ({**NOT_READY, "ReplicaFailure": QUOTA}, {}, [], [], "FailedCreateWorkerPod", "cannot make pods", True, False),
         ({**READY, "ReplicaFailure": NEW}, {}, [HEAD], [], "ReplicaFailure", "FailedAnew it is new", False, True),
@@ -95,6 +100,14 @@ def test_what_is_said(
     assert (found.problem.reason if found.problem else "") == reason
     assert says_so in (found.problem.message if found.problem else "")
     assert (found.absent, found.up) == (absent, up)
+
+
+@pytest.mark.parametrize("failure", [{}, {"ReplicaFailure": KEPT}])
+def test_a_suspension_is_known_as_one_also_where_pods_do_not_go(owner: Owner, failure: Any) -> None:
+    found = view(owner, NAME, [cluster(owner, failure, suspend=True)], [HEAD], [])
+    assert found.problem is not None
+    assert (found.problem.suspending, found.problem.blocking) == (True, True)
+    assert found.problem.stalled == bool(failure)
 
 
 def test_a_problem_of_workers_does_not_block(owner: Owner) -> None:

@@ -32,6 +32,13 @@ STATUS: dict[str, Any] = {
             "revision": "bbbb",
             "replicas": 1,
             "readyReplicas": 1,
+            "failedRevision": {"revision": "cccc", "reason": "StartFailed", "retryAt": "2026-01-01T00:05:00Z"},
+        },
+        "m3": {
+            "revision": "aaaa",
+            "replicas": 1,
+            "readyReplicas": 1,
+            "state": "Running",
             "failedRevision": {"revision": "cccc", "reason": "StartFailed"},
         },
         "m1": {
@@ -52,6 +59,7 @@ def test_rows() -> None:
         ("m1", "aaaa", "2/3", "90%", "stable"),
         ("", "dddd", "0/1", "10%", "Starting"),
         ("m2", "bbbb", "1/1", "100%", "cccc failed: StartFailed"),
+        ("m3", "aaaa", "1/1", "100%", "Running"),
         ("new", "-", "-", "-", "starting"),
         ("", "ffff", "-", "0%", "candidate"),
     ]
@@ -92,9 +100,9 @@ def test_plain_lines_tell_only_what_changed() -> None:
     view = view_for(stream)
     assert isinstance(view, PlainView)
     view.show({"status": STATUS})
-    assert stream.getvalue().count("\n") == 9
+    assert stream.getvalue().count("\n") == 10
     view.show({"status": STATUS})
-    assert stream.getvalue().count("\n") == 9
+    assert stream.getvalue().count("\n") == 10
     view.event(Event("Normal", "Promoted", "dddd answers now", "m1"))
     assert stream.getvalue().rstrip().endswith("Promoted m1: dddd answers now")
 

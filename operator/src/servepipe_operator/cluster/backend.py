@@ -17,7 +17,15 @@ from servepipe_operator.adapters.kube_resource import PIPELINES
 from servepipe_operator.cluster.apply import applied
 from servepipe_operator.cluster.call import Route
 from servepipe_operator.cluster.changes import kept_lines
-from servepipe_operator.cluster.connection import Connection, connect, in_words
+from servepipe_operator.cluster.connection import (
+    SILENCE_S,
+    SILENT,
+    ClusterError,
+    Connection,
+    connect,
+    in_words,
+    unanswered,
+)
 from servepipe_operator.cluster.handle import Handle
 from servepipe_operator.cluster.merging import MANAGER
 from servepipe_operator.cluster.progress import outcome
@@ -100,19 +108,28 @@ class KubernetesBackend:
 
     async def _serving(self, connection: Connection, live: Json, notes: list[str]) -> Json:
         metadata = live["metadata"]
-        deadline = time.monotonic() + self._timeout_s
-        while True:
-            now = outcome(live, int(metadata["generation"]))
-            if now.state == "ready":
-                return live
-            late = time.monotonic() >= deadline
-            if now.state != "waiting" or late:
-                after = f" after {self._timeout_s:.0f} s" if late else ""
-                raise RunError(
-                    f"{metadata['name']!r} is not ready{after}: {now.text}",
-                    where=connection.place(metadata["namespace"]),
-                    fix="\n".join(notes),
-                )
-            await asyncio.sleep(POLL_S)
-            with in_words(connection):
-                live = await connection.kube.get(PIPELINES, metadata["namespace"], metadata["name"])
+        now, heard, late = outcome(live, int(metadata["generation"])), time.monotonic(), False
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                while now.state == "waiting":
+                    await asyncio.sleep(POLL_S)
+                    try:
+                        with in_words(connection):
+                            live = await connection.kube.get(PIPELINES, metadata["namespace"], metadata["name"])
+                    except ClusterError as error:
+                        if not unanswered(error):
+                            raise
+                    else:
+                        now, heard = outcome(live, int(metadata["generation"])), time.monotonic()
+        except TimeoutError:
+            late = True
+        if now.state == "ready":
+            return live
+        after = f" after {self._timeout_s:.0f} s" if late else ""
+        silence_s = time.monotonic() - heard
+        silence = f"{SILENT} (for {silence_s:.0f} s); before that: " if late and silence_s >= SILENCE_S else ""
+        raise RunError(
+            f"{metadata['name']!r} is not ready{after}: {silence}{now.text}",
+            where=connection.place(metadata["namespace"]),
+            fix="\n".join(notes),
+        )

@@ -26,6 +26,10 @@ from servepipe_operator.objects.pods import SERVE_PORT
 __all__ = ["Route", "call"]
 
 CONNECT_S = 2.0
+#: The ingress ends a request after `requestTimeoutSeconds`. Before it has the request, Ray's proxy keeps it for at most
+#: this or `requestTimeoutSeconds`, whichever is longer; and finding a way takes a while.
+PROXY_S = 300.0
+REACH_S = 60.0
 JSON = "application/json"
 
 
@@ -158,6 +162,11 @@ class Route:
             return False
 
 
+def _limit_s(live: Json) -> float:
+    """After which no answer comes any more: whoever still had the request would have ended it, and said so."""
+    return REACH_S + max(PROXY_S, float((live["spec"].get("ingress") or {}).get("requestTimeoutSeconds", 0)))
+
+
 def call(arguments: argparse.Namespace) -> int:
     """`servepipe call JSON`."""
     body = body_of(arguments.body)
@@ -168,9 +177,18 @@ def call(arguments: argparse.Namespace) -> int:
             print(f"{live['metadata']['name']} in {connection.place()}", file=sys.stderr, flush=True)
             async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None)) as session:
                 route = Route(connection, live, session, lambda line: print(f"({line})", file=sys.stderr, flush=True))
+                limit_s = _limit_s(live)
                 try:
-                    return show_answer(*await route.post(body))
+                    async with asyncio.timeout(limit_s):
+                        answer = await route.post(body)
+                except TimeoutError:
+                    raise NotNowError(
+                        f"No answer within {limit_s:.0f} s; the pipeline may have had the request",
+                        where=connection.place(),
+                        fix="Look with `servepipe status`.",
+                    ) from None
                 finally:
                     await route.close()
+                return show_answer(*answer)
 
     return run(work())

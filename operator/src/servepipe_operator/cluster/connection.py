@@ -12,13 +12,27 @@ from typing import Any, TypeVar
 from servepipe.api.v1alpha1 import KIND
 from servepipe.errors import MissingExtraError, ServePipeError
 from servepipe_operator.adapters.kube import Kube
-from servepipe_operator.adapters.kube_errors import Conflict, Forbidden, Invalid, KubeError, NotFound
+from servepipe_operator.adapters.kube_errors import Conflict, Forbidden, Invalid, KubeError, NotFound, Unavailable
 from servepipe_operator.adapters.kube_resource import PIPELINES
 from servepipe_operator.engine.state import Json
 
-__all__ = ["ClusterError", "Connection", "NotNowError", "connect", "connect_as", "in_words", "message_of", "run"]
+__all__ = [
+    "SILENCE_S",
+    "SILENT",
+    "ClusterError",
+    "Connection",
+    "NotNowError",
+    "connect",
+    "connect_as",
+    "in_words",
+    "message_of",
+    "run",
+    "unanswered",
+]
 
 SILENT = "The cluster does not answer"
+#: After which, in seconds, a wait that ends blames the cluster rather than the pipeline.
+SILENCE_S = 2.0
 T = TypeVar("T")
 
 
@@ -143,6 +157,11 @@ def in_words(connection: Connection) -> Iterator[None]:
         raise ClusterError(_said(error), where=connection.place()) from error
     except KubeError as error:
         raise NotNowError(f"{SILENT}: {error}", where=connection.place()) from error
+
+
+def unanswered(error: ServePipeError) -> bool:
+    """Whether the API server was asked in vain, and may answer a little later."""
+    return isinstance(error.__cause__, Unavailable)
 
 
 def message_of(error: KubeError) -> str:

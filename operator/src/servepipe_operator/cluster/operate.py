@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import contextlib
 import difflib
+import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,7 +19,16 @@ from servepipe.errors import ServePipeError
 from servepipe_operator.adapters.kube_errors import Conflict, NotFound
 from servepipe_operator.adapters.kube_resource import PIPELINES
 from servepipe_operator.cluster.changes import plain
-from servepipe_operator.cluster.connection import ClusterError, Connection, connect_as, in_words, run
+from servepipe_operator.cluster.connection import (
+    SILENCE_S,
+    SILENT,
+    ClusterError,
+    Connection,
+    connect_as,
+    in_words,
+    run,
+    unanswered,
+)
 from servepipe_operator.cluster.merging import OPS_MANAGER
 from servepipe_operator.engine.state import Json
 
@@ -167,16 +177,29 @@ async def _patched(connection: Connection, name: str, patch_for: Callable[[Json]
 
 
 async def _until_gone(connection: Connection, name: str, uid: str, timeout_s: float) -> None:
-    deadline = time.monotonic() + timeout_s
-    while True:
-        live = await connection.find(name)
-        if live is None or live["metadata"]["uid"] != uid:
-            return
-        if time.monotonic() >= deadline:
-            held = ", ".join(live["metadata"].get("finalizers") or ()) or "nothing"
-            raise ClusterError(
-                f"{name} is not gone after {timeout_s:.0f} s; what holds it: {held}",
-                where=connection.place(),
-                fix="It goes on being deleted. Look at what still belongs to it.",
-            )
-        await asyncio.sleep(POLL_S)
+    held, heard, told = "nothing", time.monotonic(), False
+    try:
+        async with asyncio.timeout(timeout_s):
+            while True:
+                try:
+                    live = await connection.find(name)
+                except ClusterError as error:
+                    if not unanswered(error):
+                        raise
+                    if not told:
+                        print(error.what, file=sys.stderr, flush=True)
+                    told = True
+                else:
+                    if live is None or live["metadata"]["uid"] != uid:
+                        return
+                    held = ", ".join(live["metadata"].get("finalizers") or ()) or "nothing"
+                    heard, told = time.monotonic(), False
+                await asyncio.sleep(POLL_S)
+    except TimeoutError:
+        silence_s = time.monotonic() - heard
+        why = f"{SILENT} (for {silence_s:.0f} s)" if silence_s >= SILENCE_S else f"what holds it: {held}"
+        raise ClusterError(
+            f"{name} is not gone after {timeout_s:.0f} s; {why}",
+            where=connection.place(),
+            fix="It goes on being deleted. Look at what still belongs to it.",
+        ) from None

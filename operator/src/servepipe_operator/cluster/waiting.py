@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 import time
 from collections.abc import Callable
 from typing import TextIO
 
 from servepipe.errors import ServePipeError
-from servepipe_operator.adapters.kube_errors import Unavailable
 from servepipe_operator.adapters.kube_resource import PIPELINES
-from servepipe_operator.cluster.connection import SILENT, ClusterError, Connection, in_words
+from servepipe_operator.cluster.connection import SILENCE_S, SILENT, ClusterError, Connection, in_words, unanswered
 from servepipe_operator.cluster.progress import Outcome, outcome, snapshot
 from servepipe_operator.engine.state import Json
 from servepipe_operator.view import View, view_for
@@ -38,24 +38,32 @@ async def wait_until_ready(
     """
     metadata = applied["metadata"]
     generation = int(metadata.get("generation") or 0)
-    deadline, worry = time.monotonic() + timeout_s, time.monotonic() + HINT_AFTER_S
+    worry = time.monotonic() + HINT_AFTER_S
     last = outcome(applied, generation)
+    heard = time.monotonic()
 
     def look(live: Json) -> tuple[bool, str]:
-        nonlocal last
+        nonlocal last, heard
+        heard = time.monotonic()
         if live["metadata"]["uid"] != metadata["uid"]:
             raise ClusterError(f"{metadata['name']} was deleted and made again meanwhile")
         last = outcome(live, generation)
         unseen = last.state == "waiting" and not (live.get("status") or {}).get("conditions")
         hint = last.text if unseen and time.monotonic() >= worry else ""
-        return last.state != "waiting" or time.monotonic() >= deadline, hint
+        return last.state != "waiting", hint
 
-    await follow(connection, metadata["namespace"], metadata["name"], look, stream=stream)
-    return _verdict(last, timeout_s)
+    # Around everything: a request that is not answered must not outlast it either.
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(timeout_s):
+            await follow(connection, metadata["namespace"], metadata["name"], look, stream=stream)
+    return _verdict(last, timeout_s, time.monotonic() - heard)
 
 
-def _verdict(last: Outcome, timeout_s: float) -> tuple[int, str]:
+def _verdict(last: Outcome, timeout_s: float, silence_s: float) -> tuple[int, str]:
     match last.state:
+        case "waiting" if silence_s >= SILENCE_S:
+            gone = f"{SILENT} (for {silence_s:.0f} s)"
+            return LATE, f"Not seen ready after {timeout_s:.0f} s. {gone}; before that: {last.text}"
         case "waiting":
             return LATE, f"Not ready after {timeout_s:.0f} s, and still going on: {last.text}"
         case "failed":
@@ -87,7 +95,7 @@ async def follow(
                     live = await connection.kube.get(PIPELINES, namespace, name)
                 told = "" if told.startswith(SILENT) else told
             except ServePipeError as error:
-                if not isinstance(error.__cause__, Unavailable):
+                if not unanswered(error):
                     raise
                 told = _tell_once(view, told, error.what)
             else:

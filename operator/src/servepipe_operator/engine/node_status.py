@@ -72,7 +72,8 @@ def node_report(view: View, checkpoint: Checkpoint, layout: Layout, name: str) -
             json["candidate"], waits_for = _candidate(view, candidate, layout.waiting)
             no_room = no_room or waits_for
     if unit.failed is not None:
-        json["failedRevision"] = _failed(unit.failed, retried=candidate is not None)
+        wanted = candidate is not None and candidate.revision == unit.failed.revision
+        json["failedRevision"] = _failed(unit.failed, retried=wanted)
         if candidate is not None and candidate.stage is Stage.FAILED:
             why = f"{name}: revision {unit.failed.revision} failed: {unit.failed.message}"
     return NodeReport(json, ready, available, live.scale.off, why, no_room)
@@ -81,11 +82,13 @@ def node_report(view: View, checkpoint: Checkpoint, layout: Layout, name: str) -
 def _stable(view: View, name: str, revision: str, live: Live) -> tuple[Json, bool, bool, str, str]:
     route = view.deployed.route(name, revision)
     found = view.deployed.applications.get(application(name, revision))
-    if live.inline and route is not None and route.inline:
+    # Without a route it is where it would be: in the ingress, unless it still has replicas of its own.
+    if live.inline and (route.inline if route is not None else found is None):
         error = view.deployed.errors.get(application(name, revision), "")
         ingress = view.deployed.applications.get(INGRESS)
         up = not error and ingress is not None and alive(ingress) > 0
-        json: Json = {"revision": revision, "placement": "Inline", "state": "Failed" if error else "Running"}
+        state = "Failed" if error else "Running" if up else "Suspended" if view.goal.suspend else "Missing"
+        json: Json = {"revision": revision, "placement": "Inline", "state": state}
         if error:
             json["message"] = headline(error)
         return json, up, up, f"{name}: {headline(error)}" if error else f"{name} waits for the ingress", ""
@@ -101,7 +104,7 @@ def _stable(view: View, name: str, revision: str, live: Live) -> tuple[Json, boo
         "placement": "Dedicated",
         "replicas": max(wanted, found.target_replicas) if found and not live.scale.off else wanted,
         "readyReplicas": count,
-        "state": _state(found, ready, live, no_room),
+        "state": "Suspended" if found is None and view.goal.suspend else _state(found, ready, live, no_room),
     }
     held = f"{name} is being turned off" if live.scale.off else f"{name} has {count} of {wanted} replicas"
     why = no_room or (held if found else f"{name} is not deployed")

@@ -170,7 +170,7 @@ def _cluster(
     # Pods go after the last request is answered.
     empty = layout is not None and not layout.applications and not observed.applications
     # Once begun it goes on: workers of the ingress may answer for longer than the head.
-    begun = observed.cluster is not None and observed.cluster.reason == "Suspended"
+    begun = observed.cluster is not None and observed.cluster.suspending
     suspend = goal.suspend and (empty or begun or observed.serve == "NotStarted")
     uid = pipeline.metadata.uid or ""
     return cluster_plan(pipeline.name, uid, checkpoint.cluster, goal.accepted, slots, suspend)

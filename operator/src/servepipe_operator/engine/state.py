@@ -98,12 +98,14 @@ class ClusterProblem:
     Args:
         stalled: It does not come by itself, somebody has to do something.
         blocking: Nothing is sent to Serve meanwhile.
+        suspending: The cluster was told to give up its pods; they may not be gone yet.
     """
 
     reason: Reason
     message: str
     stalled: bool = False
     blocking: bool = True
+    suspending: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from servepipe_operator.engine.pools import Slot
-from servepipe_operator.engine.reasons import failed_pods
+from servepipe_operator.engine.reasons import FailedPods, failed_pods
 from servepipe_operator.engine.state import ClusterProblem, Json
 from servepipe_operator.objects.names import ROLE_LABEL, Owner, claim
 from servepipe_operator.objects.pod_trouble import PodTrouble, ending, first_trouble, trouble_of
@@ -133,9 +133,15 @@ def _state(
 ) -> tuple[ClusterProblem | None, bool, bool]:
     """The problem, whether no Ray can run, and whether the head is said to be ready."""
     conditions = {one.get("type"): one for one in (live.get("status") or {}).get("conditions") or []}
+    failed = conditions.get("ReplicaFailure", {})
     if live["spec"].get("suspend"):
-        gone = not pods
-        return ClusterProblem("Suspended", f"RayCluster {name} is suspended"), gone, False
+        problem = ClusterProblem("Suspended", f"RayCluster {name} is suspended", suspending=True)
+        # That pods could not be made is from before: none are wanted now.
+        if pods and failed.get("status") == "True" and not str(failed.get("reason")).startswith("FailedCreate"):
+            reason, said = _refused(failed)
+            told = f"RayCluster {name} is suspended, and KubeRay cannot delete its pods: {said}"
+            problem = ClusterProblem(reason, told, stalled=True, suspending=True)
+        return problem, not pods, False
     invalid = next((event for event in events if _about(event, live) and event.get("reason") in INVALID_EVENTS), None)
     if not conditions and invalid is not None:
         told = f"KubeRay refuses RayCluster {name}: {invalid.get('message')}"
@@ -146,13 +152,11 @@ def _state(
             head is None,
             False,
         )
-    failed = conditions.get("ReplicaFailure", {})
     ready = conditions.get("HeadPodReady", {})
     up = ready.get("status") == "True" and head is not None
     if failed.get("status") == "True":
-        reason = failed_pods(str(failed.get("reason") or ""))
-        said = " ".join(str(failed.get("message") or "").split()).removeprefix(f"{reason} ")
-        told = f"KubeRay cannot make pods of RayCluster {name}: {_POD_SUFFIX.sub('', said)}"
+        reason, said = _refused(failed)
+        told = f"KubeRay cannot make pods of RayCluster {name}: {said}"
         return ClusterProblem(reason, told, stalled=True, blocking=not up), head is None, up
     if up:
         return _waiting_pods(troubles), False, True
@@ -164,6 +168,13 @@ def _state(
     else:
         message = f"the head pod of RayCluster {name} is not ready: {ready.get('message') or ready.get('reason')}"
     return ClusterProblem("HeadPodNotReady", message), head is None, False
+
+
+def _refused(failure: Mapping[str, Any]) -> tuple[FailedPods, str]:
+    """KubeRay's condition ReplicaFailure, as a reason and in its words."""
+    reason = failed_pods(str(failure.get("reason") or ""))
+    said = " ".join(str(failure.get("message") or "").split()).removeprefix(f"{reason} ")
+    return reason, _POD_SUFFIX.sub("", said)
 
 
 def _waiting_pods(troubles: Mapping[str, PodTrouble]) -> ClusterProblem | None:
