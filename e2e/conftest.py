@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -42,14 +43,16 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[CHOICE] = choose(look(), config.getoption("--cluster"))
 
 
-def pytest_report_header(config: pytest.Config) -> str:
-    return str(config.stash[CHOICE])
-
-
 def pytest_sessionstart(session: pytest.Session) -> None:
     choice = session.config.stash[CHOICE]
     if choice.mode is None:
         pytest.exit(str(choice), returncode=NOTHING_POSSIBLE)
+    # Whoever ends the run early, such as `timeout`, gets the cluster taken down all the same.
+    signal.signal(signal.SIGTERM, lambda *_: pytest.exit("ended by SIGTERM", returncode=128 + signal.SIGTERM))
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return str(config.stash[CHOICE])
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
