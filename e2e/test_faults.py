@@ -6,104 +6,24 @@ gave in between. None of them repairs anything but what it broke itself.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 
 import pytest
-from callers import Seen
 from clusters.cluster import Ability
 from clusters.on_machine import OnMachine
+from disturbance import ANSWERS, ORDER, disturbed, gone, kill_head, watched
 from resources import SMALL_POD, Shop
 from world import Object, World, condition
 
 Say = Callable[[str], None]
-ORDER = {"kind": "plain"}
-ANSWERS = [["tag one", 0, None]]
-
-
-@dataclass
-class Watched:
-    """What status said while something was broken.
-
-    Attributes:
-        began: `time.monotonic` at the start.
-        said: By condition, status and reason, beside what a healthy pipeline says: from when to when, in seconds.
-    """
-
-    began: float = field(default_factory=time.monotonic)
-    said: dict[str, tuple[float, float]] = field(default_factory=dict)
-
-    def look(self, conditions: Sequence[Object]) -> None:
-        now = time.monotonic() - self.began
-        for one in conditions:
-            good = "False" if one["type"] in ("Stalled", "Reconciling") else "True"
-            if one["status"] != good:
-                text = f"{one['type']}={one['status']} {one.get('reason', '')}"
-                self.said[text] = (self.said.get(text, (now, now))[0], now)
-
-    def __str__(self) -> str:
-        return ", ".join(f"{text} ({a:.0f}-{b:.0f} s)" for text, (a, b) in self.said.items()) or "as always"
-
-
-@contextlib.contextmanager
-def watched(world: World) -> Iterator[Watched]:
-    """Reads status all the time while the block runs."""
-    found, ended = Watched(), threading.Event()
-
-    def read() -> None:
-        while not ended.is_set():
-            with contextlib.suppress(AssertionError):
-                found.look(world.pipeline("shop").get("status", {}).get("conditions", []))
-            ended.wait(0.5)
-
-    thread = threading.Thread(target=read)
-    thread.start()
-    try:
-        yield found
-    finally:
-        ended.set()
-        thread.join()
-
-
-def disturbed(
-    shop: Shop, say: Say, what: str, disturb: Callable[[], object], recovered: Callable[[], object] = lambda: True
-) -> Seen:
-    """Disturbs the shop under load, waits until it is well again, and prints what was seen.
-
-    Args:
-        recovered: What has to be true besides; AssertionErrors mean: not yet.
-    """
-    world = shop.world
-
-    def well() -> bool:
-        live = world.pipeline("shop")
-        available = condition(live, "Available").get("status") == "True"
-        return available and not condition(live, "Reconciling") and bool(recovered())
-
-    with watched(world) as status, shop.callers(ORDER, ANSWERS) as callers:
-        begun = time.monotonic()
-        disturb()
-        world.wait(f"the shop to be well again after: {what}", well, 400, "shop")
-        took = time.monotonic() - begun
-        so_far = callers.wait_for_more(40)
-        seen = callers.wait_for_more(100)
-    say(f"e2e: {what}: well after {took:.0f} s; callers: {seen}; status: {status}")
-    assert len(seen.failures) == len(so_far.failures), "requests failed after status said that all is well"
-    return seen
 
 
 def pods_of(world: World, role: str) -> list[Object]:
     found = world.pods("shop", f"servepipe.dev/role={role}")
     assert found, role
     return found
-
-
-def gone(world: World, pod: Object) -> bool:
-    return pod["metadata"]["uid"] not in {one["metadata"]["uid"] for one in world.pods("shop")}
 
 
 def test_a_worker_pod_is_killed(shop: Shop, say: Say) -> None:
@@ -235,11 +155,4 @@ def test_a_full_disk_on_a_worker(shop: Shop, say: Say) -> None:
 
 def test_the_head_is_killed(shop: Shop, say: Say) -> None:
     """Without GCS fault tolerance all that it knew is lost, and its workers end."""
-    head = shop.world.head("shop")
-    disturbed(
-        shop,
-        say,
-        "the head killed",
-        lambda: shop.world.kubectl("delete", "pod", head["metadata"]["name"], "--grace-period=0", "--force"),
-        lambda: gone(shop.world, head) and shop.world.replicas("shop"),
-    )
+    kill_head(shop, say, "the head killed")
