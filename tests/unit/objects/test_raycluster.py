@@ -93,6 +93,7 @@ def test_the_cluster_itself() -> None:
     spec = body(make_spec(**FULL_SPEC))["spec"]
     assert spec["enableInTreeAutoscaling"] is True
     assert spec["autoscalerOptions"]["version"] == "v2"
+    assert spec["autoscalerOptions"]["resources"]["requests"] == {"cpu": "100m", "memory": "256Mi"}
     assert spec["authOptions"] == {"mode": "token", "secretName": "diamond-token"}
     assert spec["gcsFaultToleranceOptions"] == {"redisAddress": "redis:6379"}
     assert (spec["rayVersion"], spec["suspend"]) == ("2.60.0", True)
