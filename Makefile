@@ -24,7 +24,7 @@ KUBE_BESIDE := $(addprefix $(KUBE)/test_,admission.py cli_apply.py cli_forward.p
 .PHONY: help setup demo test test-unit test-property test-kube kube-binaries test-ray test-pythons e2e e2e-core check format generate bench lock clean
 
 help: ## show this help
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[1m%-13s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  \033[1m%-13s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## make the virtual environment in .venv (every other target does it by itself)
 

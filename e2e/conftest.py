@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import itertools
 import shutil
+import signal
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from bed.build import cache
+from chart import CHART
 from clusters.choice import MODES, NOTHING_POSSIBLE, Choice, choose, look
 from clusters.cluster import Cluster
 from clusters.opening import open_cluster
 from image_set import ImageSet
-from installation import Installation, install, kuberay_of
+from installation import Helm, Installation, install, kuberay_of
 from resources import Shop, second_version
 from world import World
 
 Say = Callable[[str], None]
 
 CHOICE = pytest.StashKey[Choice]()
+#: When the run began, and whether nothing was built before it.
+BEGUN = pytest.StashKey[tuple[float, bool]]()
 #: They make clusters of their own on this machine, of which there can be one at a time.
-OWN_CLUSTER = ("test_machine.py",)
+OWN_CLUSTER = ("test_machine.py", "test_kuberay_pods.py")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -33,24 +39,35 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "core: part of `make e2e-core`")
     config.addinivalue_line("markers", "needs(*abilities): what the test does to a cluster beside its namespaces")
+    config.stash[BEGUN] = time.monotonic(), not all((cache() / name).exists() for name in ("node", "images"))
     config.stash[CHOICE] = choose(look(), config.getoption("--cluster"))
-
-
-def pytest_report_header(config: pytest.Config) -> str:
-    return str(config.stash[CHOICE])
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     choice = session.config.stash[CHOICE]
     if choice.mode is None:
         pytest.exit(str(choice), returncode=NOTHING_POSSIBLE)
+    # Whoever ends the run early, such as `timeout`, gets the cluster taken down all the same.
+    signal.signal(signal.SIGTERM, lambda *_: pytest.exit("ended by SIGTERM", returncode=128 + signal.SIGTERM))
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return str(config.stash[CHOICE])
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    begun, cold = config.stash[BEGUN]
+    kind = "cold: binaries and images were built" if cold else "warm: binaries and base images were there"
+    terminalreporter.write_line(f"e2e: {time.monotonic() - begun:.0f} s, {kind}")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     mode = config.stash[CHOICE].mode
     for item in items:
         if mode != "machine" and item.path.name in OWN_CLUSTER:
-            item.add_marker(pytest.mark.skip(reason=f"it tests the cluster on this machine, and this is {mode}"))
+            item.add_marker(
+                pytest.mark.skip(reason=f"it makes a cluster of its own on this machine, and this is {mode}")
+            )
         marker = item.get_closest_marker("needs")
         if marker is not None and mode == "current":
             reasons = "; ".join(str(ability) for ability in marker.args)
@@ -122,6 +139,15 @@ def installation(cluster: Cluster, kuberay: str, images: ImageSet, say: Say) -> 
     """The chart, installed from the built image; the one that is there on a cluster of the user's."""
     with install(cluster, images, say) as installation:
         yield installation
+
+
+@pytest.fixture(scope="module")
+def helm(cluster: Cluster, installation: Installation, images: ImageSet) -> Iterator[Helm]:
+    """To install, upgrade and uninstall it; at the end it is installed as before, maybe under another name."""
+    helm = Helm(cluster, installation, images)
+    yield helm
+    helm.do("upgrade", CHART, "--install")
+    installation.release = helm.release
 
 
 NUMBERS = itertools.count(1)

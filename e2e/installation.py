@@ -9,6 +9,7 @@ from pathlib import Path
 
 import kuberay_process
 from bed.processes import wait_for
+from chart import CHART
 from clusters.cluster import Cluster
 from clusters.on_machine import OnMachine
 from image_set import ImageSet
@@ -16,7 +17,6 @@ from kuberay_process import StandInProcess
 
 Say = Callable[[str], None]
 
-CHART = Path(__file__).parents[1] / "charts" / "servepipe"
 NAMESPACE = "servepipe-system"
 RELEASE = "servepipe"
 KUBERAY_REPOSITORY = "https://ray-project.github.io/kuberay-helm/"
@@ -106,3 +106,27 @@ def install(cluster: Cluster, images: ImageSet, say: Say) -> Iterator[Installati
         raise AssertionError(f"{error}\n{pods[-5000:]}\n{logs[-3000:]}") from None
     say(f"e2e: the chart is installed after {time.monotonic() - begun:.0f} s")
     yield Installation(cluster, NAMESPACE, RELEASE)
+
+
+class Helm:
+    """One release in the operator's namespace."""
+
+    def __init__(self, cluster: Cluster, installation: Installation, images: ImageSet) -> None:
+        self._cluster, self._images = cluster, images
+        self.release, self.namespace = installation.release, installation.namespace
+
+    def do(self, verb: str, chart: Path = CHART, *more: str, release: str = "") -> str:
+        return self._cluster.helm(
+            verb,
+            release or self.release,
+            str(chart),
+            "--namespace",
+            self.namespace,
+            *values(self._images),
+            *more,
+            "--wait",
+            "--timeout=4m",
+        )
+
+    def uninstall(self) -> str:
+        return self._cluster.helm("uninstall", self.release, "--namespace", self.namespace, "--wait")

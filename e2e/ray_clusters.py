@@ -6,6 +6,7 @@ import secrets
 from typing import Any
 
 import httpx
+from images.plan import locked_version
 from kuberay_contract import World
 from small_specs import make_spec
 
@@ -16,7 +17,7 @@ from servepipe_operator.objects.raycluster import raycluster
 
 Object = dict[str, Any]
 
-RAY_VERSION = "2.60.0"
+RAY_VERSION = locked_version("ray")
 CODE = "code"
 #: One deployment of Ray Serve that says in which pod it is. The head imports it too, when it builds the application.
 MODULE = """\

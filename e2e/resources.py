@@ -91,11 +91,11 @@ class Shop:
             world.namespace,
             self._images.runtime,
             url="http://shop:8000/",
-            body=order,
+            body=[order],
             answers=answers,
             **options,
         )
 
     def ask(self, order: Object) -> Answer:
         """What one order is answered."""
-        return self._client.ask("http://shop:8000/", order)
+        return self._client.ask("http://shop:8000/", [order])

@@ -10,7 +10,7 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -30,10 +30,23 @@ class Watched:
     """What status said while something was broken.
 
     Attributes:
-        reasons: Every "Condition=status reason" that was seen beside what a healthy pipeline says, in that order.
+        began: `time.monotonic` at the start.
+        said: By condition, status and reason, beside what a healthy pipeline says: from when to when, in seconds.
     """
 
-    reasons: list[str] = field(default_factory=list)
+    began: float = field(default_factory=time.monotonic)
+    said: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    def look(self, conditions: Sequence[Object]) -> None:
+        now = time.monotonic() - self.began
+        for one in conditions:
+            good = "False" if one["type"] in ("Stalled", "Reconciling") else "True"
+            if one["status"] != good:
+                text = f"{one['type']}={one['status']} {one.get('reason', '')}"
+                self.said[text] = (self.said.get(text, (now, now))[0], now)
+
+    def __str__(self) -> str:
+        return ", ".join(f"{text} ({a:.0f}-{b:.0f} s)" for text, (a, b) in self.said.items()) or "as always"
 
 
 @contextlib.contextmanager
@@ -44,11 +57,7 @@ def watched(world: World) -> Iterator[Watched]:
     def read() -> None:
         while not ended.is_set():
             with contextlib.suppress(AssertionError):
-                for one in world.pipeline("shop").get("status", {}).get("conditions", []):
-                    good = "False" if one["type"] in ("Stalled", "Reconciling") else "True"
-                    text = f"{one['type']}={one['status']} {one.get('reason', '')}"
-                    if one["status"] != good and text not in found.reasons:
-                        found.reasons.append(text)
+                found.look(world.pipeline("shop").get("status", {}).get("conditions", []))
             ended.wait(0.5)
 
     thread = threading.Thread(target=read)
@@ -82,7 +91,7 @@ def disturbed(
         took = time.monotonic() - begun
         so_far = callers.wait_for_more(40)
         seen = callers.wait_for_more(100)
-    say(f"e2e: {what}: well after {took:.0f} s; callers: {seen}; status: {', '.join(status.reasons) or 'as always'}")
+    say(f"e2e: {what}: well after {took:.0f} s; callers: {seen}; status: {status}")
     assert len(seen.failures) == len(so_far.failures), "requests failed after status said that all is well"
     return seen
 
@@ -196,7 +205,7 @@ def refused(shop: Shop, say: Say, what: str, node: Object) -> None:
         world.patch("shop", {"nodes": {"tagger": dict.fromkeys(node)}})
         world.wait_settled("shop")
         seen = callers.wait_for_more(80)
-    say(f"e2e: {what}: told after {took:.0f} s: {message}; callers: {seen}; status: {', '.join(status.reasons)}")
+    say(f"e2e: {what}: told after {took:.0f} s: {message}; callers: {seen}; status: {status}")
     assert seen.failures == []
     assert world.replicas("shop") == before
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 from callers import Callers
@@ -11,44 +10,12 @@ from chart import CHART
 from chart_older import NAME, older
 from clusters.cluster import Ability, Cluster
 from image_set import ImageSet
-from installation import Installation, values
+from installation import Helm
 from resources import compiled
 from world import Object, World
 
 pytestmark = pytest.mark.needs(Ability.CLUSTER_OBJECTS)
 Say = Callable[[str], None]
-
-
-class Helm:
-    """One release in the operator's namespace."""
-
-    def __init__(self, cluster: Cluster, installation: Installation, images: ImageSet) -> None:
-        self._cluster, self._images = cluster, images
-        self.release, self.namespace = installation.release, installation.namespace
-
-    def do(self, verb: str, chart: Path = CHART, *more: str, release: str = "") -> str:
-        return self._cluster.helm(
-            verb,
-            release or self.release,
-            str(chart),
-            "--namespace",
-            self.namespace,
-            *values(self._images),
-            *more,
-            "--wait",
-            "--timeout=4m",
-        )
-
-    def uninstall(self) -> str:
-        return self._cluster.helm("uninstall", self.release, "--namespace", self.namespace, "--wait")
-
-
-@pytest.fixture(scope="module")
-def helm(cluster: Cluster, installation: Installation, images: ImageSet) -> Iterator[Helm]:
-    """At the end the release is as it was."""
-    helm = Helm(cluster, installation, images)
-    yield helm
-    helm.do("upgrade", CHART, "--install")
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """The pods that KubeRay's stand-in makes run Ray, and Ray's own autoscaler adds to them.
 
-SERVEPIPE_RUNTIME_IMAGE=runtime.tar .venv/bin/python -m pytest e2e/test_kuberay_pods.py     # root on Linux
+.venv/bin/python -m pytest e2e/test_kuberay_pods.py     # root on Linux; ten minutes, more when no image is built yet
 
 The tests of this file are one story, told in its order.
 """
@@ -11,22 +11,19 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 from bed.processes import wait_for
+from images.build import Built, build
+from images.plan import project_images
 from kuberay_contract import Object, World, api_of
 from kuberay_process import StandInProcess, crd
-from machine import archive
 from machine.cluster import MachineCluster
-from ray_clusters import GROUP, RayCluster, is_ready
+from ray_clusters import GROUP, RAY_VERSION, RayCluster, is_ready
 from redis_process import RedisProcess
 
-IMAGE = "SERVEPIPE_RUNTIME_IMAGE"
 if sys.platform != "linux" or os.geteuid() != 0:
     pytest.skip("a cluster on this machine needs root on Linux", allow_module_level=True)
-if IMAGE not in os.environ:
-    pytest.skip(f"{IMAGE} names no OCI archive of the runtime image", allow_module_level=True)
 
 Say = Callable[[str], None]
 NAMESPACE = "shop"
@@ -46,10 +43,15 @@ def say(request: pytest.FixtureRequest) -> Say:
 
 
 @pytest.fixture(scope="module")
-def cluster(say: Say, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MachineCluster]:
+def runtime(say: Say) -> Built:
+    return build([project_images()["runtime"]], say=say)["runtime"]
+
+
+@pytest.fixture(scope="module")
+def cluster(runtime: Built, say: Say, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MachineCluster]:
     cluster = MachineCluster.up(tmp_path_factory.mktemp("machine"), say)
     try:
-        cluster.load_image(Path(os.environ[IMAGE]))
+        cluster.load_image(runtime.archive)
         cluster.kubectl("apply", "--server-side", "-f", str(crd()))
         yield cluster
     finally:
@@ -75,15 +77,9 @@ def world(cluster: MachineCluster, kuberay: StandInProcess) -> Iterator[World]:
 
 
 @pytest.fixture(scope="module")
-def image() -> str:
-    (image,) = archive.names(Path(os.environ[IMAGE]))
-    return image
-
-
-@pytest.fixture(scope="module")
-def ray(world: World, image: str) -> RayCluster:
+def ray(world: World, runtime: Built) -> RayCluster:
     """It runs from the first test on that asks for it."""
-    ray = RayCluster(world, "c", image)
+    ray = RayCluster(world, "c", runtime.reference)
     ray.create()
     return ray
 
@@ -107,7 +103,7 @@ def test_the_head_comes_up_under_the_restricted_level_and_asks_for_the_token(
     say(f"head ready after {time.monotonic() - begun:.0f} s")
     world.wait_condition("c", "HeadPodReady", "True")
     assert ray.ask(ip, "GET", "/api/ray/version", token="").status_code == 401
-    assert ray.ask(ip, "GET", "/api/ray/version").json()["ray_version"] == "2.60.0"
+    assert ray.ask(ip, "GET", "/api/ray/version").json()["ray_version"] == RAY_VERSION
     head = world.head("c")
     assert [status["ready"] for status in head["status"]["containerStatuses"]] == [True, True]
     assert ray.workers() == []
@@ -196,11 +192,11 @@ def test_a_deleted_raycluster_leaves_nothing(ray: RayCluster, world: World) -> N
 
 
 def test_with_redis_another_head_knows_what_the_former_one_knew(
-    cluster: MachineCluster, world: World, image: str, say: Say
+    cluster: MachineCluster, world: World, runtime: Built, say: Say
 ) -> None:
     redis = RedisProcess(cluster.layout.address, cluster.layout.logs, cluster.make_process)
     redis.start()
-    ray = RayCluster(world, "f", image, gcsFaultTolerance={"redisAddress": redis.host_and_port})
+    ray = RayCluster(world, "f", runtime.reference, gcsFaultTolerance={"redisAddress": redis.host_and_port})
     ray.create()
     ip = ray.head_ip()
     ray.put(ip)

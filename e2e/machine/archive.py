@@ -45,15 +45,6 @@ def write(path: Path, name: str, program: Path) -> None:
     path.write_bytes(_tar({file: (content, 0o644) for file, content in files.items()}))
 
 
-def names(path: Path) -> list[str]:
-    """The names, with their tags, of the images in an archive."""
-    with tarfile.open(path) as tar:
-        file = tar.extractfile("index.json")
-        assert file is not None
-        index = json.load(file)
-    return [one["annotations"]["org.opencontainers.image.ref.name"] for one in index["manifests"]]
-
-
 def _tar(files: dict[str, tuple[bytes, int]]) -> bytes:
     whole = io.BytesIO()
     with tarfile.open(fileobj=whole, mode="w") as tar:

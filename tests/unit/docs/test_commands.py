@@ -25,7 +25,7 @@ from servepipe.errors import ServePipeError
 from servepipe_operator.controller.settings import _parser as operator_parser
 
 BLOCKS = [block for page in PAGES for block in blocks(page)]
-TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.M))
+TARGETS = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.M))
 VALUES = json.loads((ROOT / "charts" / "servepipe" / "values.schema.json").read_text(encoding="utf-8"))
 #: Folders of the project, by which a path on a page is told from one of the reader's.
 FOLDERS = {path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith(".")} - {"build", "dist"}
@@ -111,8 +111,9 @@ def test_the_operators_flags_exist() -> None:
 
 def test_targets_of_make_exist() -> None:
     named = {(where, word) for where, words in commands() if words[0] == "make" for word in words[1:2]}
+    in_text = re.compile(r"^make ([a-z0-9-]+)$")
     for page in PAGES:
-        named |= {(name(page), found) for code in inline_code(page) for found in re.findall(r"^make ([a-z-]+)$", code)}
+        named |= {(name(page), found) for code in inline_code(page) for found in in_text.findall(code)}
     assert named
     assert not {(where, target) for where, target in named if target not in TARGETS}
 

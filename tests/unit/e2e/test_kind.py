@@ -13,9 +13,8 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A kind that notes how it was called, and fails when asked to load what is called broken."""
     log, program = tmp_path / "calls", tmp_path / "bin" / "kind"
     program.parent.mkdir()
-    program.write_text(
-        f'#!/bin/sh\necho "$@" >> {log}\ncase "$*" in *broken*) echo "no such file" >&2; exit 1;; esac\n'
-    )
+    refuses = 'case "$*" in *broken*) echo "no such file" >&2; exit 1;; esac'
+    program.write_text(f'#!/bin/sh\necho "$@" >> {log}\n{refuses}\n')
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
     return log

@@ -54,7 +54,6 @@ def test_an_image_is_the_same_each_time_and_names_its_parts_by_their_content(tmp
     archive.write(tmp_path / "1.tar", "localhost/pod:1", program)
     archive.write(tmp_path / "2.tar", "localhost/pod:1", program)
     assert (tmp_path / "1.tar").read_bytes() == (tmp_path / "2.tar").read_bytes()
-    assert archive.names(tmp_path / "1.tar") == ["localhost/pod:1"]
     with tarfile.open(tmp_path / "1.tar") as tar:
         held = {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
     blobs = {name.rpartition("/")[2]: content for name, content in held.items() if name.startswith("blobs/")}
