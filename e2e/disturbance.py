@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from callers import Seen
@@ -62,20 +62,21 @@ def watched(world: World) -> Iterator[Watched]:
         thread.join()
 
 
-def disturbed(
-    shop: Shop, say: Say, what: str, disturb: Callable[[], object], recovered: Callable[[], object] = lambda: True
-) -> Seen:
+def disturbed(shop: Shop, say: Say, what: str, disturb: Callable[[], object], *, loses: bool = True) -> Seen:
     """Disturbs the shop under load, waits until it is well again, and prints what was seen.
 
     Args:
-        recovered: What has to be true besides; AssertionErrors mean: not yet.
+        loses: Replicas are lost by it: it is well when there are as many as before, and some of them are others.
     """
     world = shop.world
+    before = world.replicas("shop")
 
     def well() -> bool:
         live = world.pipeline("shop")
-        available = condition(live, "Available").get("status") == "True"
-        return available and not condition(live, "Reconciling") and bool(recovered())
+        if condition(live, "Available").get("status") != "True" or condition(live, "Reconciling"):
+            return False
+        now = world.replicas("shop")
+        return sizes(now) == sizes(before) and (now != before) is loses
 
     with watched(world) as status, shop.callers(ORDER, ANSWERS) as callers:
         begun = time.monotonic()
@@ -89,18 +90,12 @@ def disturbed(
     return seen
 
 
-def gone(world: World, pod: Object) -> bool:
-    """Whether this very pod is not there any more."""
-    return pod["metadata"]["uid"] not in {one["metadata"]["uid"] for one in world.pods("shop")}
+def sizes(replicas: Mapping[str, Collection[str]]) -> dict[str, int]:
+    return {node: len(ids) for node, ids in replicas.items()}
 
 
-def kill_head(shop: Shop, say: Say, what: str) -> Seen:
+def kill_head(shop: Shop, say: Say, what: str, *, loses: bool) -> Seen:
     head = shop.world.head("shop")
     name = head["metadata"]["name"]
-    return disturbed(
-        shop,
-        say,
-        what,
-        lambda: shop.world.kubectl("delete", "pod", name, "--grace-period=0", "--force"),
-        lambda: gone(shop.world, head) and shop.world.replicas("shop"),
-    )
+    kill = ("delete", "pod", name, "--grace-period=0", "--force")
+    return disturbed(shop, say, what, lambda: shop.world.kubectl(*kill), loses=loses)

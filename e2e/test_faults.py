@@ -13,7 +13,7 @@ from collections.abc import Callable
 import pytest
 from clusters.cluster import Ability
 from clusters.on_machine import OnMachine
-from disturbance import ANSWERS, ORDER, disturbed, gone, kill_head, watched
+from disturbance import ANSWERS, ORDER, disturbed, kill_head, watched
 from resources import SMALL_POD, Shop
 from world import Object, World, condition
 
@@ -34,13 +34,12 @@ def test_a_worker_pod_is_killed(shop: Shop, say: Say) -> None:
         say,
         "a worker pod killed",
         lambda: shop.world.kubectl("delete", "pod", name, "--grace-period=0", "--force"),
-        lambda: gone(shop.world, pod),
     )
 
 
 def test_a_worker_pod_is_evicted(shop: Shop, say: Say) -> None:
     (pod, *_) = pods_of(shop.world, "worker")
-    disturbed(shop, say, "a worker pod evicted", lambda: evict(shop.world, pod), lambda: gone(shop.world, pod))
+    disturbed(shop, say, "a worker pod evicted", lambda: evict(shop.world, pod))
 
 
 def test_an_ingress_pod_is_evicted_and_the_budget_keeps_the_others(shop: Shop, say: Say) -> None:
@@ -53,7 +52,7 @@ def test_an_ingress_pod_is_evicted_and_the_budget_keeps_the_others(shop: Shop, s
         with pytest.raises(AssertionError, match="disruption budget"):
             evict(shop.world, second)
 
-    seen = disturbed(shop, say, "an ingress pod evicted", disturb, lambda: gone(shop.world, first))
+    seen = disturbed(shop, say, "an ingress pod evicted", disturb)
     assert seen.failures == []
 
 
@@ -66,13 +65,11 @@ def evict(world: World, pod: Object) -> None:
 
 
 def test_a_replica_is_killed(shop: Shop, say: Say) -> None:
-    before = shop.world.replicas("shop")["risky"]
     disturbed(
         shop,
         say,
         "a replica killed",
         lambda: shop.ask({"kind": "risky", "do": "exit"}),
-        lambda: (now := shop.world.replicas("shop")["risky"]) and not now & before,
     )
 
 
@@ -81,10 +78,8 @@ def test_containerd_is_restarted(shop: Shop, say: Say) -> None:
     cluster = shop.world.cluster
     if not isinstance(cluster, OnMachine):
         pytest.skip(f"no way to restart containerd on {cluster.mode} yet")
-    before = shop.world.replicas("shop")
-    seen = disturbed(shop, say, "containerd restarted", cluster.machine.restart_containerd)
+    seen = disturbed(shop, say, "containerd restarted", cluster.machine.restart_containerd, loses=False)
     assert seen.failures == []
-    assert shop.world.replicas("shop") == before
 
 
 @pytest.mark.needs(Ability.DNS)
@@ -92,16 +87,14 @@ def test_dns_is_gone_for_a_minute(shop: Shop, say: Say) -> None:
     cluster = shop.world.cluster
     if not isinstance(cluster, OnMachine):
         pytest.skip(f"no way to stop the DNS of {cluster.mode} yet")
-    before = shop.world.replicas("shop")
 
     def disturb() -> None:
         cluster.machine.stop_daemon("coredns")
         time.sleep(60)  # what is tested is a minute
         cluster.machine.start_daemon("coredns")
 
-    seen = disturbed(shop, say, "DNS gone for a minute", disturb)
+    seen = disturbed(shop, say, "DNS gone for a minute", disturb, loses=False)
     assert seen.failures == []
-    assert shop.world.replicas("shop") == before
 
 
 def test_an_image_cannot_be_pulled(shop: Shop, say: Say) -> None:
@@ -139,20 +132,37 @@ def told(world: World) -> str:
 
 def test_a_model_eats_all_memory(shop: Shop, say: Say) -> None:
     """The kernel ends its container, or Ray the replica before that; callers of others are answered again soon."""
-    before = shop.world.replicas("shop")["risky"]
     disturbed(
         shop,
         say,
         "out of memory in one model",
         lambda: shop.ask({"kind": "risky", "do": "eat memory"}),
-        lambda: (now := shop.world.replicas("shop")["risky"]) and not now & before,
     )
 
 
 def test_a_full_disk_on_a_worker(shop: Shop, say: Say) -> None:
-    disturbed(shop, say, "a full disk on a worker", lambda: shop.ask({"kind": "risky", "do": "fill the disk"}))
+    """All that the pod of one node can write, Ray's own files among it, is full; the pod is replaced by hand."""
+    world = shop.world
+    small = {
+        "containers": [{**SMALL_POD["spec"]["containers"][0], "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}]}],
+        "volumes": [{"name": "tmp", "emptyDir": {"medium": "Memory", "sizeLimit": "64Mi"}}],
+    }
+    world.patch("shop", {"nodes": {"risky": {"template": {"spec": small}}}})
+    world.wait_settled("shop")
+    (pod,) = world.pods("shop", "servepipe.dev/pool=risky")
+
+    def disturb() -> None:
+        answer = shop.ask({"kind": "risky", "do": "fill the disk", "mebibytes": 100})
+        say(f"e2e: a full disk: the model that filled it answered {answer.status} {answer.text[:200]}")
+        say(f"e2e: a full disk: others are answered {shop.ask(ORDER).text}")
+        world.kubectl("delete", "pod", pod["metadata"]["name"])
+
+    seen = disturbed(shop, say, "a full disk on a worker", disturb)
+    assert seen.failures == []
+    world.patch("shop", {"nodes": {"risky": {"template": None}}})
+    world.wait_settled("shop")
 
 
 def test_the_head_is_killed(shop: Shop, say: Say) -> None:
     """Without GCS fault tolerance all that it knew is lost, and its workers end."""
-    kill_head(shop, say, "the head killed")
+    kill_head(shop, say, "the head killed", loses=True)

@@ -18,9 +18,9 @@ class Misbehaving:
             while True:
                 self.kept.append(bytearray(os.urandom(MEBIBYTE)) * 16)
         if what == "fill the disk":
-            with tempfile.TemporaryFile() as file:
+            with open(os.path.join(tempfile.gettempdir(), "full"), "wb", buffering=0) as file:
                 try:
-                    while True:
+                    for _ in range(order["mebibytes"]):
                         file.write(b"x" * MEBIBYTE)
                 except OSError as error:
                     return error.strerror
