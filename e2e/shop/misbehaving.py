@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from pathlib import Path
 
 MEBIBYTE = 1024 * 1024
 
@@ -18,7 +19,7 @@ class Misbehaving:
             while True:
                 self.kept.append(bytearray(os.urandom(MEBIBYTE)) * 16)
         if what == "fill the disk":
-            with open(os.path.join(tempfile.gettempdir(), "full"), "wb", buffering=0) as file:
+            with Path(tempfile.gettempdir(), "full").open("wb", buffering=0) as file:
                 try:
                     for _ in range(order["mebibytes"]):
                         file.write(b"x" * MEBIBYTE)
