@@ -18,6 +18,7 @@ __all__ = [
     "CONTAINER_SECURITY",
     "CONTENTS_ANNOTATION",
     "DASHBOARD_PORT",
+    "DRAIN_SECONDS",
     "HEAD_PORTS",
     "METRICS_PORT",
     "SERVE_PORT",
@@ -50,6 +51,10 @@ CONTAINER_SECURITY: Json = {
 _POD_SECURITY: Json = {"runAsNonRoot": True, "runAsUser": _USER, "seccompProfile": _SECCOMP}
 
 _GPU = "nvidia.com/gpu"
+
+#: Seconds that a worker's pod may take to hand over its replicas: a machine may have to come for the new pod, and its
+#: models to load. As long as the cluster autoscaler waits by default; the pod ends as soon as nobody needs it.
+DRAIN_SECONDS = 600
 
 
 def cluster_environment() -> dict[str, str]:
@@ -116,13 +121,32 @@ def worker_template(owner: Owner, wish: PodWish, default_image: str, environment
     role = "ingress" if wish.pool == INGRESS_POOL else "worker"
     base: Json = {"metadata": {"labels": {**labels(owner), ROLE_LABEL: role, POOL_LABEL: wish.pool}}, "spec": spec}
     base = merge_template(base, _extras(container["name"], content, environment))
-    merged = merge_template(base, content.get("template", {}))
+    merged = _drained(merge_template(base, content.get("template", {})), container["name"], wish.pool == INGRESS_POOL)
     # Ours, whatever the template says: by them pods are found, and they tell what the slot holds.
     ours = {
         "labels": {**labels(owner), POOL_LABEL: wish.pool, ROLE_LABEL: role},
         "annotations": {CONTENTS_ANNOTATION: wish.digest},
     }
     return merge_template(merged, {"metadata": ours})
+
+
+def _drained(template: Json, container: str, proxy: bool) -> Json:
+    """With the hook that hands replicas over to other pods before this one ends, unless there is one already.
+
+    Args:
+        proxy: Callers are connected to this pod.
+    """
+    pod = template["spec"]
+    if any("preStop" in (one.get("lifecycle") or {}) for one in pod["containers"] if one["name"] == container):
+        return template
+    grace = pod.get("terminationGracePeriodSeconds", DRAIN_SECONDS)
+    if not isinstance(grace, int):
+        return template  # the API server says what is wrong with it
+    drain = f"python -m servepipe.runtime.drain --grace {grace}{' --proxy' if proxy else ''}"
+    # Where the image has no such module yet, the pod serves on for as long as it did before there was one, and ends.
+    command = ["sh", "-c", f"{drain} || {{ sleep {min(25, max(0, grace - 5))}; ray stop --force; }}"]
+    hook = {"name": container, "lifecycle": {"preStop": {"exec": {"command": command}}}}
+    return merge_template(template, {"spec": {"terminationGracePeriodSeconds": grace, "containers": [hook]}})
 
 
 def _extras(container: str, content: Mapping[str, Any], environment: Mapping[str, str]) -> Json:
