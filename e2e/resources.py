@@ -74,9 +74,10 @@ class Shop:
     def image(self, version: Version) -> str:
         return self._images.shop_two if version == "two" else self._images.shop
 
-    def compiled(self, version: Version) -> str:
+    def compiled(self, version: Version, *overlays: Path) -> str:
         folder = self._second if version == "two" else SHOP
-        return compiled(folder / ("shop_checked.py" if version == "checked" else "shop.py"), self.image(version))
+        file = folder / ("shop_checked.py" if version == "checked" else "shop.py")
+        return compiled(file, self.image(version), *overlays)
 
     def code(self, version: Version, node: str) -> str:
         """The digest of a node's code."""

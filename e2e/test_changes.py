@@ -119,11 +119,12 @@ def test_a_change_costs_no_caller_anything(
 def test_autoscaling_follows_the_load(shop: Shop, say: Say) -> None:
     world = shop.world
     quick = {"minReplicas": 1, "maxReplicas": 3, "targetOngoingRequests": 2}
+    delays = {"upscaleDelaySeconds": 2, "downscaleDelaySeconds": 10}
     before = world.replicas("shop")
     with shop.callers(ORDER) as callers:
         world.patch(
             "shop",
-            {"nodes": {"ranker": {"autoscaling": {**quick, "upscaleDelaySeconds": 2, "downscaleDelaySeconds": 10}}}},
+            {"nodes": {"ranker": {"replicas": None, "autoscaling": {**quick, **delays}}}},
         )
         world.wait_settled("shop")
         with shop.callers({"kind": "plain", "seconds": 1}, clients=12, rate=12, name="busy") as busy:

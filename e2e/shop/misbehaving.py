@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from pathlib import Path
 
 MEBIBYTE = 1024 * 1024
 
@@ -18,9 +19,9 @@ class Misbehaving:
             while True:
                 self.kept.append(bytearray(os.urandom(MEBIBYTE)) * 16)
         if what == "fill the disk":
-            with tempfile.TemporaryFile() as file:
+            with Path(tempfile.gettempdir(), "full").open("wb", buffering=0) as file:
                 try:
-                    while True:
+                    for _ in range(order["mebibytes"]):
                         file.write(b"x" * MEBIBYTE)
                 except OSError as error:
                     return error.strerror

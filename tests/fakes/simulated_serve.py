@@ -49,6 +49,12 @@ class Timing:
 #: What a node's first constructor argument may ask for.
 GOOD, BUILD_FAILS, CRASHES, HANGS, BUILD_HANGS = "good", "build-fails", "crashes", "hangs", "build-hangs"
 BAD = (BUILD_FAILS, CRASHES, HANGS, BUILD_HANGS)
+MISMATCHES = "mismatches"
+#: What a replica raises that does not start.
+RAISES = {
+    CRASHES: "ValueError: weights are missing",
+    MISMATCHES: "servepipe.errors.RuntimeMismatchError: this replica has servepipe 0.2.0, Ray's head 0.1.0",
+}
 
 
 class Clock:
@@ -359,7 +365,7 @@ class SimulatedServe:
                     or application.name in self.stuck
                 ):
                     continue
-                if behaviour == CRASHES:
+                if behaviour in RAISES:
                     application.replicas.remove(replica)
                     application.tries += 1
                     if application.tries >= TRIES:
@@ -368,7 +374,7 @@ class SimulatedServe:
                             "The deployment failed to start 3 times in a row. Error:\n"
                             "Traceback (most recent call last):\n"
                             '  File "model.py", line 3, in __init__\n    raise ValueError("weights are missing")\n'
-                            "ValueError: weights are missing"
+                            f"{RAISES[behaviour]}"
                         )
                 else:
                     replica.state = "RUNNING" if replica.next_config is None else "UPDATING"
@@ -500,7 +506,7 @@ def _behaviour(application: Mapping[str, Any]) -> str:
     arguments = application["args"].get("args") or [GOOD]
     if application["args"].get("preprocessor") == "broken:hook":
         return CRASHES
-    return arguments[0] if arguments[0] in BAD else GOOD
+    return arguments[0] if arguments[0] in (*BAD, MISMATCHES) else GOOD
 
 
 def _cpus(application: Mapping[str, Any]) -> float:

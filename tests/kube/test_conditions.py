@@ -124,6 +124,27 @@ def a_template_that_the_api_server_refuses(stage: Stage) -> None:
 
 
 @SCENES.add()
+def what_a_template_removes_is_in_no_pod(stage: Stage) -> None:
+    name = "removes"
+    template = {"spec": {"securityContext": {"runAsUser": {"$null": True}}}}
+    m1 = model("good", template=template)
+    parts = {"ingress": {"template": template}, "cluster": {"head": {"template": template}}}
+    stage.ready(name, {"m1": m1}, **parts)
+    pods = stage.pods(name)
+    assert len(pods) >= 3
+    for pod in pods:
+        security = pod["spec"]["securityContext"]
+        assert ("runAsUser" in security, security["runAsNonRoot"]) == (False, True), pod["metadata"]["name"]
+    before = stage.replicas(name)
+    nulls = {"spec": {"securityContext": {"runAsUser": None}}}
+    live = stage.get(name)
+    spec = {**live["spec"], "nodes": {"m1": {**live["spec"]["nodes"]["m1"], "template": nulls}}}
+    stage.plane.api.replace(stage.at("apis/servepipe.dev/v1alpha1:servepipelines", name), {**live, "spec": spec})
+    stage.wait_settled(name)
+    assert stage.replicas(name) == before, "another way to write the same is no change"
+
+
+@SCENES.add()
 def a_service_account_that_does_not_exist(stage: Stage) -> None:
     name = "account"
     stage.apply(stage.resource(name, {"m1": model("good")}, serviceAccountName="model-reader"))

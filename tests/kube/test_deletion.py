@@ -111,12 +111,41 @@ def a_quota_without_room_for_our_objects(stage: Stage) -> None:
     stage.told(name, "Stalled", "True", "QuotaExceeded", "secrets", "tight", "raise the ResourceQuota")
     assert stage.conditions(stage.get(name))["Available"] != "True"
     quota(stage, secrets="9", count__networkpolicies_networking_k8s_io="0")
-    # What callers need is there all the same.
-    stage.wait_for(name, "Available")
-    stage.told(name, "Stalled", "True", "QuotaExceeded", "networkpolicies", "raise the ResourceQuota")
+    # Nothing would keep other pods out of Ray's dashboard.
+    stage.told(
+        name, "Stalled", "True", "QuotaExceeded", "NetworkPolicy", "no pod is started", "raise the ResourceQuota"
+    )
+    assert stage.children(RAYCLUSTERS, name) == []
     assert stage.conditions(stage.get(name))["Ready"] == "False"
     quota(stage, secrets="9", count__networkpolicies_networking_k8s_io="9")
     stage.wait_settled(name)
+
+
+@SCENES.add(own=True)
+def a_policy_that_cannot_be_made_again_stops_nothing_that_runs(stage: Stage) -> None:
+    name = "open"
+    stage.ready(name)
+    uid, before = stage.raycluster(name)["metadata"]["uid"], stage.replicas(name)
+    policy = stage.cluster(name)
+    with stage.callers(name):
+        quota(stage, count__networkpolicies_networking_k8s_io="0")
+        stage.plane.api.delete(stage.at(POLICIES, policy))
+        stage.told(name, "Stalled", "True", "QuotaExceeded", f"NetworkPolicy {stage.namespace}/{policy}", "goes on")
+        stage.looked(name)
+        live = stage.get(name)
+        assert (stage.conditions(live)["Available"], stage.conditions(live)["Ready"]) == ("True", "False")
+        assert stage.raycluster(name)["metadata"]["uid"] == uid
+        assert stage.replicas(name) == before
+    # Suspended it is stopped, and does not start open to everybody.
+    stage.patch(name, suspend=True)
+    stage.until("the pods to be gone", lambda: not stage.pods(name), name=name)
+    stage.patch(name, suspend=None)
+    stage.told(name, "Stalled", "True", "QuotaExceeded", "no pod is started without it")
+    assert stage.raycluster(name)["spec"]["suspend"]
+    assert stage.pods(name) == []
+    quota(stage, count__networkpolicies_networking_k8s_io="9")
+    stage.wait_settled(name)
+    assert stage.find(POLICIES, policy) is not None
 
 
 @SCENES.add(own=True)

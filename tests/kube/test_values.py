@@ -104,6 +104,48 @@ def printable(value: Any) -> Any:
     return type(value)(map(printable, value)) if isinstance(value, list | tuple) else value
 
 
+#: What becomes of a null in a field that preserves what it does not know, by the way in which it came.
+WAYS = {
+    ("apply",): "dropped",
+    ("apply", "--server-side"): "kept",
+    ("create",): "kept",
+    ("replace",): "kept",
+    ("patch", "--type=merge"): "dropped",
+}
+
+
+@pytest.mark.parametrize("way", WAYS, ids=" ".join)
+@pytest.mark.parametrize("before", ["a value", "nothing"])
+def test_what_a_template_removes_arrives_by_every_way(cluster: Cluster, way: tuple[str, ...], before: str) -> None:
+    def file(fields: Object) -> str:
+        made = document([{"a": 1}], cluster.namespace)
+        made["spec"]["nodes"]["n0"]["template"] = {"spec": fields}
+        return json.dumps(made)
+
+    def stored(sent: str) -> Object:
+        cluster.clear()
+        if way != ("create",):
+            there = {"marked": "x", "plain": "x"} if before == "a value" else {}
+            cluster.kubectl(*(("create",) if way[0] in ("replace", "patch") else way), "-f", "-", stdin=file(there))
+        if way[0] == "patch":
+            cluster.kubectl(*way, "svp", "values", "-p", sent)
+        else:
+            cluster.kubectl(*way, "-f", "-", stdin=sent)
+        live = cluster.plane.api.get(f"{cluster.folder}/values")
+        found: Object = live["spec"]["nodes"]["n0"]["template"]["spec"]
+        return found
+
+    mark = {"$null": True}
+    sent = file({"marked": mark, "plain": None})
+    assert stored(sent) == {"marked": mark} | ({"plain": None} if WAYS[way] == "kept" else {})
+    assert stored(
+        api.write(api.validate(json.loads(sent))) if way[0] != "patch" else file({"marked": mark, "plain": mark})
+    ) == {
+        "marked": mark,
+        "plain": mark,
+    }
+
+
 WILD = LEAVES | st.floats() | st.binary(max_size=3) | st.text(st.characters(), max_size=3) | st.just("\ud800")
 MANY = st.lists(st.dictionaries(NAMES, VALUES, min_size=1, max_size=2), min_size=NODES, max_size=NODES)
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import servepipe
+
 pytestmark = pytest.mark.ray
 
 CODE = Path(__file__).parent / "code"
@@ -43,6 +45,10 @@ def test_a_replica_that_cannot_start_says_why_and_hurts_no_other(serve_session, 
             ["ValueError: cannot take this"],
         ),
     }
+    mixed = s.node("mixed", "runtime_models:ensemble", path=CODE)
+    mixed |= {"import_path": "older_servepipe:node", "runtime_env": {"env_vars": {"PYTHONPATH": str(CODE)}}}
+    words = [f"RuntimeMismatchError: this replica has servepipe {servepipe.__version__}", "has servepipe 0.0.1"]
+    broken["mixed"] = (mixed, words)
     s.put(*applications, *(application for application, _ in broken.values()))
 
     def all_failed():

@@ -14,6 +14,7 @@
     │   └── StepTimeoutError        504: a step or the whole request took too long
     ├── NodeError                   an exception of user code that cannot be rebuilt where it is reported
     ├── CodeMismatchError           sources differ from the digest that the resource names
+    ├── RuntimeMismatchError        a replica's image has another servepipe or Ray than the head's
     ├── RunError                    starting, stopping or reaching a local run
     └── MissingExtraError           an optional dependency is not installed; names the pip line
 
@@ -36,6 +37,7 @@ __all__ = [
     "RequestError",
     "ResourceError",
     "RunError",
+    "RuntimeMismatchError",
     "ServePipeError",
     "SignatureError",
     "StepTimeoutError",
@@ -169,6 +171,10 @@ class NodeError(ServePipeError):
 
 class CodeMismatchError(ServePipeError):
     """The sources found here do not have the digest that the resource names; both are in ``what``."""
+
+
+class RuntimeMismatchError(ServePipeError):
+    """This replica has another version of servepipe or Ray than the head; both are in ``what``."""
 
 
 class RunError(ServePipeError):

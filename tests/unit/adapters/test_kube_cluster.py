@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from fake_kube import FakeKube, serving, status
+from fake_kube import FakeKube, Fault, serving, status
 from simulated_world import node, resource
 
 from servepipe.api.v1alpha1 import ServePipeline
@@ -164,7 +164,7 @@ async def test_what_somebody_changed_is_changed_back_and_what_is_no_longer_wante
         (f"{V1}/secrets", "diamond-token", "Secret", True),
         (CLUSTERS, plan_of().name, "RayCluster", True),
         (f"{V1}/services", "diamond", "Service", False),
-        (POLICIES, plan_of().name, "NetworkPolicy", False),
+        (POLICIES, plan_of().name, "NetworkPolicy", True),
         (BUDGETS, "diamond-ingress", "PodDisruptionBudget", False),
     ],
 )
@@ -335,6 +335,83 @@ async def test_what_goes_wrong_with_one_object_is_told_and_does_not_hold_up_othe
         bed.get(f"{V1}/services", "diamond")["spec"]["selector"] = {}
         with pytest.raises(Conflict):
             await cluster.apply(plan_of())
+
+
+def refusing_policies(code: int, reason: str, message: str) -> Fault:
+    def fault(method: str, path: str) -> web.Response | None:
+        return status(code, reason, message) if method == "PATCH" and "/networkpolicies/" in path else None
+
+    return fault
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "message", "reason", "fix"),
+    [
+        (403, "Forbidden", 'User "o" cannot patch resource "networkpolicies"', "Forbidden", "give the operator"),
+        (403, "Forbidden", "exceeded quota: q", "QuotaExceeded", "raise the ResourceQuota"),
+        (400, "BadRequest", 'admission webhook "w" denied the request', "Refused", "denied the request"),
+    ],
+)
+async def test_no_pod_starts_without_the_policies_that_close_it(
+    code: int, said: str, message: str, reason: str, fix: str
+) -> None:
+    bed, name = Bed(), plan_of().name
+    async with bed.cluster() as cluster:
+        bed.fake.faults.append(refusing_policies(code, said, message))
+        await cluster.look(kept_of())
+        problems = await cluster.apply(plan_of())
+
+        assert [(one.reason, one.stalled, one.blocking) for one in problems] == [(reason, True, True)] * 2
+        assert f"NetworkPolicy shop/{name} is not as wanted (no pod is started without it)" in problems[0].message
+        assert fix in problems[0].message
+        assert f"rayclusters/{name}" not in bed.names()
+        assert "services/diamond" in bed.names()
+
+        bed.fake.faults.clear()
+        await cluster.look(kept_of())
+        assert await cluster.apply(plan_of()) == ()
+        assert f"rayclusters/{name}" in bed.names()
+
+
+async def test_a_suspended_pipeline_rests_on_until_its_pods_can_be_closed() -> None:
+    bed, name = Bed(), plan_of().name
+    async with bed.cluster() as cluster:
+        bed.fake.faults.append(refusing_policies(403, "Forbidden", "exceeded quota: q"))
+        await cluster.look(kept_of())
+        problems = await cluster.apply(plan_of(suspend=True))
+        assert [one.blocking for one in problems] == [False, False]
+        assert bed.get(CLUSTERS, name)["spec"]["suspend"], "without pods it may be made"
+
+        state = await cluster.look(kept_of())
+        problems = await cluster.apply(plan_of(live=state.slots))
+        assert [one.blocking for one in problems] == [True, True]
+        assert bed.get(CLUSTERS, name)["spec"]["suspend"]
+
+        bed.fake.faults.clear()
+        state = await cluster.look(kept_of())
+        assert await cluster.apply(plan_of(live=state.slots)) == ()
+        assert not bed.get(CLUSTERS, name)["spec"]["suspend"]
+
+
+async def test_what_runs_is_not_stopped_when_its_policies_are_refused() -> None:
+    bed, name = Bed(), plan_of().name
+    async with bed.cluster() as cluster:
+        await cluster.look(kept_of())
+        await cluster.apply(plan_of())
+        head(bed)
+        before = bed.get(CLUSTERS, name)["spec"]
+        del bed.fake.objects[POLICIES, name]
+        bed.fake.faults.append(refusing_policies(403, "Forbidden", "exceeded quota: q"))
+        state = await cluster.look(kept_of())
+        (problem,) = await cluster.apply(plan_of(live=state.slots))
+
+        assert (problem.reason, problem.stalled, problem.blocking) == ("QuotaExceeded", True, False)
+        assert f"NetworkPolicy shop/{name} is not as wanted (what runs goes on" in problem.message
+        assert bed.get(CLUSTERS, name)["spec"] == before
+
+        state = await cluster.look(kept_of())
+        await cluster.apply(plan_of(live=state.slots, suspend=True))
+        assert bed.get(CLUSTERS, name)["spec"]["suspend"], "it can still be stopped"
 
 
 async def test_a_cluster_that_cannot_be_made_says_why() -> None:

@@ -24,6 +24,21 @@ def test_nodes_are_merged_by_name_and_field(diamond: ServePipeline) -> None:
     assert list(got["nodes"]) == ["m1", "m2", "ensemble"]
 
 
+def test_a_null_in_a_template_takes_a_field_out_of_the_file_else_out_of_the_pods(diamond: ServePipeline) -> None:
+    mark = {"$null": True}
+    given = {"spec": {"securityContext": {"runAsUser": 5, "fsGroup": 6}, "hostname": "x"}}
+    first = api.merge(diamond, {"spec": {"nodes": {"m1": {"template": given}}}})
+    change = {"spec": {"securityContext": {"runAsUser": None, "runAsGroup": None}, "subdomain": None}}
+
+    there = merged(first, {"nodes": {"m1": {"template": change}}})["nodes"]["m1"]["template"]["spec"]
+    assert there == {"hostname": "x", "securityContext": {"fsGroup": 6, "runAsGroup": mark}, "subdomain": mark}
+    absent = merged(diamond, {"nodes": {"m1": {"template": change}}})["nodes"]["m1"]["template"]["spec"]
+    assert absent == {"securityContext": {"runAsUser": mark, "runAsGroup": mark}, "subdomain": mark}
+    gone = merged(first, {"nodes": {"m1": {"template": {"spec": {"securityContext": mark}}}}})
+    assert gone["nodes"]["m1"]["template"]["spec"] == {"hostname": "x", "securityContext": mark}
+    assert "template" not in merged(first, {"nodes": {"m1": {"template": None}}})["nodes"]["m1"]
+
+
 def test_later_overlays_win(diamond: ServePipeline) -> None:
     first = api.merge(diamond, {"spec": {"nodes": {"m1": {"replicas": 7}, "m2": {"replicas": 5}}}})
     second = api.merge(first, {"spec": {"nodes": {"m1": {"replicas": 8}}}})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
+from simulated_serve import RAISES
 from simulated_world import World, node, resource
 
 from servepipe_operator.view import status_lines
@@ -26,6 +27,7 @@ def broken(how: str, **fields: object):
     [
         ("build-fails", "BuildFailed", "ModuleNotFoundError: No module named 'model'"),
         ("crashes", "ReplicaFailed", "ValueError: weights are missing"),
+        ("mismatches", "RuntimeMismatch", RAISES["mismatches"]),
     ],
 )
 def test_a_broken_model_is_taken_out_and_said(world: World, how: str, reason: str, message: str) -> None:

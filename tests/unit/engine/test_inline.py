@@ -100,6 +100,27 @@ def test_new_code_runs_on_its_own_until_it_is_promoted(world: World) -> None:
     assert world.serve.problems == []
 
 
+def test_the_old_ingress_keeps_what_it_calls_until_the_new_one_has_found_room(world: World) -> None:
+    """However long that takes: its table sends requests to the replicas of the promoted revision."""
+    wanted = resource({"m1": model(), "f": function("new")})
+    world.serve.cpus = 3.0  # m1, the ingress and f's candidate
+    replicas = ingress_replicas(world)
+
+    world.run(wanted, 300)
+
+    assert ingress_replicas(world) == replicas
+    assert len(world.node_applications("f")) == 1
+    assert world.condition("Available") == "True"
+    assert world.serve.problems == []
+
+    world.serve.cpus = 4.0
+    world.settle(wanted)
+
+    assert world.node_applications("f") == []
+    assert set(ingress_replicas(world)).isdisjoint(replicas)
+    assert world.serve.problems == []
+
+
 def test_broken_new_code_never_reaches_the_ingress(world: World) -> None:
     replicas = ingress_replicas(world)
 

@@ -77,6 +77,7 @@ VERDICTS: dict[str, Verdict] = {
     "RayVersionMismatch": "Failed",
     "Refused": "Failed",
     "ReplicaFailed": "Failed",
+    "RuntimeMismatch": "Failed",
     "ReplicaFailure": "Failed",
     "ServeRejected": "Failed",
     "TokenMissing": "Failed",
@@ -138,7 +139,7 @@ def tagged(number: int) -> Json:
 
 
 def failures() -> Said:
-    for how in ("build-fails", "crashes", "hangs"):
+    for how in ("build-fails", "crashes", "mismatches", "hangs"):
         world = ready()
         world.run(resource({"m1": node(how), "m2": node("good")}, progressDeadlineSeconds=60), 120)
         yield from world.said

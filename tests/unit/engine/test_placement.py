@@ -14,8 +14,8 @@ from servepipe_operator.engine.placement import Tenant, place
 from servepipe_operator.engine.plan import plan
 from servepipe_operator.engine.pools import Slot
 from servepipe_operator.engine.reasons import Reason
-from servepipe_operator.engine.state import ClusterDefaults, ClusterProblem, Observed
-from servepipe_operator.ports import TokenRefusedError
+from servepipe_operator.engine.state import ClusterDefaults, ClusterProblem, Json, Observed
+from servepipe_operator.ports import ClusterState, TokenRefusedError
 
 
 @pytest.fixture
@@ -337,6 +337,31 @@ def test_a_token_that_ray_does_not_take_needs_somebody(world: ClusterWorld) -> N
     assert world.message("Stalled") == "delete the RayCluster"
     assert world.condition("Ready") == "Unknown"
     assert world.condition("Available") == "True"
+
+
+def test_a_token_that_is_refused_does_not_take_a_suspension_back(world: ClusterWorld) -> None:
+    class OtherToken:
+        async def applications(self) -> None:
+            raise TokenRefusedError("delete the RayCluster")
+
+    class StillAnswering:
+        async def ready(self) -> tuple[bool, tuple[str, ...]]:
+            return True, ()
+
+    async def begun(kept: Json | None) -> ClusterState:
+        slots = tuple(world.cluster.groups)
+        return ClusterState(ClusterProblem("Suspended", "is suspended", suspending=True), slots, False, False)
+
+    pipeline = resource({"m1": node("good")}, suspend=True)
+    world.settle(resource({"m1": node("good")}))
+    world.run(pipeline, 120, requests=False)
+    world.ports = replace(world.ports, serve=OtherToken(), routing=StillAnswering())  # type: ignore[arg-type]
+    world.cluster.look = begun  # type: ignore[method-assign]
+    world.look(pipeline)
+
+    assert world.reason("Stalled") == "TokenRefused"
+    assert world.cluster.plan is not None
+    assert world.cluster.plan.suspend
 
 
 def test_a_paused_pipeline_is_not_touched(world: ClusterWorld) -> None:

@@ -87,6 +87,24 @@ def test_equal_amounts_are_the_same_pods_and_the_same_head() -> None:
     assert cluster_identity(one, "2.60.0", "i") == cluster_identity(other, "2.60.0", "i")
 
 
+def test_how_a_removal_is_written_is_no_difference() -> None:
+    """And it is the null that history has of pipelines whose templates had one before there was another form."""
+    raw, mark = ({"spec": {"securityContext": {"runAsUser": gone}}} for gone in (None, {"$null": True}))
+
+    def of(template: Any) -> Any:
+        nodes = {"m1": {"import": "m:M", "template": template}, "m2": {"import": "m:M"}}
+        cluster = {"head": {"template": template}, "workers": {"template": template}}
+        spec = make_spec(nodes=nodes, cluster=cluster, image="i")
+        identity = node_identity(spec.nodes["m1"], "i", ())
+        other = node_wish("m2", node_identity(spec.nodes["m2"], "i", ()), spec, "i")
+        head = cluster_identity(spec, "2.60.0", "i")
+        return identity, node_wish("m1", identity, spec, "i").digest, other.digest, head
+
+    assert of(raw) == of(mark)
+    identity, *_, head = of(mark)
+    assert identity["template"] == head["head"]["template"] == raw
+
+
 def test_what_needs_another_cluster() -> None:
     same = cluster_identity(make_spec(), "2.60.0", "runtime:1")
     assert cluster_identity(make_spec(image="acme/diamond:2"), "2.60.0", "runtime:1") == same

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from typing import Any
 
 import jsonschema
@@ -21,6 +22,7 @@ from servepipe_operator.objects.patch import patch
 from servepipe_operator.objects.pods import CONTENTS_ANNOTATION, DRAIN_SECONDS
 from servepipe_operator.objects.raycluster import environment_of, raycluster, slots_of
 from servepipe_operator.objects.templates import problems_of_templates
+from servepipe_operator.objects.templates import templates as all_templates
 
 OWNER = Owner("diamond", "shop", "uid-1", "main")
 FULL_NODE: Json = {
@@ -93,6 +95,7 @@ def test_the_cluster_itself() -> None:
     spec = body(make_spec(**FULL_SPEC))["spec"]
     assert spec["enableInTreeAutoscaling"] is True
     assert spec["autoscalerOptions"]["version"] == "v2"
+    assert spec["autoscalerOptions"]["resources"]["requests"] == {"cpu": "100m", "memory": "256Mi"}
     assert spec["authOptions"] == {"mode": "token", "secretName": "diamond-token"}
     assert spec["gcsFaultToleranceOptions"] == {"redisAddress": "redis:6379"}
     assert (spec["rayVersion"], spec["suspend"]) == ("2.60.0", True)
@@ -238,7 +241,29 @@ def test_a_template_cannot_take_the_labels_by_which_pods_are_found() -> None:
         assert found["team"] == "x"
 
 
-@pytest.mark.parametrize("raw", [{"spec": None}, {"metadata": "x"}, {"metadata": None}, {"spec": []}])
+@pytest.mark.parametrize("removed", [None, {"$null": True}])
+def test_what_a_template_removes_is_in_no_pod(removed: Any) -> None:
+    raw: Json = {"spec": {"securityContext": {"runAsUser": removed}, "tolerations": [{"key": "x", "effect": removed}]}}
+    spec = make_spec(
+        nodes={"m1": {"import": "m:M", "template": raw}, "m2": {"import": "m:M"}},
+        cluster={"head": {"template": raw}, "workers": {"template": raw}},
+        ingress={"template": raw},
+    )
+    assert problems_of_templates(spec) == []
+
+    made = all_templates(OWNER, spec, "runtime:1")
+
+    assert len(made) == 4
+    for one in made:
+        assert "runAsUser" not in one.template["spec"]["securityContext"], one.where
+        assert one.template["spec"]["securityContext"]["runAsNonRoot"] is True
+        assert one.template["spec"]["tolerations"] == [{"key": "x"}]
+    assert "$null" not in json.dumps([one.template for one in made])
+
+
+@pytest.mark.parametrize(
+    "raw", [{"spec": None}, {"spec": {"$null": True}}, {"metadata": "x"}, {"metadata": None}, {"spec": []}]
+)
 def test_a_template_that_is_no_template_is_named(raw: Json) -> None:
     spec = make_spec(cluster={"head": {"template": raw}}, ingress={"template": raw})
     (field,) = raw

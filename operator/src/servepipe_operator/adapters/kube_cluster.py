@@ -156,10 +156,16 @@ class KubeCluster:
         problems: list[ClusterProblem] = []
         secret = await self._checked(self._secret(), problems, blocking=True)
         wanted = children(self._owner, plan.name, plan.spec, self._peers)
-        # The policies first: no pod is ever open to everybody.
+        # The policies first: pods that start are closed from the beginning. Those that run are not stopped for it.
+        starts = not plan.suspend and not self._runs(plan.name)
+        open_ = False
         for body in wanted:
-            await self._checked(self._child(body), problems, blocking=False)
-        if secret:
+            policy = body["kind"] == NETWORK_POLICIES.kind
+            made = await self._checked(self._child(body), problems, blocking=policy and starts)
+            if policy and not made:
+                open_ = True
+                problems[-1] = _without_policy(problems[-1], body, starts)
+        if secret and not (open_ and starts):
             await self._checked(self._raycluster(plan), problems, blocking=True)
         names = {(body["kind"], body["metadata"]["name"]) for body in wanted} | {("RayCluster", plan.name)}
         if not any(problem.blocking for problem in problems):
@@ -198,6 +204,11 @@ class KubeCluster:
         return None
 
     # -- the RayCluster
+
+    def _runs(self, name: str) -> bool:
+        """Whether it has pods, or is about to."""
+        live = self.view.live
+        return live is not None and live["metadata"]["name"] == name and not live["spec"].get("suspend")
 
     async def _raycluster(self, plan: ClusterPlan) -> ClusterProblem | None:
         live = self.view.live
@@ -282,6 +293,13 @@ class KubeCluster:
 
 class _NoTokenError(Exception):
     """A Secret of ours without Ray's token."""
+
+
+def _without_policy(problem: ClusterProblem, policy: Json, starts: bool) -> ClusterProblem:
+    """What went wrong with a NetworkPolicy, and what that means: who reaches Ray's dashboard runs code there."""
+    which = f"NetworkPolicy {policy['metadata']['namespace']}/{policy['metadata']['name']}"
+    means = "no pod is started without it" if starts else "what runs goes on, and may be open to other pods"
+    return replace(problem, message=f"{which} is not as wanted ({means}): {problem.message}")
 
 
 def _no_token(error: _NoTokenError) -> ClusterProblem:

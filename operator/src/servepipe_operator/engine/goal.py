@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from servepipe.api.removals import unmarked
 from servepipe.api.v1alpha1 import (
     Autoscaling,
     GraphInput,
@@ -245,7 +246,7 @@ def _ingress(spec: Spec, nodes: Mapping[str, NodeGoal], memory: Memory, environm
         "postprocessorCode": after.code,
         "image": None if "image" in environment.ignored_fields else spec.image,
         "resources": normalised_resources(ingress.resources.to_json()) if ingress.resources else None,
-        "template": None if "template" in environment.ignored_fields else ingress.template,
+        "template": None if "template" in environment.ignored_fields else unmarked(ingress.template),
     }
     identity |= {key: value for key, value in optional.items() if value}
     return IngressGoal(

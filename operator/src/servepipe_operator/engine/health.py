@@ -21,6 +21,8 @@ _SETTLED = frozenset({"HEALTHY", "UPSCALING", "DOWNSCALING"})
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _RAISED = re.compile(r"(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*(?:: .+|:)?\Z")
+#: What a replica raises that has another servepipe or Ray than the head.
+_MISMATCH = re.compile(r"(?:\w+\.)*RuntimeMismatchError: ")
 _LONGEST = 300
 
 
@@ -55,7 +57,8 @@ def failure(application: Application) -> tuple[Reason, str] | None:
         return None
     if not application.deployment_status:
         return "BuildFailed", headline(application.message)
-    return "ReplicaFailed", headline(application.deployment_message or application.message)
+    told = headline(application.deployment_message or application.message)
+    return "RuntimeMismatch" if _MISMATCH.match(told) else "ReplicaFailed", told
 
 
 def headline(message: str) -> str:

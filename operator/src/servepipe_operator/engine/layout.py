@@ -278,6 +278,11 @@ def _removable(view: View, checkpoint: Checkpoint, name: str) -> bool:
     goal = view.goal.nodes.get(node)
     old = view.old_lives.get(checkpoint.unit(node).live, {}).get(node)
     drain_s = goal.live.drain_s if goal else old.drain_s if old else _DRAIN_S
+    ingress = deployed.applications.get(INGRESS)
+    if not deployed.settled and ingress is not None and alive(ingress):
+        # Somebody may still send new requests by an older table: no deadline makes that right. An ingress that is to be
+        # replaced serves until the next one has found room.
+        return False
     if view.now - checkpoint.at >= drain_s:
         return True
     if not deployed.settled or deployed.leaving or deployed.busy is None:

@@ -72,6 +72,7 @@ _SomebodyHasToAct: TypeAlias = Literal[
     "RayVersionMismatch",
     "Refused",
     "ReplicaFailed",
+    "RuntimeMismatch",
     "ServeRejected",
     "TokenMissing",
     "TokenRefused",

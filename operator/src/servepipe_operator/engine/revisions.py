@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from servepipe.api.quantity import parse_quantity
+from servepipe.api.removals import unmarked
 from servepipe.api.v1alpha1 import NodeSpec
 from servepipe_operator.engine.state import Json
 
@@ -45,6 +46,8 @@ def node_identity(node: NodeSpec, default_image: str | None, ignored: Iterable[s
     identity = {key: value for key, value in node.identity().items() if value not in (None, [], {}, "")}
     if default_image:
         identity.setdefault("image", default_image)
+    if template := identity.get("template"):
+        identity["template"] = unmarked(template)
     if resources := identity.get("resources"):
         identity["resources"] = normalised_resources(resources)
     for key in ignored:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from servepipe.api.quantity import parse_quantity
+from servepipe.api.removals import unmarked
 from servepipe.api.v1alpha1 import Cluster, Spec, Workers
 from servepipe_operator.engine.pools import DEFAULT_POOL, INGRESS_POOL, PodWish
 from servepipe_operator.engine.revisions import normalised_resources
@@ -43,7 +44,7 @@ def node_wish(node: str, identity: Mapping[str, Any], spec: Spec, shared_image: 
     workers = (spec.cluster or Cluster()).workers or Workers()
     size = normalised_resources(workers.resources.to_json()) if workers.resources else {}
     if not own and image == shared_image and _fits(resources, {**WORKER_RESOURCES, **size}):
-        content = {**shared, "image": image, "resources": size, "template": workers.template}
+        content = {**shared, "image": image, "resources": size, "template": unmarked(workers.template)}
         return PodWish(DEFAULT_POOL, _given(content))
     return PodWish(node, {**_given({**shared, "image": image, **own}), "replica": dict(resources)})
 
@@ -76,6 +77,8 @@ def cluster_identity(spec: Spec, ray_version: str, head_image: str) -> Json:
     """What cannot change in a RayCluster that lives: other values need a second one (`ClusterReplacementRequired`)."""
     cluster = spec.cluster or Cluster()
     head = cluster.head.to_json() if cluster.head else {}
+    if "template" in head:
+        head["template"] = unmarked(head["template"])
     head["resources"] = normalised_resources(head.get("resources", {}))
     content = {
         "rayVersion": ray_version,

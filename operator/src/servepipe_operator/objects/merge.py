@@ -2,7 +2,8 @@
 
 Objects are merged field by field, null removes a field, and these lists are merged by the keys of their items; other
 lists (tolerations, commands, arguments) are replaced whole. Items of ``env`` and ``volumes`` are one of several kinds,
-so an item replaces the one with its name whole. Directives (``$patch``) are not offered.
+so an item replaces the one with its name whole. Directives (``$patch``) are not offered. Nulls
+come as nulls here (`servepipe.api.removals.unmarked`).
 """
 
 from __future__ import annotations
@@ -47,8 +48,15 @@ def merge_template(base: Mapping[str, Any], template: Mapping[str, Any]) -> Json
             current = merged.get(key)
             merged[key] = _merged_list(current if isinstance(current, list) else [], value, key)
         else:
-            merged[key] = value
+            merged[key] = _without_nulls(value)
     return merged
+
+
+def _without_nulls(value: Any) -> Any:
+    """What replaces a list whole has nothing of it that could be removed."""
+    if isinstance(value, Mapping):
+        return merge_template({}, value)
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
 def template_problems(template: Mapping[str, Any], path: str = "template") -> Iterator[str]:
@@ -56,7 +64,7 @@ def template_problems(template: Mapping[str, Any], path: str = "template") -> It
     for key, value in template.items():
         where = f"{path}.{key}"
         if key.startswith("$"):
-            yield f"{where}: directives are not supported; null removes a field"
+            yield f"{where}: directives are not supported; {{$null: true}} removes a field"
         elif isinstance(value, Mapping):
             yield from template_problems(value, where)
         elif isinstance(value, list) and key in _KEYS:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from servepipe.api.quantity import parse_quantity
+from servepipe.api.removals import unmarked
 from servepipe.runtime.flags import serve_environment
 from servepipe_operator.engine.pools import INGRESS_POOL, PodWish
 from servepipe_operator.engine.state import Json
@@ -82,7 +83,7 @@ def head_template(
     if pull_secrets:
         spec["imagePullSecrets"] = pull_secrets
     ours = {"labels": {**labels(owner), ROLE_LABEL: "head"}}
-    merged = merge_template({"metadata": ours, "spec": spec}, head.get("template") or {})
+    merged = merge_template({"metadata": ours, "spec": spec}, unmarked(head.get("template") or {}))
     return merge_template(merged, {"metadata": ours})  # whatever the template says: by them the head is found
 
 

@@ -23,6 +23,11 @@ from servepipe_operator.objects.pods import (
 
 __all__ = ["environment_of", "raycluster", "slot_of", "slots_of", "worker_group"]
 
+#: It wants a processor for some seconds when it starts, and next to nothing after that; KubeRay reserves half of one.
+_AUTOSCALER_RESOURCES: Json = {
+    "requests": {"cpu": "100m", "memory": "256Mi"},
+    "limits": {"cpu": "1", "memory": "512Mi"},
+}
 #: More than the actors that one shared pod can hold; a pod for one replica offers 1.
 _SHARED_PER_POD = 10_000
 
@@ -52,7 +57,11 @@ def raycluster(
         "rayVersion": ray_version,
         "suspend": suspend,
         "enableInTreeAutoscaling": True,
-        "autoscalerOptions": {"version": "v2", "securityContext": CONTAINER_SECURITY},
+        "autoscalerOptions": {
+            "version": "v2",
+            "securityContext": CONTAINER_SECURITY,
+            "resources": _AUTOSCALER_RESOURCES,
+        },
         "authOptions": {"mode": "token", "secretName": token_secret},
         "headGroupSpec": {
             # Nothing of the user's is placed on the head.

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from servepipe.api.problem import Problem
+from servepipe.api.removals import unmarked
 from servepipe.api.v1alpha1 import Cluster, Ingress, Spec
 from servepipe_operator.engine.pools import DEFAULT_POOL, PodWish
 from servepipe_operator.engine.revisions import node_identity, normalised_resources
@@ -36,7 +37,8 @@ def problems_of_templates(spec: Spec) -> list[Problem]:
         **{f"spec.nodes.{name}.template": node.template for name, node in spec.nodes.items()},
     }
     found = []
-    for where, template in raw.items():
+    for where, marked in raw.items():
+        template = unmarked(marked)
         found += [
             Problem(f"{where}.{key}", "this is not an object", "Leave it out, or write an object.")
             for key in ("metadata", "spec")
@@ -77,7 +79,7 @@ def _wishes(spec: Spec) -> Iterator[tuple[str, PodWish]]:
     ingress = spec.ingress or Ingress()
     identity: Json = {
         "image": spec.image,
-        "template": ingress.template,
+        "template": unmarked(ingress.template),
         "resources": normalised_resources(ingress.resources.to_json()) if ingress.resources else {},
     }
     yield "spec.ingress", ingress_wish(identity, spec)

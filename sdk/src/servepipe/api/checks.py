@@ -153,9 +153,8 @@ def _node_problems(name: str, node: NodeSpec) -> Iterator[Problem]:
         yield from _upgrade_problems(node.upgrade, f"{path}.upgrade")
     if node.user_config is not None:
         yield from _user_config(node.user_config, f"{path}.userConfig")
-    for field in ("runtimeEnv", "template"):
-        if field in fields:
-            yield from _nulls(fields[field], f"{path}.{field}")
+    if node.runtime_env is not None:
+        yield from _nulls(node.runtime_env, f"{path}.runtimeEnv")
     for index, variable in enumerate(node.env or []):
         if variable.value is not None and variable.value_from is not None:
             yield Problem(f"{path}.env[{index}]", "value and valueFrom exclude each other")

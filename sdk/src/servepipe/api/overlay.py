@@ -5,7 +5,8 @@ An overlay is a piece of a ServePipeline: ``spec`` and what is different in it. 
 Precedence, the later wins: defaults; what compile wrote; overlays in the order given; options of the command line. What
 somebody else manages in a cluster stays theirs when the result is applied.
 
-- Objects are merged field by field; null removes a field.
+- Objects are merged field by field; null removes a field. In a pod ``template`` a null that finds none stays there: it
+  removes the field from the pods, as ``{$null: true}`` always does (`servepipe.api.removals`).
 - ``env``, ``volumes`` and ``imagePullSecrets`` are merged by the name of their entries; other lists are replaced whole.
 - ``kwargs``, ``userConfig`` and ``runtimeEnv`` are merged by their top-level keys; a value inside is replaced whole.
 - ``replicas`` replaces ``autoscaling`` and the other way round, since they exclude each other.
@@ -19,6 +20,7 @@ from typing import Any
 
 from servepipe.api.document import validate
 from servepipe.api.problem import InvalidResourceError, Problem
+from servepipe.api.removals import is_removal
 from servepipe.api.v1alpha1 import API_VERSION, KIND, ServePipeline
 from servepipe.graph.fields import did_you_mean, shown
 from servepipe.graph.values import at_key
@@ -78,11 +80,14 @@ def _misplaced(document: dict[str, Any], overlay: Mapping[str, Any]) -> list[Pro
     return found
 
 
-def _merged(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def _merged(base: dict[str, Any], changes: Mapping[str, Any], in_template: bool = False) -> dict[str, Any]:
     result = dict(base)
     for key, change in changes.items():
         if change is None:
-            result.pop(key, None)
+            if key in result:
+                del result[key]
+            elif in_template:
+                result[key] = None
             continue
         excluded = _EXCLUDING.get(key, "")
         if excluded not in changes:  # an overlay that sets both contradicts itself, which validation says
@@ -92,8 +97,10 @@ def _merged(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
             result[key] = _merged_free_form(current, change)
         elif key in _BY_NAME and isinstance(current, list) and isinstance(change, list):
             result[key] = _merged_by_name(current, change)
+        elif is_removal(current) or is_removal(change):
+            result[key] = change
         elif isinstance(current, dict) and isinstance(change, dict):
-            result[key] = _merged(current, change)
+            result[key] = _merged(current, change, in_template or key == "template")
         else:
             result[key] = change
     return result

@@ -25,6 +25,7 @@ from servepipe.graph.interpreter import run
 from servepipe.graph.ir import Const
 from servepipe.graph.program import Program
 from servepipe.graph.wire import parse_graph
+from servepipe.runtime import versions
 from servepipe.runtime.answers import encode_answer, encode_json
 from servepipe.runtime.grpc_service import STATUS_CODES
 from servepipe.runtime.http import Hook, HttpApp, Receive, Send, arguments, request_id_of, too_large
@@ -44,10 +45,11 @@ log = logging.getLogger("servepipe.ingress")
 class Ingress:
     """Args:
     args: As in "What runs in Ray" of the architecture page: pipeline, paths, codes, preprocessor, postprocessor, the
-        digests of both, attempt.
+        digests of both, attempt; and the builder's versions (`servepipe.runtime.versions`).
     """
 
     async def __init__(self, args: dict[str, Any]) -> None:  # type: ignore[misc]  # Serve awaits it
+        versions.verify(args)
         self._pipeline: str = args["pipeline"]
         self._application: str = serve.get_replica_context().app_name
         self._state: _State | None = None

@@ -21,6 +21,7 @@ from servepipe.errors import StepTimeoutError
 from servepipe.graph.calls import NodeHandle, RequestContext, cancel_nested_calls, current_request
 from servepipe.graph.expressions import decode_value
 from servepipe.graph.instance import NodeInstance
+from servepipe.runtime import versions
 from servepipe.runtime.arguments import constructor_arguments
 from servepipe.runtime.problems import first_line
 from servepipe.runtime.routing import Routes, application_name
@@ -35,10 +36,11 @@ log = logging.getLogger("servepipe.node")
 class NodeReplica:
     """Args:
     args: As in "What runs in Ray" of the architecture page: pipeline, node, revision, import, args, kwargs, code, path,
-        blocking, attempt.
+        blocking, attempt; and the builder's versions (`servepipe.runtime.versions`).
     """
 
     async def __init__(self, args: dict[str, Any]) -> None:  # type: ignore[misc]  # Serve awaits it
+        versions.verify(args)
         self._node: str = args["node"]
         self._application = application_name(self._node, args["revision"])
         self._routes = Routes({})

@@ -11,6 +11,7 @@ from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
 from servepipe.api.quantity import QUANTITY_PATTERN
+from servepipe.api.removals import marked
 from servepipe.graph.values import MAX_DEPTH
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "NodeName",
     "PositiveInt32",
     "Quantity",
+    "RawTemplate",
     "Route",
     "StepName",
     "Version",
@@ -204,3 +206,5 @@ JsonObject: TypeAlias = Annotated[
 JsonList: TypeAlias = list[Json]
 #: A piece of a Kubernetes object that is passed on as it is (a pod template, a toleration, a volume's source).
 FreeForm: TypeAlias = JsonObject
+#: A raw pod template: a null, which removes a field from the pods, is held as ``{$null: true}``.
+RawTemplate: TypeAlias = Annotated[FreeForm, AfterValidator(marked)]

@@ -18,6 +18,7 @@ from servepipe.api.v1alpha1.base import (
     Model,
     PositiveInt32,
     Quantity,
+    RawTemplate,
     keyed_by,
     rule,
     sorted_by_key,
@@ -228,7 +229,7 @@ class NodeSpec(Model):
     """The extended resource that resources.gpu asks for. Default nvidia.com/gpu."""
     resources: Resources | None = None
     """What one replica reserves. Default: one CPU."""
-    template: FreeForm | None = None
+    template: RawTemplate | None = None
     """A raw pod template, merged into the pods of this node."""
     replicas: Annotated[int, Field(ge=0, le=10_000)] | None = None
     """How many replicas; 0 turns the node off. Default 1, unless autoscaling is set."""

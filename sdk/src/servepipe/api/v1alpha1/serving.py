@@ -6,7 +6,17 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from servepipe.api.v1alpha1.base import FreeForm, ImageName, Int32, Model, PositiveInt32, Route, rule, validated
+from servepipe.api.v1alpha1.base import (
+    FreeForm,
+    ImageName,
+    Int32,
+    Model,
+    PositiveInt32,
+    RawTemplate,
+    Route,
+    rule,
+    validated,
+)
 from servepipe.api.v1alpha1.nodes import Autoscaling, Resources
 
 __all__ = ["Cluster", "Grpc", "Head", "Ingress", "Monitoring", "Service", "Workers"]
@@ -56,7 +66,7 @@ class Ingress(Model):
     from_: Annotated[list[FreeForm], Field(max_length=64)] | None = Field(default=None, alias="from")
     """Who may call the graph, as the peers of a NetworkPolicy: podSelector, namespaceSelector or ipBlock.
     Default: every pod of the same namespace."""
-    template: FreeForm | None = None
+    template: RawTemplate | None = None
     """A raw pod template, merged into the pods of the ingress."""
 
 
@@ -76,7 +86,7 @@ class Workers(Model):
     """At most so many pods. Default 10."""
     resources: Resources | None = None
     """Size of one pod. Default: 4 CPUs and 16Gi."""
-    template: FreeForm | None = None
+    template: RawTemplate | None = None
     """A raw pod template, merged into the worker pods."""
 
 
@@ -87,7 +97,7 @@ class Head(Model):
     """Container image. Default: the project's runtime image for spec.rayVersion."""
     resources: Resources | None = None
     """Size of the pod. Default: 2 CPUs and 8Gi."""
-    template: FreeForm | None = None
+    template: RawTemplate | None = None
     """A raw pod template, merged into the head pod."""
 
 

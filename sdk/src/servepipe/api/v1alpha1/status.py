@@ -77,7 +77,7 @@ class FailedRevision(Model):
     at: _Time | None = None
     """When it failed last."""
     retry_at: _Time | None = None
-    """When it is tried again."""
+    """When it is tried again; absent where the spec asks for another revision by now."""
 
 
 class NodeStatus(Model):
