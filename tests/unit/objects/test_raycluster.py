@@ -207,13 +207,14 @@ def test_a_time_that_is_no_number_is_left_to_the_api_server() -> None:
     assert found["spec"]["terminationGracePeriodSeconds"] == "soon"
 
 
-def test_a_template_may_have_a_hook_of_its_own() -> None:
-    own = {"preStop": {"sleep": {"seconds": 5}}}
+@pytest.mark.parametrize("own", [{"preStop": {"sleep": {"seconds": 5}}}, {"preStop": None}, None])
+def test_a_template_may_have_a_hook_of_its_own_or_none(own: Json | None) -> None:
     raw = {"spec": {"containers": [{"name": "ray-worker", "lifecycle": own}]}}
     spec = make_spec()
     wish = node_wish("m1", {"image": "acme/own:1", "template": raw}, spec, spec.image)
     pod = templates(body(spec, [Wanted("m1--a", wish)]))["m1-a"]["spec"]
-    assert pod["containers"][0]["lifecycle"] == own
+    assert "exec" not in ((pod["containers"][0].get("lifecycle") or {}).get("preStop") or {})
+    # Nothing would end Ray before that, so Kubernetes' own 30 s it is.
     assert "terminationGracePeriodSeconds" not in pod
 
 

@@ -122,7 +122,10 @@ def worker_template(owner: Owner, wish: PodWish, default_image: str, environment
     role = "ingress" if wish.pool == INGRESS_POOL else "worker"
     base: Json = {"metadata": {"labels": {**labels(owner), ROLE_LABEL: role, POOL_LABEL: wish.pool}}, "spec": spec}
     base = merge_template(base, _extras(container["name"], content, environment))
-    merged = _drained(merge_template(base, content.get("template", {})), container["name"], wish.pool == INGRESS_POOL)
+    raw = content.get("template", {})
+    merged = merge_template(base, raw)
+    if not _own_hook(raw, container["name"]):
+        merged = _drained(merged, container["name"], wish.pool == INGRESS_POOL)
     # Ours, whatever the template says: by them pods are found, and they tell what the slot holds.
     ours = {
         "labels": {**labels(owner), POOL_LABEL: wish.pool, ROLE_LABEL: role},
@@ -131,16 +134,21 @@ def worker_template(owner: Owner, wish: PodWish, default_image: str, environment
     return merge_template(merged, {"metadata": ours})
 
 
+def _own_hook(raw: Mapping[str, Any], container: str) -> bool:
+    """Whether a raw template says itself what runs before the container ends; null says: nothing."""
+    for one in (raw.get("spec") or {}).get("containers") or []:
+        if one.get("name") == container and "lifecycle" in one:
+            return one["lifecycle"] is None or "preStop" in one["lifecycle"]
+    return False
+
+
 def _drained(template: Json, container: str, proxy: bool) -> Json:
-    """With the hook that hands replicas over to other pods before this one ends, unless there is one already.
+    """With the hook that hands replicas over to other pods before this one ends.
 
     Args:
         proxy: Callers are connected to this pod.
     """
-    pod = template["spec"]
-    if any("preStop" in (one.get("lifecycle") or {}) for one in pod["containers"] if one["name"] == container):
-        return template
-    grace = pod.get("terminationGracePeriodSeconds", DRAIN_SECONDS)
+    grace = template["spec"].get("terminationGracePeriodSeconds", DRAIN_SECONDS)
     if not isinstance(grace, int):
         return template  # the API server says what is wrong with it
     drain = f"python -m servepipe.runtime.drain --grace {grace}{' --proxy' if proxy else ''}"
