@@ -39,7 +39,8 @@ def test_a_worker_pod_is_killed(shop: Shop, say: Say) -> None:
 
 def test_a_worker_pod_is_evicted(shop: Shop, say: Say) -> None:
     (pod, *_) = pods_of(shop.world, "worker")
-    disturbed(shop, say, "a worker pod evicted", lambda: evict(shop.world, pod))
+    seen = disturbed(shop, say, "a worker pod evicted", lambda: evict(shop.world, pod))
+    assert seen.failures == []
 
 
 def test_an_ingress_pod_is_evicted_and_the_budget_keeps_the_others(shop: Shop, say: Say) -> None:

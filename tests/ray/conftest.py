@@ -263,6 +263,13 @@ ServeSession.entries = staticmethod(entries)
 ServeSession.send = staticmethod(send)
 ServeSession.wait_for = staticmethod(wait_for)
 ServeSession.why = staticmethod(why)
+ServeSession.free_port = staticmethod(free_port)
+
+
+@pytest.fixture(scope="session")
+def serve_class() -> type[ServeSession]:
+    """For tests with a Ray of their own."""
+    return ServeSession
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ from servepipe_operator.engine.state import Json
 from servepipe_operator.engine.wishes import ingress_wish, node_wish
 from servepipe_operator.objects.names import Owner
 from servepipe_operator.objects.patch import patch
-from servepipe_operator.objects.pods import CONTENTS_ANNOTATION
+from servepipe_operator.objects.pods import CONTENTS_ANNOTATION, DRAIN_SECONDS
 from servepipe_operator.objects.raycluster import environment_of, raycluster, slots_of
 from servepipe_operator.objects.templates import problems_of_templates
 from servepipe_operator.objects.templates import templates as all_templates
@@ -168,6 +168,65 @@ def test_only_pods_of_the_ingress_are_ready_by_serves_proxy() -> None:
     probes = {name: one["spec"]["containers"][0].get("readinessProbe") for name, one in templates(body()).items()}
     assert probes.pop("ingress-a")["httpGet"] == {"path": "/-/healthz", "port": 8000}
     assert not any(probes.values())
+
+
+def hook_of(template: Json) -> str:
+    """The last argument of the command before the pod ends."""
+    command = template["spec"]["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+    assert command[:2] == ["sh", "-c"]
+    (program,) = command[2:]
+    return str(program)
+
+
+def test_workers_hand_their_replicas_over_before_they_end() -> None:
+    found = templates(body())
+    assert "lifecycle" not in found.pop("head")["spec"]["containers"][0]
+    for name, template in found.items():
+        assert template["spec"]["terminationGracePeriodSeconds"] == DRAIN_SECONDS
+        program, _, otherwise = hook_of(template).partition(" || ")
+        proxy = " --proxy" if name == "ingress-a" else ""
+        assert program == f"python -m servepipe.runtime.drain --grace {DRAIN_SECONDS}{proxy}"
+        # An image without it: its pods end as they always have, not after all of the grace period.
+        assert otherwise == "{ sleep 25; ray stop --force; }"
+
+
+@pytest.mark.parametrize(("grace", "pause"), [(10, 5), (3, 0), (3600, 25)])
+def test_a_template_may_give_pods_another_time_to_end(grace: int, pause: int) -> None:
+    raw = {"spec": {"terminationGracePeriodSeconds": grace}}
+    spec = make_spec(cluster={"workers": {"template": raw}}, ingress={"template": raw})
+    found = templates(body(spec, [Wanted("ingress", ingress_wish({"template": raw}, spec), high=2)]))["ingress-a"]
+    assert found["spec"]["terminationGracePeriodSeconds"] == grace
+    assert f"--grace {grace} " in hook_of(found)
+    assert f"sleep {pause};" in hook_of(found)
+
+
+def test_a_time_that_is_no_number_is_left_to_the_api_server() -> None:
+    raw = {"spec": {"terminationGracePeriodSeconds": "soon"}}
+    spec = make_spec(ingress={"template": raw})
+    found = templates(body(spec, [Wanted("ingress", ingress_wish({"template": raw}, spec))]))["ingress-a"]
+    assert found["spec"]["terminationGracePeriodSeconds"] == "soon"
+
+
+@pytest.mark.parametrize("own", [{"preStop": {"sleep": {"seconds": 5}}}, {"preStop": None}, None])
+def test_a_template_may_have_a_hook_of_its_own_or_none(own: Json | None) -> None:
+    raw = {"spec": {"containers": [{"name": "ray-worker", "lifecycle": own}]}}
+    spec = make_spec()
+    wish = node_wish("m1", {"image": "acme/own:1", "template": raw}, spec, spec.image)
+    pod = templates(body(spec, [Wanted("m1--a", wish)]))["m1-a"]["spec"]
+    assert "exec" not in ((pod["containers"][0].get("lifecycle") or {}).get("preStop") or {})
+    # Nothing would end Ray before that, so Kubernetes' own 30 s it is.
+    assert "terminationGracePeriodSeconds" not in pod
+
+
+def test_a_live_group_without_the_hook_is_left_as_it_is() -> None:
+    """Its pods are those of an operator that knew none, and a new operator starts none anew."""
+    older = live(body())
+    for template in templates(older).values():
+        template["spec"].pop("terminationGracePeriodSeconds", None)
+        template["spec"]["containers"][0].pop("lifecycle", None)
+    pods = {group["groupName"]: 1 for group in older["spec"]["workerGroupSpecs"]}
+    slots = assign(wanted_of(make_spec()), slots_of(older, pods)).slots
+    assert patch(older, OWNER, slots, "runtime:2.60.0", False, pods) == []
 
 
 def test_a_template_cannot_take_the_labels_by_which_pods_are_found() -> None:

@@ -19,6 +19,7 @@ __all__ = [
     "CONTAINER_SECURITY",
     "CONTENTS_ANNOTATION",
     "DASHBOARD_PORT",
+    "DRAIN_SECONDS",
     "HEAD_PORTS",
     "METRICS_PORT",
     "SERVE_PORT",
@@ -51,6 +52,10 @@ CONTAINER_SECURITY: Json = {
 _POD_SECURITY: Json = {"runAsNonRoot": True, "runAsUser": _USER, "seccompProfile": _SECCOMP}
 
 _GPU = "nvidia.com/gpu"
+
+#: Seconds that a worker's pod may take to hand over its replicas: a machine may have to come for the new pod, and its
+#: models to load. As long as the cluster autoscaler waits by default; the pod ends as soon as nobody needs it.
+DRAIN_SECONDS = 600
 
 
 def cluster_environment() -> dict[str, str]:
@@ -117,13 +122,40 @@ def worker_template(owner: Owner, wish: PodWish, default_image: str, environment
     role = "ingress" if wish.pool == INGRESS_POOL else "worker"
     base: Json = {"metadata": {"labels": {**labels(owner), ROLE_LABEL: role, POOL_LABEL: wish.pool}}, "spec": spec}
     base = merge_template(base, _extras(container["name"], content, environment))
-    merged = merge_template(base, content.get("template", {}))
+    raw = content.get("template", {})
+    merged = merge_template(base, raw)
+    if not _own_hook(raw, container["name"]):
+        merged = _drained(merged, container["name"], wish.pool == INGRESS_POOL)
     # Ours, whatever the template says: by them pods are found, and they tell what the slot holds.
     ours = {
         "labels": {**labels(owner), POOL_LABEL: wish.pool, ROLE_LABEL: role},
         "annotations": {CONTENTS_ANNOTATION: wish.digest},
     }
     return merge_template(merged, {"metadata": ours})
+
+
+def _own_hook(raw: Mapping[str, Any], container: str) -> bool:
+    """Whether a raw template says itself what runs before the container ends; null says: nothing."""
+    for one in (raw.get("spec") or {}).get("containers") or []:
+        if one.get("name") == container and "lifecycle" in one:
+            return one["lifecycle"] is None or "preStop" in one["lifecycle"]
+    return False
+
+
+def _drained(template: Json, container: str, proxy: bool) -> Json:
+    """With the hook that hands replicas over to other pods before this one ends.
+
+    Args:
+        proxy: Callers are connected to this pod.
+    """
+    grace = template["spec"].get("terminationGracePeriodSeconds", DRAIN_SECONDS)
+    if not isinstance(grace, int):
+        return template  # the API server says what is wrong with it
+    drain = f"python -m servepipe.runtime.drain --grace {grace}{' --proxy' if proxy else ''}"
+    # Where the image has no such module yet, the pod serves on for as long as it did before there was one, and ends.
+    command = ["sh", "-c", f"{drain} || {{ sleep {min(25, max(0, grace - 5))}; ray stop --force; }}"]
+    hook = {"name": container, "lifecycle": {"preStop": {"exec": {"command": command}}}}
+    return merge_template(template, {"spec": {"terminationGracePeriodSeconds": grace, "containers": [hook]}})
 
 
 def _extras(container: str, content: Mapping[str, Any], environment: Mapping[str, str]) -> Json:
