@@ -45,8 +45,10 @@ class World:
         try:
             yield self
         finally:
-            # The operator takes its pipelines apart before the namespace can go.
-            self.cluster.kubectl("delete", "namespace", self.namespace, "--timeout=180s", timeout=200)
+            # First the pipelines: KubeRay empties a Redis by a Job, which no namespace takes that is being deleted.
+            self.kubectl("delete", "svp", "--all", "--timeout=120s", check=False, timeout=130)
+            wait_for(f"no RayCluster in {self.namespace}", lambda: not self.find("raycluster"), 120, self.tell, 0.5)
+            self.cluster.kubectl("delete", "namespace", self.namespace, "--timeout=120s", timeout=130)
 
     # -- changes
 
