@@ -99,21 +99,22 @@ def test_dns_is_gone_for_a_minute(shop: Shop, say: Say) -> None:
 
 
 def test_an_image_cannot_be_pulled(shop: Shop, say: Say) -> None:
-    refused(shop, say, "an image that cannot be pulled", {"image": "registry.invalid/shop:none", "template": SMALL_POD})
+    node = {"image": "registry.invalid/shop:none", "template": SMALL_POD}
+    refused(shop, say, "an image that cannot be pulled", node, "cannot pull its image registry.invalid/shop:none")
 
 
 def test_a_pod_cannot_be_scheduled(shop: Shop, say: Say) -> None:
-    refused(shop, say, "a pod that fits nowhere", {"resources": {"cpu": "1000"}})
+    refused(shop, say, "a pod that fits nowhere", {"resources": {"cpu": "1000"}}, "cannot be scheduled")
 
 
-def refused(shop: Shop, say: Say, what: str, node: Object) -> None:
+def refused(shop: Shop, say: Say, what: str, node: Object, words: str) -> None:
     """A revision whose pods never come: stable goes on untouched, status says why, and taking it back is enough."""
     world = shop.world
     before = world.replicas("shop")
     with watched(world) as status, shop.callers(ORDER, ANSWERS) as callers:
         begun = time.monotonic()
         world.patch("shop", {"nodes": {"tagger": node}})
-        world.wait(f"status to say what is wrong with {what}", lambda: told(world), 120, "shop")
+        world.wait(f"status to say {words!r}", lambda: words in told(world), 120, "shop")
         took = time.monotonic() - begun
         message = told(world)
         world.patch("shop", {"nodes": {"tagger": dict.fromkeys(node)}})
