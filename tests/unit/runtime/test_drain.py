@@ -123,10 +123,10 @@ def test_it_ends_before_the_pod_is_killed() -> None:
 
 def test_what_ray_ends_with() -> None:
     node = Node.among(BASE)
-    assert drain._keeper(node, BASE) == [7]
-    assert drain._keeper(None, [SHELL, STARTER]) == [7]  # a raylet that ended in order does not end its starter
-    assert drain._keeper(None, [SHELL]) == []
-    assert drain._keeper(node, [SHELL, RAYLET]) == [20]
+    assert drain._keepers(node, BASE) == [20, 7]
+    assert drain._keepers(None, [SHELL, STARTER]) == [7]  # a raylet that ended in order does not end its starter
+    assert drain._keepers(None, [SHELL]) == []
+    assert drain._keepers(node, [SHELL, RAYLET]) == [20]
 
 
 def test_processes_of_this_machine_are_read() -> None:

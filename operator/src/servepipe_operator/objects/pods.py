@@ -66,6 +66,9 @@ def cluster_environment() -> dict[str, str]:
         "RAY_SERVE_KV_TIMEOUT_S": "5",
         "RAY_gcs_server_request_timeout_seconds": "5",
         "RAY_timeout_ms_task_wait_for_death_info": "0",
+        # Ray drains a node itself when it gets SIGTERM, but tells Serve that it ends in 30 s: as long as replicas may
+        # take for their last requests by default, so Serve stops them before others run. Workers have a hook instead.
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
     }
 
 

@@ -3,8 +3,8 @@
     python -m servepipe.runtime.drain --grace 600 [--proxy]
 
 It is the ``preStop`` hook of the pods of workers. Ray's node in this pod is drained: Serve starts other replicas
-elsewhere, and only when they run it stops the ones that are here, which finish their requests first. Then Ray is ended,
-since its processes do not get the SIGTERM that Kubernetes sends: a shell is process 1, and ignores it.
+elsewhere, and only when they run it stops the ones that are here, which finish their requests first. Then Ray is ended:
+the SIGTERM that Kubernetes sends does not reach it where a shell is process 1.
 
 It does not wait where there is nothing to wait for: no replica in this pod, or no head that would start others, as when
 the whole cluster is deleted. It always ends with 0, because the pod ends in any case, and says on the pod's log why.
@@ -199,8 +199,8 @@ def processes(proc: Path = Path("/proc")) -> list[Process]:
     return found
 
 
-def _keeper(node: Node | None, found: Sequence[Process]) -> list[int]:
-    """The processes with which Ray ends here: ``ray start --block``, or the raylet where it was started otherwise."""
+def _keepers(node: Node | None, found: Sequence[Process]) -> list[int]:
+    """The processes with which Ray ends here: the raylet, and ``ray start --block``, which may outlive it."""
     starters = [
         one.pid
         for one in found
@@ -208,7 +208,7 @@ def _keeper(node: Node | None, found: Sequence[Process]) -> list[int]:
         and any(Path(a).name == "ray" and b == "start" for a, b in pairwise(one.command))
         and (node is None or one.pid == node.raylet.parent)
     ]
-    return starters or ([node.raylet.pid] if node else [])
+    return [node.raylet.pid, *starters] if node else starters
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -224,12 +224,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         head = Head(os.environ.get("RAY_ADDRESS") or node.gcs)
         why = drain(node, head, processes, grace_s=given.grace, proxy=given.proxy, say=_say)
     _say(f"ending Ray after {time.monotonic() - begun:.1f} s: {why}")
-    _end(_keeper(node, found))
+    _end(_keepers(node, found))
     return 0
 
 
 def _end(pids: Sequence[int]) -> None:
-    """SIGTERM now, SIGKILL later: without a head Ray waits in vain for its answer before it ends.
+    """SIGTERM now, SIGKILL later: without a head Ray may wait for its answer before it ends.
 
     Not waited for: when process 1 ends, so does whoever waits in this container, and Kubernetes would call that failed.
     """
