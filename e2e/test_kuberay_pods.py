@@ -31,18 +31,6 @@ RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 
 
 @pytest.fixture(scope="module")
-def say(request: pytest.FixtureRequest) -> Say:
-    """Prints lines past pytest's capture."""
-    capture = request.config.pluginmanager.getplugin("capturemanager")
-
-    def loudly(line: str) -> None:
-        with capture.global_and_fixture_disabled():
-            print(f"\n{line}", end="", flush=True)
-
-    return loudly
-
-
-@pytest.fixture(scope="module")
 def runtime(say: Say) -> Built:
     return build([project_images()["runtime"]], say=say)["runtime"]
 

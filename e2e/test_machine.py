@@ -64,18 +64,6 @@ def _daemons() -> Iterator[str]:
             yield f"{pid} {name}"
 
 
-@pytest.fixture(scope="session")
-def say(request: pytest.FixtureRequest) -> Say:
-    """Prints lines past pytest's capture."""
-    capture = request.config.pluginmanager.getplugin("capturemanager")
-
-    def loudly(line: str) -> None:
-        with capture.global_and_fixture_disabled():
-            print(f"\n{line}", end="", flush=True)
-
-    return loudly
-
-
 @pytest.fixture(scope="module")
 def before() -> dict[str, object]:
     return what_there_is()
