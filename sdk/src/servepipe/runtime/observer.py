@@ -14,7 +14,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from ray import serve
 from ray.serve.handle import DeploymentHandle
@@ -27,15 +27,24 @@ __all__ = ["Observer"]
 READY_CACHE_S = 1.0
 ANSWER_WITHIN_S = 2.0
 LOOK_WITHIN_S = 10.0
+#: States of replicas that take requests: also while they are reconfigured, and until others run that replace them on
+#: a node that is being drained.
+_ALIVE = ("RUNNING", "UPDATING", "PENDING_MIGRATION")
 
 
 @dataclass(frozen=True, slots=True)
 class Replicas:
-    """One application's only deployment: Serve's status of it, and how many replicas run."""
+    """One application's only deployment: Serve's status of it, and how many of its replicas take requests."""
 
     status: str
     running: int
     any: bool
+
+    @classmethod
+    def of(cls, status: Any, replica_states: Mapping[Any, int]) -> Self:
+        """From Serve's own account; states are its enumeration or their names."""
+        states = {str(getattr(state, "value", state)): count for state, count in replica_states.items()}
+        return cls(str(getattr(status, "value", status)), sum(states.get(one, 0) for one in _ALIVE), bool(states))
 
 
 class Observer:
@@ -125,10 +134,7 @@ def _look() -> dict[str, Replicas]:
     found = {}
     for name, application in serve.status().applications.items():
         for deployment in application.deployments.values():
-            states = {str(getattr(state, "value", state)): count for state, count in deployment.replica_states.items()}
-            found[name] = Replicas(
-                str(getattr(deployment.status, "value", deployment.status)), states.get("RUNNING", 0), bool(states)
-            )
+            found[name] = Replicas.of(deployment.status, deployment.replica_states)
     return found
 
 
