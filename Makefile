@@ -41,11 +41,11 @@ $(READY): requirements.lock pyproject.toml
 demo: $(READY) ## run the document-triage pipeline on this machine and upgrade two of its models under load
 	@$(BIN)/python examples/document_triage/demo.py
 
-# Three of them at a time, as many of them wait more than they compute; each shows its output in one piece when it is done, and
-# writes it to .cache/logs meanwhile.
+# Two of them at a time, as many of them wait more than they compute (test-kube is two by itself); the longest come first. Each
+# shows its output in one piece when it is done, and writes it to .cache/logs meanwhile.
 test: $(READY) ## all tests
-	@$(MAKE) --no-print-directory --jobs=3 $(if $(filter output-sync,$(.FEATURES)),--output-sync=line) TOGETHER=1 \
-		test-unit test-property test-ray test-kube
+	@$(MAKE) --no-print-directory --jobs=2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=line) TOGETHER=1 \
+		test-ray test-kube test-unit test-property
 
 ifdef TOGETHER
 LOGGED = 2>&1 | tee .cache/logs/$@.log

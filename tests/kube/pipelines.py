@@ -99,7 +99,7 @@ class Pipelines:
 
     # -- waiting
 
-    def wait_until(self, what: str, name: str, check: Callable[[Json], object], timeout: float = 60.0) -> Json:
+    def wait_until(self, what: str, name: str, check: Callable[[Json], object], timeout: float = 180.0) -> Json:
         """The pipeline once ``check`` of it is true."""
 
         def look() -> Json | None:
@@ -112,7 +112,7 @@ class Pipelines:
         assert found is not None
         return found
 
-    def wait_for(self, name: str, kind: str, status: str = "True", timeout: float = 60.0, reason: str = "") -> Json:
+    def wait_for(self, name: str, kind: str, status: str = "True", timeout: float = 180.0, reason: str = "") -> Json:
         """Until a condition of the resource as it stands has this status (and reason)."""
 
         def check(live: Json) -> bool:
@@ -122,7 +122,7 @@ class Pipelines:
 
         return self.wait_until(f"{kind}={status} {reason}", name, check, timeout)
 
-    def wait_settled(self, name: str, timeout: float = 90.0) -> Json:
+    def wait_settled(self, name: str, timeout: float = 240.0) -> Json:
         """Until it is Ready and nothing is under way any more."""
 
         def check(live: Json) -> bool:

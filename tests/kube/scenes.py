@@ -118,12 +118,12 @@ class Stage(Pipelines):
         self.apply(self.resource(name, nodes or {"m1": ["good"], "m2": ["good"]}, **spec))
         return self.wait_settled(name)
 
-    def until(self, what: str, check: Callable[[], Any], timeout: float = 60.0, name: str = "") -> Any:
+    def until(self, what: str, check: Callable[[], Any], timeout: float = 180.0, name: str = "") -> Any:
         """What ``check`` returns, once it is true."""
         tell = (lambda: self._tell(name)) if name else self.operator.tail
         return wait_for(f"{what} {name}".strip(), check, timeout, tell, pause=0.1)
 
-    def told(self, name: str, kind: str, status: str, reason: str, *words: str, timeout: float = 40.0) -> str:
+    def told(self, name: str, kind: str, status: str, reason: str, *words: str, timeout: float = 120.0) -> str:
         """The message of a condition with this status and reason, once it has ``words`` in it."""
 
         def check(live: Json) -> bool:
@@ -134,7 +134,7 @@ class Stage(Pipelines):
         live = self.wait_until(f"{kind}={status} {reason} with {words}", name, check, timeout)
         return str(self.condition(live, kind)["message"])
 
-    def looked(self, name: str, times: int = 5, timeout: float = 60.0) -> None:
+    def looked(self, name: str, times: int = 5, timeout: float = 180.0) -> None:
         """Wait until the operator has asked the pipeline's dashboard so often again."""
         cluster = self.cluster(name)
         before = self.kuberay.look(self.namespace, cluster)["gets"]

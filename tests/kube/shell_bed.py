@@ -51,7 +51,7 @@ def looks(operator: OperatorProcess, name: str) -> list[str]:
     return [record["message"] for record in operator.messages(rf"^looked at [^ ]*/{name}: ")]
 
 
-def wait_for_look(operator: OperatorProcess, name: str, pattern: str, timeout: float = 30.0) -> None:
+def wait_for_look(operator: OperatorProcess, name: str, pattern: str, timeout: float = 120.0) -> None:
     def seen() -> bool:
         operator.must_run()
         return bool((found := looks(operator, name)) and re.search(pattern, found[-1]))

@@ -83,7 +83,8 @@ def a_namespace_that_is_deleted_goes(stage: Stage) -> None:
     stage.ready("doomed")
     path = f"/api/v1/namespaces/{stage.namespace}"
     stage.plane.api.delete(path)
-    stage.until("the namespace to be gone", lambda: stage.plane.api.find(path) is None)
+    # Kubernetes looks again at longer and longer intervals while something is left.
+    stage.until("the namespace to be gone", lambda: stage.plane.api.find(path) is None, timeout=240)
     stage.operator.must_run()
     mine = [record for record in stage.operator.logs() if stage.namespace in record.get("pipeline", "")]
     assert not [record for record in mine if record["level"] in ("error", "critical")]

@@ -71,7 +71,7 @@ class World:
         """So far."""
         return {name: self.kuberay.puts(self.pipelines.namespace, self.pipelines.cluster(name)) for name in NAMES}
 
-    def settle(self, timeout: float = 90.0) -> dict[str, Json]:
+    def settle(self, timeout: float = 240.0) -> dict[str, Json]:
         """Wait until both are what is asked for; what they have come to."""
         for name in NAMES:
             self.pipelines.wait_settled(name, timeout)
