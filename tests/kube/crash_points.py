@@ -75,10 +75,12 @@ class Operators:
         """
         with contextlib.suppress(RefusedError):
             self._plane.api.delete(f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases/servepipe-operator")
-        # Nobody waits for the Lease of one that was killed, so it may be as long as it is for users.
+        # Nobody waits for the Lease of one that was killed. It is so long that a machine that is full does not lose it:
+        # that would end the operator at another point than the one at which it is to be killed.
         env = {
             **{key: value for key, value in QUICK.items() if "LEASE" not in key and "TIMEOUT" not in key},
             **ENV,
+            "SERVEPIPE_LEASE_DURATION_S": "600",
             "SERVEPIPE_CHANGING_S": "0.5",
             "SERVEPIPE_NAMESPACE": namespace,
             "SERVEPIPE_INSTANCE": "operator-0",
