@@ -23,7 +23,7 @@ SMALL = Path(__file__).with_name("manifests") / "small.yaml"
 
 def compiled(file: str | Path, image: str, *overlays: Path) -> str:
     """Args:
-    file: The Python file that builds it, from the project's folder on.
+    file: The Python file that builds it, from the project's folder on, and maybe `:` and the name of the App.
     image: Which has its code.
     overlays: On top of `SMALL`.
     """
@@ -76,8 +76,8 @@ class Shop:
 
     def compiled(self, version: Version, *overlays: Path) -> str:
         folder = self._second if version == "two" else SHOP
-        file = folder / ("shop_checked.py" if version == "checked" else "shop.py")
-        return compiled(file, self.image(version), *overlays)
+        app = "checked" if version == "checked" else "app"
+        return compiled(f"{folder / 'shop.py'}:{app}", self.image(version), *overlays)
 
     def code(self, version: Version, node: str) -> str:
         """The digest of a node's code."""
