@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -87,6 +88,30 @@ class TestReadiness:
         observer = Observer("ingress", lambda application: None)  # type: ignore[arg-type, return-value]
         state = _State(table(a=[route("i1", 0, inline=INLINE)], b=[route("r1", 100)], c=[]), StandIn())
         assert await observer.not_ready(state.places.dedicated_nodes) == ["a", "c"]
+
+    @pytest.mark.parametrize(
+        ("answered", "controller", "not_ready"),
+        [
+            ({"a--r1": 0, "b--r1": 0}, None, []),
+            ({"a--r1": 0}, {"b--r1": Replicas("HEALTHY", 1, True)}, []),
+            ({"a--r1": 0}, {}, ["b"]),
+            ({"a--r1": observing.ANSWERED_S, "b--r1": 0}, {}, ["a"]),
+            ({"a--r2": 0, "b--r1": 0}, {}, ["a"]),
+        ],
+        ids=["both: nobody is asked", "one, and one known", "one", "long ago", "a revision without weight"],
+    )
+    async def test_a_node_that_answered_a_moment_ago_is_ready(
+        self, monkeypatch: pytest.MonkeyPatch, answered: Any, controller: Any, not_ready: list[str]
+    ) -> None:
+        def look() -> dict[str, Replicas]:
+            assert controller is not None
+            return dict(controller)
+
+        monkeypatch.setattr(observing, "_look", look)
+        now = time.monotonic()
+        marks = {application: now - ago for application, ago in answered.items()}
+        observer = Observer("ingress", lambda application: None, marks)  # type: ignore[arg-type, return-value]
+        assert await observer.not_ready({"a": [("r1", 100)], "b": [("r1", 90), ("r2", 10)]}) == not_ready
 
     @pytest.mark.parametrize("how", ["raises", "says nothing"])
     async def test_a_controller_that_gives_no_answer_makes_it_not_ready(

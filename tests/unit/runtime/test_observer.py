@@ -17,7 +17,7 @@ from servepipe.runtime.observer import Replicas, _serves
         ({ReplicaState.PENDING_MIGRATION: 1, ReplicaState.STARTING: 1}, True),
         ({ReplicaState.STARTING: 2}, False),
         ({ReplicaState.STOPPING: 1}, False),
-        ({ReplicaState.RECOVERING: 1}, False),
+        ({ReplicaState.RECOVERING: 1}, True),
         ({"RUNNING": 1}, True),
     ],
 )

@@ -57,7 +57,7 @@ class Ingress:
         self._in_flight = InFlight()
         self._error = ""
         self._serve_caller = ServeCaller(self._pin, self._is_off)
-        self._observer = Observer(self._application, self._serve_caller.handle)
+        self._observer = Observer(self._application, self._serve_caller.handle, self._serve_caller.answered)
         loop = asyncio.get_running_loop()
         self._inline = InlineNodes(lambda node: NodeHandle(node, self, loop))
         self._retiring: set[asyncio.Task[None]] = set()

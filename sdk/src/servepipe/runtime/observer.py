@@ -1,7 +1,8 @@
 """What an ingress replica can say about the whole pipeline: which nodes are ready, and who uses which routing table.
 
-Both answers need others. Serve's controller knows the replicas; the replicas know their tables and are asked directly,
-all of them, with Serve's broadcast.
+Both answers need others. A node that answered a moment ago is ready, whatever else is known; Serve's controller knows
+the replicas of the others, unless it is just being started again. The replicas know their tables and are asked
+directly, all of them, with Serve's broadcast.
 
 A broadcast waits for a free slot of a busy replica, like any request. So one that is slow is not repeated but left
 running, and the next question takes its answer: an acknowledgement is made when the replica gets to it, so it is as
@@ -14,6 +15,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Self
 
 from ray import serve
@@ -27,9 +29,11 @@ __all__ = ["Observer"]
 READY_CACHE_S = 1.0
 ANSWER_WITHIN_S = 2.0
 LOOK_WITHIN_S = 10.0
-#: States of replicas that take requests: also while they are reconfigured, and until others run that replace them on
-#: a node that is being drained.
-_ALIVE = ("RUNNING", "UPDATING", "PENDING_MIGRATION")
+#: For how long an answer shows that the next request would be answered, unless one was lost since.
+ANSWERED_S = 5.0
+#: States of replicas that take requests: also while they are reconfigured, until others run that replace them on a node
+#: that is being drained, and until a controller that was started again has heard from them.
+_ALIVE = ("RUNNING", "UPDATING", "PENDING_MIGRATION", "RECOVERING")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +55,19 @@ class Observer:
     """Args:
     application: Name of the application that this replica of the ingress belongs to.
     handle: Gives the handle to a node's application.
+    answered: When each application last answered, by `time.monotonic`; those that failed to since are left out.
     """
 
-    def __init__(self, application: str, handle: Callable[[str], DeploymentHandle[Any]]) -> None:
+    def __init__(
+        self,
+        application: str,
+        handle: Callable[[str], DeploymentHandle[Any]],
+        answered: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:
         self._ingress = application
         self._own = DeploymentHandle[Any](INGRESS, application)
         self._handle = handle
+        self._answered = answered
         self._seen: dict[str, Replicas] = {}
         self._seen_at = -READY_CACHE_S
         self._looking: asyncio.Task[dict[str, Replicas]] | None = None
@@ -71,12 +82,12 @@ class Observer:
 
         Raises whatever Serve's controller says instead of an answer, ``TimeoutError`` where it says nothing.
         """
+        lately = time.monotonic() - ANSWERED_S
+        asked = _failing(nodes, lambda application: self._answered.get(application, 0.0) > lately)
+        if not asked:
+            return []
         seen = await self._replicas()
-        return [
-            node
-            for node, routes in nodes.items()
-            if sum(weight for revision, weight in routes if _serves(seen.get(application_name(node, revision)))) < 50
-        ]
+        return list(_failing(asked, lambda application: _serves(seen.get(application))))
 
     async def acknowledgements(self) -> list[dict[str, Any]]:
         """What the replicas of the ingress and of all nodes say; those that are silent for long are left out.
@@ -136,6 +147,17 @@ def _look() -> dict[str, Replicas]:
         for deployment in application.deployments.values():
             found[name] = Replicas.of(deployment.status, deployment.replica_states)
     return found
+
+
+def _failing(
+    nodes: Mapping[str, Sequence[tuple[str, int]]], serves: Callable[[str], bool]
+) -> dict[str, Sequence[tuple[str, int]]]:
+    """Those whose applications that serve have less than half of the weight."""
+    return {
+        node: routes
+        for node, routes in nodes.items()
+        if sum(weight for revision, weight in routes if serves(application_name(node, revision))) < 50
+    }
 
 
 def _serves(replicas: Replicas | None) -> bool:

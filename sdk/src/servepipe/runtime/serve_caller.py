@@ -54,12 +54,17 @@ class ServeCaller:
     Args:
         pin: The revision of a node that answers a request whose context pins none; None: the node is not routed.
         is_off: Whether a node is turned off by choice.
+
+    Attributes:
+        answered: When each application last answered, by `time.monotonic`. One that did not since, because it has no
+            replica or lost it, is left out.
     """
 
     def __init__(self, pin: Callable[[str], str | None], is_off: Callable[[str], bool] = lambda node: False) -> None:
         self._pin = pin
         self._is_off = is_off
         self._handles: dict[str, DeploymentHandle[Any]] = {}
+        self.answered: dict[str, float] = {}
 
     async def call(
         self, node: str, method: str | None, args: Sequence[Any], kwargs: Mapping[str, Any], context: RequestContext
@@ -79,7 +84,7 @@ class ServeCaller:
         try:
             async with asyncio.timeout(left):
                 response = handle.call.remote(method, tuple(args), dict(kwargs), context)
-                return await response
+                answer = await response
         except asyncio.CancelledError:
             if response is not None:
                 response.cancel()
@@ -88,9 +93,15 @@ class ServeCaller:
             if response is None or left is None:
                 raise
             response.cancel()
-            raise self._too_late(node, handle) from error
+            raise self._too_late(node, application, handle) from error
         except Exception as error:
+            if isinstance(cause := _cause(error), NodeFailure):
+                self.answered[application] = time.monotonic()
+                raise unpack(cause) from None
+            self.answered.pop(application, None)
             raise _translated(error, node) from None
+        self.answered[application] = time.monotonic()
+        return answer
 
     def handle(self, application: str) -> DeploymentHandle[Any]:
         """The handle to a node application, made once: each keeps a router and a long poll of its own."""
@@ -106,18 +117,22 @@ class ServeCaller:
         for outcome in await asyncio.gather(*(handle.shutdown_async() for handle in unused), return_exceptions=True):
             if isinstance(outcome, Exception):
                 log.warning("a handle could not be shut down: %s", outcome)
+        for application in self.answered.keys() - applications:
+            self.answered.pop(application)
 
-    def _too_late(self, node: str, handle: DeploymentHandle[Any]) -> Exception:
+    def _too_late(self, node: str, application: str, handle: DeploymentHandle[Any]) -> Exception:
         if not handle.running_replicas_populated():
+            self.answered.pop(application, None)
             return not_ready(node, "has no running replica")
         return StepTimeoutError(f"node {node} gave no answer before the request's deadline", node=node)
 
 
+def _cause(error: Exception) -> object:
+    return error if isinstance(error, NodeFailure) else getattr(error, "cause", None)
+
+
 def _translated(error: Exception, node: str) -> Exception:
     """What Serve raised, as what the node's caller should see."""
-    cause = error if isinstance(error, NodeFailure) else getattr(error, "cause", None)
-    if isinstance(cause, NodeFailure):
-        return unpack(cause)
     if isinstance(error, DeploymentUnavailableError):
         return not_ready(node, "is not available: its application failed to start")
     if isinstance(error, BackPressureError):
