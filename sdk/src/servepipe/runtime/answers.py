@@ -13,6 +13,7 @@ import sys
 from typing import Any
 
 from servepipe.graph.failures import message_of
+from servepipe.runtime import json_bytes
 
 __all__ = ["AnswerNotSupportedError", "encode_answer", "encode_json"]
 
@@ -42,6 +43,11 @@ def encode_answer(value: Any) -> tuple[bytes, str]:
 
 def encode_json(value: Any) -> bytes:
     """``value`` as UTF-8 JSON without white space. Raises `AnswerNotSupportedError`."""
+    body = json_bytes.write(value)
+    return _encode_by_json(value) if body is None else body
+
+
+def _encode_by_json(value: Any) -> bytes:
     try:
         text = json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"), default=_plain)
     except Exception as error:  # also what the answer's own properties and methods raise

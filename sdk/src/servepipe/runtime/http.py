@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
-import json
 import logging
 import sys
 import time
@@ -29,6 +28,7 @@ from servepipe.errors import BadRequestError, RequestError, StepTimeoutError
 from servepipe.graph.failures import as_exception, asked_for, opened
 from servepipe.graph.inputs import describe_arguments
 from servepipe.graph.instance import in_thread, is_async
+from servepipe.runtime import json_bytes
 from servepipe.runtime.answers import AnswerNotSupportedError, encode_answer, encode_json
 from servepipe.runtime.interface import Interface
 from servepipe.runtime.problems import HookError, problem_of
@@ -253,25 +253,21 @@ def arguments(body: bytes, interface: Interface) -> tuple[tuple[Any, ...], dict[
     An array with one element stays one argument, the array, where the graph reads its input by index: ``[5]`` then
     gives 5 for ``dag_input[0]``, as ``[5, 6]`` does.
     """
-    if not body.strip():
-        if not interface.reads:
-            return (), {}
-        raise BadRequestError(
-            "the body is empty", status=400, code="InvalidJson", fix="Send a JSON array with one element per input."
-        )
     try:
-        value = json.loads(body, parse_constant=_refuse_constant)
+        value = json_bytes.parse(body)
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
-        raise BadRequestError(f"the body is not JSON: {error}", status=400, code="InvalidJson") from None
+        if body.strip():
+            raise BadRequestError(f"the body is not JSON: {error}", status=400, code="InvalidJson") from None
+        if interface.reads:
+            raise BadRequestError(
+                "the body is empty", status=400, code="InvalidJson", fix="Send a JSON array with one element per input."
+            ) from None
+        return (), {}
     if isinstance(value, list) and not (len(value) == 1 and interface.by_index):
         return tuple(value), {}
     if isinstance(value, dict) and interface.by_keyword:
         return (), value
     return (value,), {}
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not a JSON number")
 
 
 def request_id_of(headers: Sequence[tuple[bytes, bytes]]) -> str:
