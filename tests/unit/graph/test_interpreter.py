@@ -753,7 +753,7 @@ async def test_an_answer_that_is_there_counts_though_the_deadline_passes(make: S
 async def test_a_failure_while_the_event_loop_shuts_down_changes_nothing(gates: Any, make: SimpleNamespace) -> None:
     task = start(make.graph(make.step("a"), make.step("b"), output=make.listed("a", "b")), gates)
     await gates.until_started("a", "b")
-    workers = [each for each in asyncio.all_tasks() if each.get_coro().__qualname__ == "_Request._work"]  # type: ignore[union-attr]
+    workers = [each for each in asyncio.all_tasks() if each.get_coro().__qualname__ == "_Request.work"]  # type: ignore[union-attr]
     assert len(workers) == 2
 
     workers[0].cancel()
