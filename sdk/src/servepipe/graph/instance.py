@@ -18,6 +18,7 @@ from typing import Any
 from servepipe.errors import SignatureError
 from servepipe.graph.failures import Raised, as_exception, asked_for, opened
 from servepipe.graph.fields import did_you_mean
+from servepipe.graph.slots import Slots
 
 __all__ = ["NodeInstance", "in_thread", "is_async"]
 
@@ -63,9 +64,12 @@ class NodeInstance:
         except KeyError:
             function, direct = self._methods[method] = self._find(method)
         slots = self._slots
-        await slots.acquire()
+        if slots.free:
+            slots.free -= 1
+        else:
+            await slots.acquire()
         if not direct and not self._on_loop:
-            result = await self._run(function, args, kwargs, slots)
+            result = await self._in_thread(function, args, kwargs, slots)
         else:
             try:
                 result = function(*args, **kwargs)
@@ -115,7 +119,7 @@ class NodeInstance:
 
     def _limit(self, max_ongoing_requests: int) -> None:
         self._max_ongoing_requests = max_ongoing_requests
-        self._slots = asyncio.Semaphore(max_ongoing_requests)
+        self._slots = Slots(max_ongoing_requests)
         self._threads = ThreadPoolExecutor(max_ongoing_requests, thread_name_prefix=f"servepipe-{self._node}")
 
     def _find(self, method: str | None) -> tuple[Callable[..., Any], bool]:
@@ -135,14 +139,8 @@ class NodeInstance:
         await self._run(getattr(self._object, name), args, {})
         return True
 
-    async def _run(
-        self,
-        function: Callable[..., Any],
-        args: Sequence[Any],
-        kwargs: Mapping[str, Any],
-        slots: asyncio.Semaphore | None = None,
-    ) -> Any:
-        """Call ``function`` where it belongs. The slot is given back when the code ends, not when its caller leaves."""
+    async def _run(self, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """Call the constructor or a hook where it belongs."""
         if self._on_loop or is_async(function):
             try:
                 result = function(*args, **kwargs)
@@ -151,21 +149,35 @@ class NodeInstance:
                 if isinstance(error, Exception) or asked_for(error):
                     raise
                 raise as_exception(error) from error
-        loop = asyncio.get_running_loop()
-        context = contextvars.copy_context()
         try:
-            thread = self._threads.submit(context.run, in_thread, function, args, kwargs)
-        except RuntimeError:
-            if slots is None:  # close() at the end of the process, when there are no more threads to be had
-                return function(*args, **kwargs)
+            return await self._in_thread(function, args, kwargs, None)
+        except _NoThreads:  # close() at the end of the process
+            return function(*args, **kwargs)
+
+    async def _in_thread(
+        self, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], slots: Slots | None
+    ) -> Any:
+        """Call ``function`` in a thread. The slot is given back when the code ends, not when its caller leaves."""
+        try:
+            thread = self._threads.submit(contextvars.copy_context().run, in_thread, function, args, kwargs)
+        except RuntimeError as error:
+            if slots is None:
+                raise _NoThreads from error
             slots.release()
             raise
         try:
             result = opened(await asyncio.wrap_future(thread))
         finally:
             if slots is not None:
-                _release_when_done(thread, slots, loop)
+                if thread.done():
+                    slots.release()
+                else:
+                    _release_when_done(thread, slots, asyncio.get_running_loop())
         return await result if inspect.isawaitable(result) else result
+
+
+class _NoThreads(Exception):  # noqa: N818 - never leaves this module
+    pass
 
 
 _GENERATORS = (GeneratorType, AsyncGeneratorType)
@@ -190,11 +202,7 @@ def in_thread(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping
         return Raised(as_exception(error))
 
 
-def _release_when_done(thread: Future[Any], slots: asyncio.Semaphore, loop: asyncio.AbstractEventLoop) -> None:
-    if thread.done():
-        slots.release()
-        return
-
+def _release_when_done(thread: Future[Any], slots: Slots, loop: asyncio.AbstractEventLoop) -> None:
     def release(_: Future[Any]) -> None:
         if not loop.is_closed():
             loop.call_soon_threadsafe(slots.release)

@@ -15,10 +15,12 @@ from typing import Any
 from servepipe.graph.failures import message_of
 from servepipe.runtime import json_bytes
 
-__all__ = ["AnswerNotSupportedError", "encode_answer", "encode_json"]
+__all__ = ["BYTES", "JSON", "AnswerNotSupportedError", "encode_answer", "encode_json"]
 
-JSON = "application/json"
-BYTES = "application/octet-stream"
+JSON = b"application/json"
+BYTES = b"application/octet-stream"
+
+_RAW = (bytes, bytearray, memoryview)
 
 
 class AnswerNotSupportedError(Exception):
@@ -34,9 +36,9 @@ class AnswerNotSupportedError(Exception):
         return f"the answer{where} {self.problem}"
 
 
-def encode_answer(value: Any) -> tuple[bytes, str]:
+def encode_answer(value: Any) -> tuple[bytes, bytes]:
     """The body and the content type for ``value``. Raises `AnswerNotSupportedError` naming the part that is wrong."""
-    if isinstance(value, bytes | bytearray | memoryview):
+    if isinstance(value, _RAW):
         return bytes(value), BYTES
     return encode_json(value), JSON
 
