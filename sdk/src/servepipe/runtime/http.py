@@ -26,7 +26,8 @@ from typing import Any, Protocol, TypeAlias
 from servepipe.errors import BadRequestError, RequestError, StepTimeoutError
 from servepipe.graph.failures import as_exception, asked_for, opened
 from servepipe.graph.inputs import describe_arguments
-from servepipe.graph.instance import in_thread, is_async
+from servepipe.graph.instance import is_async
+from servepipe.graph.threads import in_thread
 from servepipe.runtime.answers import JSON, AnswerNotSupportedError, encode_answer, encode_json
 from servepipe.runtime.http_request import (
     Message,
