@@ -47,9 +47,11 @@ def new_request_id() -> str:
     return f"{_ids.getrandbits(128):032x}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RequestContext:
-    """What travels with a request, also into nodes that call other nodes.
+    """What travels with a request, also into nodes that call other nodes. Nobody changes it.
+
+    (It is not frozen: made for every request and pickled for every call, that would cost as much as a step.)
 
     Args:
         request_id: Names the request in logs.

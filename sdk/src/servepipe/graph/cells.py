@@ -40,7 +40,7 @@ IDLE, WANTED, WAITING, READY, RUNNING, DONE, FAILED = range(7)
 class Request(Protocol):
     """What a cell sees of the request that it belongs to."""
 
-    wanted: deque[Need]
+    wanted: list[Need]
     """Expressions that somebody needs from now on."""
     ready: deque[Cell]
     """Calls whose arguments are there."""
@@ -81,7 +81,10 @@ class Cell(Need):
     __slots__ = ("plan", "task", "users", "value")
 
     def __init__(self, plan: StepPlan, frame: Frame) -> None:
-        super().__init__(plan.first, frame)
+        self.expr = plan.first
+        self.frame = frame
+        self.phase = IDLE
+        self.missing = 0
         self.plan = plan
         self.users: list[Need] = []
         self.value: Any = None  # what it returned or, once FAILED, raised

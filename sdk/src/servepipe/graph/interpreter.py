@@ -22,7 +22,6 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextvars import copy_context
 from typing import Any
 
 from servepipe.errors import StepTimeoutError
@@ -63,9 +62,10 @@ async def run(
         StepTimeoutError: A step, or the request, took too long.
         Exception: What a node raised, as itself; `failures.failed_step` names the step.
     """
+    root = Frame(program.width, program.read_inputs(args, kwargs))
     token = current_request.set(context)
     try:
-        request = _Request(program, Frame(program.width, program.read_inputs(args, kwargs)), caller, context)
+        request = _Request(program, root, caller, context)
         output = request.output
         request.subscribe(output)
         request.advance()
@@ -81,20 +81,22 @@ async def run(
         return output.value
     finally:
         current_request.reset(token)
+        _forget(root)
 
 
 class _Request:
     """One run of a graph."""
+
+    __slots__ = ("caller", "context", "loop", "orphans", "output", "ready", "root", "settled", "undecided", "wanted")
 
     def __init__(self, program: Program, root: Frame, caller: Caller, context: RequestContext) -> None:
         self.root = root
         self.caller = caller
         self.context = context
         self.loop = asyncio.get_running_loop()
-        self.variables = copy_context()  # what each worker starts with
         self.output = Output(program.output, root)
-        self.wanted: deque[Need] = deque()  # expressions to subscribe to the steps of
-        self.settled: deque[Cell] = deque()  # steps whose users have not been told yet
+        self.wanted: list[Need] = []  # expressions to subscribe to the steps of
+        self.settled: list[Cell] = []  # steps whose users have not been told yet
         self.ready: deque[Cell] = deque()  # calls to start
         self.undecided: set[Cell] = set()  # combinators under way that may want more steps
         self.orphans: set[Cell] = set()  # running calls that nobody waits for any more
@@ -119,29 +121,33 @@ class _Request:
     def advance(self) -> None:
         """Work everything off that follows from what has settled; the calls that became ready are in `ready` then."""
         wanted, settled = self.wanted, self.settled
-        while True:
+        if wanted:
+            self._subscribe_wanted()
+        for cell in settled:  # grows while it is read
+            users, cell.users = cell.users, []
+            for need in users:
+                if need.phase != WAITING:  # what an earlier user made of the news has dropped it
+                    continue
+                if cell.phase == FAILED:
+                    self._failed(need, cell.value)
+                    continue
+                need.missing -= 1
+                if not need.missing:
+                    self._ready(need)
             if wanted:
-                need = wanted.popleft()
-                if need.phase == WANTED:  # else it was dropped while it stood in the queue
-                    self.subscribe(need)
-            elif settled:
-                cell = settled.popleft()
-                users, cell.users = cell.users, []
-                for need in users:
-                    if need.phase != WAITING:  # what an earlier user made of the news has dropped it
-                        continue
-                    if cell.phase == FAILED:
-                        self._failed(need, cell.value)
-                        continue
-                    need.missing -= 1
-                    if not need.missing:
-                        self._ready(need)
-            else:
-                break
+                self._subscribe_wanted()
+        settled.clear()
         if self.orphans:
             self._cancel_orphans()
 
+    def _subscribe_wanted(self) -> None:
+        for need in self.wanted:  # grows while it is read
+            if need.phase == WANTED:  # else it was dropped while it stood in the queue
+                self.subscribe(need)
+        self.wanted.clear()
+
     def subscribe(self, need: Need) -> None:
+        """Have ``need`` wait for the steps of its expression."""
         need.phase = WAITING
         missing = 0
         for hops, plan in need.expr.deps:
@@ -270,10 +276,14 @@ class _Request:
                 error = as_exception(raised)
                 mark(error, step.name, step.node, step.method)
                 self.settle(cell, FAILED, error)
+                del error, cell  # this frame is in the traceback, and both would keep that alive
             else:
                 if cell.task is not task:
                     return
-                self.settle(cell, DONE, value)
+                cell.phase = DONE
+                cell.value = value
+                cell.task = None
+                self.settled.append(cell)
             self.advance()
 
     async def _attempts(self, step: Call, cell: Cell) -> Any:
@@ -308,6 +318,16 @@ def _inside(frame: Frame | None, outer: Frame) -> bool:
             return True
         frame = frame.parent
     return False
+
+
+def _forget(root: Frame) -> None:
+    """Let go of what the steps returned. Cells and frames refer to each other: large values would wait for the GC."""
+    frames = [root]
+    for frame in frames:  # grows while it is read
+        for cell in frame.cells:
+            if type(cell) is MapCell:
+                frames += cell.frames or ()
+        frame.cells.clear()
 
 
 def _running(root: Frame) -> Iterator[Cell]:

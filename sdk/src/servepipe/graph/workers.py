@@ -13,7 +13,7 @@ import asyncio
 from asyncio.tasks import _enter_task, _leave_task  # for those who make tasks, says "Extending asyncio"
 from collections import deque
 from collections.abc import Callable, Coroutine
-from contextvars import Context
+from contextvars import copy_context
 from typing import Any, Protocol
 
 __all__ = ["Request", "start_workers"]
@@ -26,8 +26,6 @@ class Request(Protocol):
     """What workers see of the request that they work for."""
 
     loop: asyncio.AbstractEventLoop
-    variables: Context
-    """The context of which each worker gets a copy."""
     ready: deque[Any]
     """Calls to start."""
 
@@ -44,7 +42,7 @@ def start_workers(request: Request) -> None:
     try:
         while request.ready:
             worker = _Worker(request)
-            variables = request.variables.copy()
+            variables = copy_context()
             # Not by the loop's task factory: it might start tasks by itself.
             task: asyncio.Task[None] = asyncio.Task(worker, loop=loop, name="servepipe-calls", context=variables)
             work = worker.work = request.work(task)
@@ -83,7 +81,7 @@ class _Worker(Coroutine[Any, Any, None]):
         if begun is not _NOTHING:
             self.begun = _NOTHING
             # Unless it has come meanwhile: the turn that has passed (None), or a result.
-            if begun is not None and not (asyncio.isfuture(begun) and begun.done()):
+            if begun is not None and not (_is_future(begun) and begun.done()):
                 return _given_again(begun)
         return self._go_on(self.work.send, value)
 
@@ -92,7 +90,7 @@ class _Worker(Coroutine[Any, Any, None]):
         if begun is not _NOTHING:
             self.begun = _NOTHING
             # As a task that is cancelled does with what it waits for.
-            if isinstance(error, asyncio.CancelledError) and asyncio.isfuture(begun) and begun.cancel():
+            if isinstance(error, asyncio.CancelledError) and _is_future(begun) and begun.cancel():
                 return _given_again(begun)
         return self._go_on(self.work.throw, error, *more)
 
@@ -128,12 +126,16 @@ class _Worker(Coroutine[Any, Any, None]):
 
 
 def _taken(waits_for: Any) -> Any:
-    if asyncio.isfuture(waits_for):
+    if _is_future(waits_for):
         waits_for._asyncio_future_blocking = False
     return waits_for
 
 
 def _given_again(waits_for: Any) -> Any:
-    if asyncio.isfuture(waits_for):
+    if _is_future(waits_for):
         waits_for._asyncio_future_blocking = True
     return waits_for
+
+
+def _is_future(value: Any) -> bool:
+    return getattr(value, "_asyncio_future_blocking", None) is not None
