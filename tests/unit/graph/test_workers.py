@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import sys
+import weakref
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextvars import ContextVar
 from types import SimpleNamespace
@@ -57,6 +59,30 @@ async def test_calls_that_do_not_wait_take_no_turn_of_the_loop(make: SimpleNames
     assert turns == []
     await asyncio.sleep(0)
     assert {task.get_name() for task in asyncio.all_tasks()} & {"servepipe-calls"} == set()
+
+
+async def test_values_of_calls_that_do_not_wait_live_no_longer_than_their_request(make: SimpleNamespace) -> None:
+    class Large:
+        pass
+
+    made: list[weakref.ref[Large]] = []
+
+    class Node:
+        async def make(self) -> Large:
+            large = Large()
+            made.append(weakref.ref(large))
+            return large
+
+        async def f(self, _: Large) -> str:
+            return "answer"
+
+    gc.disable()
+    try:
+        graph = make.graph(call("make"), call("f", StepRef("make")))
+        assert await run(Program(graph), (), {}, Direct(Node()), RequestContext()) == "answer"
+        assert made[0]() is None  # and its task has not even had its turn
+    finally:
+        gc.enable()
 
 
 async def test_a_call_is_in_one_task_from_its_start_to_its_end(make: SimpleNamespace) -> None:

@@ -20,13 +20,14 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
 from servepipe.errors import BadRequestError, RequestError, StepTimeoutError
 from servepipe.graph.failures import as_exception, asked_for, opened
 from servepipe.graph.inputs import describe_arguments
 from servepipe.graph.instance import is_async
+from servepipe.graph.limit import Limit
 from servepipe.graph.threads import in_thread
 from servepipe.runtime.answers import JSON, AnswerNotSupportedError, encode_answer, encode_json
 from servepipe.runtime.http_request import (
@@ -42,7 +43,6 @@ from servepipe.runtime.http_request import (
     too_large,
 )
 from servepipe.runtime.interface import Interface
-from servepipe.runtime.limit import Limit
 from servepipe.runtime.problems import HookError, problem_of
 
 __all__ = ["Endpoint", "Hook", "HttpApp", "Run"]
@@ -73,6 +73,10 @@ class Hook:
 
     import_path: str
     function: Callable[[Any], Any]
+    _is_async: bool = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_is_async", is_async(self.function))
 
     async def __call__(self, value: Any) -> Any:
         """Sync functions run in a thread, so that they cannot hold up other requests.
@@ -81,7 +85,7 @@ class Hook:
         """
         function = self.function
         try:
-            if is_async(function):
+            if self._is_async:
                 return await function(value)
             context = contextvars.copy_context()
             thread = _HOOK_THREADS.submit(context.run, in_thread, function, (value,), {})

@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class Limit:
-    """As `asyncio.timeout`, from now on, for one coroutine: most requests to nodes in this process end without waiting.
+    """As `asyncio.timeout`, from now on, for one coroutine: many calls of nodes in this process end without waiting.
 
     Args:
         seconds: After this time what runs is cancelled, and `keep` raises ``TimeoutError``.

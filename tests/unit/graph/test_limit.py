@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from servepipe.runtime.limit import Limit
+from servepipe.graph.limit import Limit
 
 
 async def never() -> None:
