@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
+import inspect
 import sys
 import weakref
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextvars import ContextVar
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import uvloop
 
 from servepipe.graph import ir, workers
 from servepipe.graph.calls import RequestContext
@@ -21,6 +24,22 @@ from servepipe.graph.ir import Const, First, StepRef
 from servepipe.graph.program import Program
 
 WITHIN_S = 30.0
+
+
+def on_each_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Replicas run on uvloop, other programs on what Python has."""
+
+    @functools.wraps(test)
+    def both(run_loop: Callable[..., None], **fixtures: Any) -> None:
+        run_loop(test(**fixtures))
+
+    signature = inspect.signature(test)
+    run_loop = inspect.Parameter("run_loop", inspect.Parameter.KEYWORD_ONLY)
+    both.__signature__ = signature.replace(parameters=[*signature.parameters.values(), run_loop])  # type: ignore[attr-defined]
+    mark: pytest.MarkDecorator = pytest.mark.parametrize(
+        "run_loop", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"]
+    )
+    return mark(both)
 
 
 class Direct:
@@ -45,6 +64,7 @@ def call(name: str, *args: ir.Expr) -> ir.Call:
     return ir.Call(name, "n", name.partition("-")[0], args)
 
 
+@on_each_loop
 async def test_calls_that_do_not_wait_take_no_turn_of_the_loop(make: SimpleNamespace) -> None:
     class Node:
         async def f(self, *values: int) -> int:
@@ -61,6 +81,7 @@ async def test_calls_that_do_not_wait_take_no_turn_of_the_loop(make: SimpleNames
     assert {task.get_name() for task in asyncio.all_tasks()} & {"servepipe-calls"} == set()
 
 
+@on_each_loop
 async def test_values_of_calls_that_do_not_wait_live_no_longer_than_their_request(make: SimpleNamespace) -> None:
     class Large:
         pass
@@ -85,6 +106,7 @@ async def test_values_of_calls_that_do_not_wait_live_no_longer_than_their_reques
         gc.enable()
 
 
+@on_each_loop
 async def test_a_call_is_in_one_task_from_its_start_to_its_end(make: SimpleNamespace) -> None:
     tasks: dict[str, list[Any]] = {}
 
@@ -102,6 +124,7 @@ async def test_a_call_is_in_one_task_from_its_start_to_its_end(make: SimpleNames
     assert len({asyncio.current_task(), *(seen[0] for seen in tasks.values())}) == 4
 
 
+@on_each_loop
 async def test_a_timeout_in_user_code_ends_what_it_is_about(make: SimpleNamespace) -> None:
     class Node:
         async def f(self) -> str:
@@ -116,6 +139,7 @@ async def test_a_timeout_in_user_code_ends_what_it_is_about(make: SimpleNamespac
     ]
 
 
+@on_each_loop
 async def test_a_task_group_in_user_code_is_cancelled_with_its_call(make: SimpleNamespace) -> None:
     ended: list[str] = []
 
@@ -143,6 +167,7 @@ async def test_a_task_group_in_user_code_is_cancelled_with_its_call(make: Simple
             await asyncio.sleep(0)
 
 
+@on_each_loop
 @pytest.mark.parametrize("how", ["future", "task", "gather", "shield", "turn", "generator"])
 async def test_a_call_cancelled_before_its_tasks_first_turn_cleans_up(make: SimpleNamespace, how: str) -> None:
     """The other option of a `first` has won at once: nothing has had a turn of the loop yet."""
@@ -211,6 +236,7 @@ async def test_a_call_cancelled_before_its_tasks_first_turn_cleans_up(make: Simp
             assert each.cancelled()
 
 
+@on_each_loop
 async def test_calls_may_wait_for_the_same_future(make: SimpleNamespace) -> None:
     future = asyncio.get_running_loop().create_future()
 
@@ -232,6 +258,7 @@ async def test_calls_may_wait_for_the_same_future(make: SimpleNamespace) -> None
     assert await task == [[n, "there"] for n in range(6)]
 
 
+@on_each_loop
 async def test_context_variables_stay_with_their_call(make: SimpleNamespace) -> None:
     variable: ContextVar[str] = ContextVar("variable", default="outside")
 
@@ -250,6 +277,7 @@ async def test_context_variables_stay_with_their_call(make: SimpleNamespace) -> 
     assert variable.get() == "outside"
 
 
+@on_each_loop
 async def test_any_number_of_calls_may_wait_without_recursion(make: SimpleNamespace) -> None:
     width = 3 * sys.getrecursionlimit()
 
@@ -276,6 +304,7 @@ class Yields:
         return (yield "rubbish")
 
 
+@on_each_loop
 async def test_what_no_task_takes_fails_the_step(make: SimpleNamespace) -> None:
     class Node:
         async def f(self) -> Any:
@@ -285,6 +314,7 @@ async def test_what_no_task_takes_fails_the_step(make: SimpleNamespace) -> None:
         await answer(make.graph(call("f")), Node())
 
 
+@on_each_loop
 async def test_user_code_that_cancels_its_own_task_is_cancelled(make: SimpleNamespace) -> None:
     seen: list[str] = []
 
@@ -306,6 +336,7 @@ async def test_user_code_that_cancels_its_own_task_is_cancelled(make: SimpleName
     assert seen == ["cancelled"]
 
 
+@on_each_loop
 async def test_a_task_of_calls_can_be_looked_at(gates: Any, make: SimpleNamespace) -> None:
     task = asyncio.create_task(run(Program(make.graph(make.step("a"))), (), {}, Direct(gates), RequestContext()))
     await gates.until_started("a")
