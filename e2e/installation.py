@@ -102,7 +102,9 @@ def install(cluster: Cluster, images: ImageSet, say: Say) -> Iterator[Installati
         )
     except AssertionError as error:
         pods = cluster.kubectl("-n", NAMESPACE, "describe", "pods", check=False).stdout
-        logs = cluster.kubectl("-n", NAMESPACE, "logs", "-l", "app.kubernetes.io/name=servepipe", check=False).stdout
+        logs = cluster.kubectl(
+            "-n", NAMESPACE, "logs", "-l", "app.kubernetes.io/name=servepipe-operator", check=False
+        ).stdout
         raise AssertionError(f"{error}\n{pods[-5000:]}\n{logs[-3000:]}") from None
     say(f"e2e: the chart is installed after {time.monotonic() - begun:.0f} s")
     yield Installation(cluster, NAMESPACE, RELEASE)
