@@ -52,7 +52,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 def _end(*_: object) -> None:
-    # `timeout` and make both send it: the second one must not end the clean-up. Not SIG_IGN, which children would inherit.
+    # `timeout` and make both send it: the second one must not end the clean-up. Children would inherit SIG_IGN.
     signal.signal(signal.SIGTERM, lambda *_: None)
     pytest.exit("ended by SIGTERM", returncode=128 + signal.SIGTERM)
 

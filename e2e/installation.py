@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -43,6 +44,14 @@ class Installation:
         working = sorted(pod for pod in pods if any(pod in holder for holder in holders))
         assert len(working) == 1, f"leases are held by {sorted(holders)}, pods are {sorted(pods)}"
         return working[0]
+
+    def looks(self) -> tuple[str, int]:
+        """The pod that works, and how often it has looked at a pipeline with which nothing was under way."""
+        pod = self.leader()
+        path = f"/api/v1/namespaces/{self.namespace}/pods/{pod}:8080/proxy/metrics"
+        metrics = self._cluster.kubectl("get", "--raw", path).stdout
+        found = re.findall(r'^servepipe_reconciles_total\{result="ok"\} (\S+)$', metrics, re.MULTILINE)
+        return pod, int(sum(map(float, found)))
 
     def kill_operator(self) -> str:
         """The pod that works ends at once, without a word; its name."""
