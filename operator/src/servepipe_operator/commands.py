@@ -14,7 +14,8 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from servepipe.cli.target import add_cluster_options, targets_cluster
-from servepipe.errors import RunError, ServePipeError
+from servepipe.cli.trouble import extra_missing_error
+from servepipe.errors import MissingExtraError, RunError, ServePipeError
 
 __all__ = ["register"]
 
@@ -24,6 +25,9 @@ Run: TypeAlias = Callable[[argparse.Namespace], int]
 _LOCAL = "servepipe_operator.local.commands"
 _CLUSTER = "servepipe_operator.cluster"
 _WAIT_S = 900.0
+#: Packages of the extra `local`, which who works with clusters only does not need.
+_OF_LOCAL = frozenset({"aiohttp", "psutil", "ray", "rich"})
+_THERE = "For a pipeline in a cluster add --kube, --context or -n."
 
 _UP = """\
 Run a pipeline on this machine, in a Ray of its own, until Ctrl-C or `servepipe down`.
@@ -190,11 +194,12 @@ def _dispatched(name: str) -> Run:
         except RunError as error:
             if "on this machine" not in error.what:
                 raise
-            raise RunError(
-                error.what,
-                where=error.where,
-                fix=f"{error.fix}\nFor a pipeline in a cluster add --kube, --context or -n.".lstrip(),
-            ) from error
+            raise RunError(error.what, where=error.where, fix=f"{error.fix}\n{_THERE}".lstrip()) from error
+        except ModuleNotFoundError as error:
+            if error.name not in _OF_LOCAL:
+                raise
+            missing = extra_missing_error(error)
+            raise MissingExtraError(missing.what, fix=f"{missing.fix}\n{_THERE}") from error
 
     return run
 
