@@ -167,7 +167,8 @@ NUMBERS = itertools.count(1)
 def world(cluster: Cluster, installation: Installation, request: pytest.FixtureRequest, say: Say) -> Iterator[World]:
     """A namespace of this module's own that enforces `restricted`."""
     stem = request.path.stem.removeprefix("test_").replace("_", "-")
-    with World(cluster, f"{stem}-{NUMBERS.__next__()}").made() as world:
+    failed = request.session.testsfailed
+    with World(cluster, f"{stem}-{next(NUMBERS)}").made() as world:
         yield world
-        if request.session.testsfailed:
+        if request.session.testsfailed > failed:
             say(world.tell())
