@@ -41,6 +41,7 @@ def test_a_worker_pod_is_evicted(shop: Shop, say: Say) -> None:
     (pod, *_) = pods_of(shop.world, "worker")
     seen = disturbed(shop, say, "a worker pod evicted", lambda: evict(shop.world, pod))
     assert seen.failures == []
+    assert seen.slowest < 5, "a pod that is evicted answers until its replicas run elsewhere; lost ones take far longer"
 
 
 def test_an_ingress_pod_is_evicted_and_the_budget_keeps_the_others(shop: Shop, say: Say) -> None:
