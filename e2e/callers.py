@@ -116,7 +116,7 @@ class Callers(contextlib.AbstractContextManager["Callers"]):
         """Until ``count`` more have been answered, and all that was under way when they last told has ended: a request
         that hangs is not overlooked. What they have seen until then.
         """
-        before = self.so_far()
+        before = wait_for("callers to tell", lambda: (now := self.so_far()).at > 0 and now, timeout, self._describe)
 
         def enough() -> Seen | None:
             now = self.so_far()
