@@ -40,10 +40,14 @@ class World:
 
     @contextlib.contextmanager
     def made(self) -> Iterator[World]:
-        """The namespace is there while the block runs, and enforces the Pod Security Standard `restricted`."""
+        """The namespace is there while the block runs, and enforces the Pod Security Standard `restricted`.
+
+        Raises AssertionError where there is one of that name already: it is somebody else's, and would be deleted.
+        """
         labels = {"pod-security.kubernetes.io/enforce": "restricted", "servepipe-e2e": "true"}
         metadata: Object = {"name": self.namespace, "labels": labels}
-        self.cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
+        namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}
+        self.cluster.kubectl("create", "-f", "-", stdin=json.dumps(namespace))
         try:
             yield self
         finally:
