@@ -12,8 +12,9 @@ import logging
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Coroutine, Mapping, MutableMapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from google.protobuf.wrappers_pb2 import BytesValue
@@ -22,7 +23,7 @@ from ray import serve
 
 from servepipe.authoring import code, loader
 from servepipe.errors import RequestError
-from servepipe.graph.calls import NodeHandle, RequestContext, cancel_nested_calls, current_request
+from servepipe.graph.calls import NodeHandle, RequestContext, current_request, new_request_id
 from servepipe.graph.interpreter import run
 from servepipe.graph.ir import Const
 from servepipe.graph.program import Program
@@ -30,7 +31,8 @@ from servepipe.graph.wire import parse_graph
 from servepipe.runtime import versions
 from servepipe.runtime.answers import encode_answer, encode_json
 from servepipe.runtime.grpc_service import STATUS_CODES
-from servepipe.runtime.http import Hook, HttpApp, Receive, Send, arguments, request_id_of, too_large
+from servepipe.runtime.http import Hook, HttpApp
+from servepipe.runtime.http_request import Receive, Send, arguments, request_id_of, too_large
 from servepipe.runtime.inline import InlineNodes
 from servepipe.runtime.interface import Interface
 from servepipe.runtime.observer import Observer
@@ -142,7 +144,7 @@ class Ingress:
             told = replace(problem, message=problem.message[:2000])
             grpc_context.set_details(encode_json(told.body(request_id)).decode())
             raise
-        grpc_context.set_trailing_metadata([("content-type-of-value", content_type)])
+        grpc_context.set_trailing_metadata([("content-type-of-value", content_type.decode())])
         return BytesValue(value=body)
 
     async def acknowledge(self) -> dict[str, Any]:
@@ -165,19 +167,15 @@ class Ingress:
 
     # The Caller of the interpreter, and of handles inside Inline nodes.
 
-    async def call(
+    def call(
         self, node: str, method: str | None, args: Sequence[Any], kwargs: Mapping[str, Any], context: RequestContext
-    ) -> Any:
+    ) -> Coroutine[Any, Any, Any]:
         """See `servepipe.graph.calls.Caller.call`."""
         revision = context.pins.get(node) or self._pin(node)
-        if revision is not None and (application := application_name(node, revision)) in self._inline:
-            token = current_request.set(context)
-            try:
-                with cancel_nested_calls():
-                    return await self._inline.call(application, node, method, args, kwargs)
-            finally:
-                current_request.reset(token)
-        return await self._serve_caller.call(node, method, args, kwargs, context)
+        if revision is None or (application := application_name(node, revision)) not in self._inline:
+            return self._serve_caller.call(node, method, args, kwargs, context)
+        call = self._inline.call(application, node, method, args, kwargs)
+        return call if current_request.get() is context else _within(context, call)
 
     def _pin(self, node: str) -> str | None:
         return None if self._state is None else self._state.routes.draw().revisions.get(node)
@@ -206,9 +204,12 @@ class Ingress:
         pins = state.routes.draw()
         if deadline is None and state.timeout_s is not None:
             deadline = time.time() + state.timeout_s
-        context = RequestContext(request_id or request_id_of(()), deadline, pins.revisions)
-        with self._in_flight.request(pins):
+        context = RequestContext(request_id or new_request_id(), deadline, pins.revisions)
+        self._in_flight.begin(pins)
+        try:
             return await run(state.program, args, kwargs, self, context)
+        finally:
+            self._in_flight.end(pins)
 
     async def _retire(self) -> None:
         """Close Inline revisions and drop handles that the table no longer has, once no request may use them.
@@ -297,13 +298,8 @@ class _State:
             },
         }
 
-        async def run_this(
-            args: Sequence[Any], kwargs: Mapping[str, Any], *, request_id: str, deadline: float | None
-        ) -> Any:
-            return await ingress._run_state(self, args, kwargs, request_id=request_id, deadline=deadline)
-
         self.http = HttpApp(
-            run_this,
+            partial(ingress._run_state, self),
             self.interface,
             preprocessor=ingress._preprocessor,
             postprocessor=ingress._postprocessor,
@@ -315,6 +311,15 @@ class _State:
 
 
 _NOTHING = Interface((), Const(None))
+
+
+async def _within(context: RequestContext, call: Coroutine[Any, Any, Any]) -> Any:
+    """The call of a handle that was made outside a request."""
+    token = current_request.set(context)
+    try:
+        return await call
+    finally:
+        current_request.reset(token)
 
 
 async def _no_run(args: Any, kwargs: Any, *, request_id: str, deadline: float | None) -> Any:
