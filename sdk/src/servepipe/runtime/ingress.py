@@ -1,7 +1,8 @@
 """The deployment that callers talk to: it holds the graph and the weights, and runs a request through the nodes.
 
-Everything that a request needs is in one `_State`, made when the table changes and swapped in one assignment. A request
-keeps the state it started with, so it never sees half of a change.
+Everything that a request needs is in one `_State`, made when the table changes and swapped in one assignment, so that a
+request never sees half of a change. One whose body takes long to come meets two: it runs by the graph that it was read
+for, and draws its revisions when it begins to run.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import logging
 import sys
 import time
+from collections import Counter
 from collections.abc import Coroutine, Mapping, MutableMapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -56,6 +58,7 @@ class Ingress:
         self._application: str = serve.get_replica_context().app_name
         self._state: _State | None = None
         self._coming: _State | None = None
+        self._former: list[_State] = []
         self._in_flight = InFlight()
         self._error = ""
         self._serve_caller = ServeCaller(self._pin, self._is_off)
@@ -75,7 +78,12 @@ class Ingress:
             elif self._state is None:
                 await HttpApp(_no_run, _NOTHING, endpoints={"/-/ready": self._ready})(scope, receive, send)
             else:
-                await self._state.http(scope, receive, send)
+                state = self._state
+                state.requests += 1
+                try:
+                    await state.http(scope, receive, send)
+                finally:
+                    state.requests -= 1
 
         return app
 
@@ -100,6 +108,8 @@ class Ingress:
             await self._inline.ensure(application, node, spec)
         for application in state.places.dedicated:
             self._serve_caller.handle(application)  # now, so that its router knows the replicas when weight comes
+        if self._state is not None and self._state.graph != state.graph:
+            self._former.append(self._state)
         self._state, self._coming = state, None
         task = asyncio.create_task(self._retire())
         self._retiring.add(task)
@@ -143,9 +153,17 @@ class Ingress:
             "replica": serve.get_replica_context().replica_id.unique_id,
             "application": self._application,
             "table": "" if self._state is None else self._state.table,
-            "busy": self._in_flight.by_application(),
+            "busy": self._busy(),
             "errors": self._inline.errors | ({self._application: self._error} if self._error else {}),
         }
+
+    def _busy(self) -> dict[str, int]:
+        """How many requests under way may call each application."""
+        busy = Counter(self._in_flight.by_application())
+        for state in self._used():
+            for application in (*state.places.inline, *state.places.dedicated):
+                busy[application] = max(busy[application], state.requests)
+        return dict(busy)
 
     # The Caller of the interpreter, and of handles inside Inline nodes.
 
@@ -181,6 +199,8 @@ class Ingress:
         request_id: str | None = None,
         deadline: float | None = None,
     ) -> Any:
+        if self._state is not None and self._state is not state and self._state.graph == state.graph:
+            state = self._state  # what the former one names may be gone
         pins = state.routes.draw()
         if deadline is None and state.timeout_s is not None:
             deadline = time.time() + state.timeout_s
@@ -194,7 +214,8 @@ class Ingress:
     async def _retire(self) -> None:
         """Close Inline revisions and drop handles that the table no longer has, once no request may use them.
 
-        What a table that is being prepared needs stays: this may still be waiting when the next one comes.
+        What a table that is being prepared needs stays: this may still be waiting when the next one comes. So does what
+        a former graph needs whose requests are still being read.
         """
         while True:
             busy = self._in_flight.by_application()
@@ -203,7 +224,7 @@ class Ingress:
                 # Closing one runs the user's code, and a table may come meanwhile that needs the next.
                 if not self._needed(application):
                     await self._inline.close(application)
-            if not any(name in busy for name in unused):
+            if not self._used() and not any(name in busy for name in unused):
                 used = {name for state in self._tables() for name in state.places.dedicated}
                 await self._serve_caller.keep_only(used | busy.keys())
                 return
@@ -213,8 +234,13 @@ class Ingress:
         return any(inline in state.places.inline for state in self._tables())
 
     def _tables(self) -> list[_State]:
-        """The table in force and the one that is being prepared, where there are."""
-        return [state for state in (self._state, self._coming) if state is not None]
+        """The table in force and the one that is being prepared, where there are; and those of graphs in use."""
+        return [state for state in (self._state, self._coming, *self._used()) if state is not None]
+
+    def _used(self) -> list[_State]:
+        """Tables of other graphs than the present one that requests still run by."""
+        self._former = [state for state in self._former if state.requests]
+        return self._former
 
     # Endpoints
 
@@ -239,12 +265,18 @@ class Ingress:
 
 
 class _State:
-    """One table, prepared. Raises what `parse_graph` and `Program` raise: Serve then keeps the replica from serving."""
+    """One table, prepared. Raises what `parse_graph` and `Program` raise: Serve then keeps the replica from serving.
+
+    Attributes:
+        requests: How many HTTP requests began with it and have not ended.
+    """
 
     def __init__(self, config: dict[str, Any], ingress: Ingress) -> None:
         graph = parse_graph(config["graph"])
         nodes: dict[str, Any] = config["nodes"]
         self.table: str = config["table"]
+        self.graph: Any = config["graph"]
+        self.requests = 0
         self.program = Program(graph)
         self.interface = Interface.of(graph)
         self.routes = Routes({name: node["routes"] for name, node in nodes.items()})
