@@ -46,6 +46,7 @@ class Local(Ingress):  # type: ignore[misc]
     def __init__(self) -> None:
         self._pipeline, self._application, self._error = "benchmark", "ingress", ""
         self._state = self._coming = None
+        self._former = []
         self._in_flight = InFlight()
         self._inline = InlineNodes(lambda node: None)  # type: ignore[arg-type, return-value]
         self._retiring = set()
