@@ -14,6 +14,8 @@ from contextvars import ContextVar
 from types import SimpleNamespace
 from typing import Any
 
+import anyio
+import anyio.lowlevel
 import pytest
 import uvloop
 
@@ -137,6 +139,31 @@ async def test_a_timeout_in_user_code_ends_what_it_is_about(make: SimpleNamespac
         "in time",
         "in time",
     ]
+
+
+@on_each_loop
+async def test_libraries_that_look_at_tasks_find_what_they_know(make: SimpleNamespace) -> None:
+    """HTTP clients and databases stand on anyio, which keeps books of tasks and looks into their coroutines."""
+
+    class Node:
+        async def f(self) -> str:
+            with anyio.move_on_after(0.01):
+                await anyio.sleep(WITHIN_S)
+            async with anyio.create_task_group() as group:
+                group.start_soon(anyio.sleep, WITHIN_S)
+                await anyio.lowlevel.checkpoint()
+                group.cancel_scope.cancel()
+            with anyio.CancelScope(shield=True):
+                await anyio.lowlevel.checkpoint()
+            return "done"
+
+        async def g(self) -> str:
+            with anyio.CancelScope():  # noqa: ASYNC100 - as code has that need not wait this time
+                return "at once"
+
+    graph = make.graph(call("f-1"), call("f-2"), call("g"), output=make.listed("f-1", "f-2", "g"))
+
+    assert await answer(graph, Node()) == ["done", "done", "at once"]
 
 
 @on_each_loop

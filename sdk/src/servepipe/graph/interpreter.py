@@ -35,6 +35,7 @@ from servepipe.graph.cells import (
     RUNNING,
     WAITING,
     WANTED,
+    CallCell,
     Cell,
     Need,
     Output,
@@ -171,6 +172,9 @@ class _Request:
             self._ready(need)
 
     def _ready(self, need: Need) -> None:
+        if type(need) is CallCell:  # most of them are, and cannot fail
+            need.ready(self)
+            return
         try:
             need.ready(self)
         except Exception as error:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import types
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Coroutine, Generator
 from typing import Any, TypeVar
 
 __all__ = ["Limit"]
@@ -22,18 +23,34 @@ class Limit:
         expired: Whether that happened.
     """
 
-    __slots__ = ("_cancelling", "_loop", "_task", "_timer", "_until", "expired")
+    __slots__ = ("_cancelling", "_task", "_timer", "_until", "expired")
 
     def __init__(self, seconds: float) -> None:
         self.expired = False
-        self._loop = asyncio.get_running_loop()
-        self._until = self._loop.time() + seconds
-        self._timer: asyncio.TimerHandle | None = None
+        self._until = time.monotonic() + seconds
 
-    async def keep(self, work: Coroutine[Any, Any, T]) -> T:
+    @types.coroutine
+    def keep(self, work: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
         """Await ``work`` within the limit."""
         try:
-            result = await _awaited(work, self._begin)
+            waits_for = work.send(None)
+        except StopIteration as ended:
+            return ended.value  # type: ignore[no-any-return]
+        self._begin()
+        try:
+            while True:
+                try:
+                    yield waits_for
+                except GeneratorExit:
+                    work.close()
+                    raise
+                except BaseException as error:
+                    waits_for = work.throw(error)
+                else:
+                    result: T = yield from work
+                    break
+        except StopIteration as ended:
+            result = ended.value
         except BaseException as error:
             if self._end() and isinstance(error, asyncio.CancelledError):
                 raise TimeoutError from error
@@ -42,11 +59,12 @@ class Limit:
         return result
 
     def _begin(self) -> None:
-        task = asyncio.current_task()
+        loop = asyncio.get_running_loop()
+        task = asyncio.current_task(loop)
         assert task is not None
         self._task = task
         self._cancelling = task.cancelling()
-        self._timer = self._loop.call_at(self._until, self._expire)
+        self._timer = loop.call_later(max(0.0, self._until - time.monotonic()), self._expire)
 
     def _expire(self) -> None:
         self.expired = True
@@ -54,30 +72,5 @@ class Limit:
 
     def _end(self) -> bool:
         """Whether nobody but this limit has cancelled the task."""
-        if self._timer is None:
-            return False
         self._timer.cancel()
         return self.expired and self._task.uncancel() <= self._cancelling
-
-
-@types.coroutine
-def _awaited(work: Coroutine[Any, Any, T], waits: Callable[[], None]) -> Generator[Any, Any, T]:
-    """``await work``, which calls ``waits`` when it has to wait for the first time."""
-    try:
-        waits_for = work.send(None)
-    except StopIteration as ended:
-        return ended.value  # type: ignore[no-any-return]
-    waits()
-    while True:
-        try:
-            yield waits_for
-        except GeneratorExit:
-            work.close()
-            raise
-        except BaseException as error:
-            try:
-                waits_for = work.throw(error)
-            except StopIteration as ended:
-                return ended.value  # type: ignore[no-any-return]
-        else:
-            return (yield from work)  # type: ignore[no-any-return]
