@@ -17,7 +17,7 @@ from grpc import StatusCode
 
 from servepipe.errors import RequestError
 from servepipe.runtime import observer as observing
-from servepipe.runtime.ingress import Ingress, _State
+from servepipe.runtime.ingress import Ingress, _Calls, _State
 from servepipe.runtime.inline import InlineNodes
 from servepipe.runtime.observer import Observer, Replicas
 from servepipe.runtime.routing import InFlight
@@ -44,6 +44,7 @@ class StandIn(Ingress):  # type: ignore[misc]
         self._coming = None
         self._former = []
         self._in_flight = InFlight()
+        self._calls = _Calls(self)
         self._inline = InlineNodes(lambda node: None)  # type: ignore[arg-type, return-value]
         self._retiring = set()
         self._preprocessor = self._postprocessor = None
