@@ -7,6 +7,7 @@ import subprocess
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,14 @@ class Cluster(ABC):
     @abstractmethod
     def down(self) -> None:
         """Take away all that the run made of it."""
+
+    def restart_containerd(self) -> None:
+        """On a node with pods; needs `Ability.NODES`. Returns when it works again."""
+        raise NotImplementedError(f"containerd cannot be restarted on {self.mode}")
+
+    def without_dns(self) -> AbstractContextManager[None]:
+        """No name is answered in the block; needs `Ability.DNS`."""
+        raise NotImplementedError(f"DNS cannot be stopped on {self.mode}")
 
     def kubectl(
         self, *arguments: str, stdin: str | None = None, check: bool = True, timeout: float = 60.0
