@@ -84,6 +84,7 @@ def test_one_model_is_upgraded_under_load(world: World, diamond: str, images: Im
 def test_a_killed_head_comes_back(world: World, diamond: str, images: ImageSet, say: Say) -> None:
     """Without GCS fault tolerance its workers end with it: callers notice, and it mends itself."""
     old = world.head(diamond)["metadata"]
+    before = world.replicas(diamond)
     reasons: set[str] = set()
 
     def available_again() -> bool:
@@ -92,7 +93,11 @@ def test_a_killed_head_comes_back(world: World, diamond: str, images: ImageSet, 
         if available.get("status") != "True":
             reasons.add(available.get("reason", ""))
         heads = {pod["metadata"]["uid"] for pod in world.pods(diamond, "ray.io/node-type=head")}
-        return bool(reasons) and old["uid"] not in heads and available.get("status") == "True"
+        if not reasons or old["uid"] in heads or available.get("status") != "True":
+            return False
+        # For some seconds the old workers answer although their head is gone: they have to be others.
+        now = world.replicas(diamond)
+        return all(now.get(node) and not set(ids) & set(now[node]) for node, ids in before.items())
 
     with Callers(
         world.cluster, world.namespace, images.runtime, url=f"http://{diamond}:8000/", body=[1, 2, 3], answers=[10]
