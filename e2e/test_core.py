@@ -97,7 +97,7 @@ def test_a_killed_head_comes_back(world: World, diamond: str, images: ImageSet, 
             return False
         # For some seconds the old workers answer although their head is gone: they have to be others.
         now = world.replicas(diamond)
-        return all(now.get(node) and not set(ids) & set(now[node]) for node, ids in before.items())
+        return all(now.get(node) and not ids & now[node] for node, ids in before.items())
 
     with Callers(
         world.cluster, world.namespace, images.runtime, url=f"http://{diamond}:8000/", body=[1, 2, 3], answers=[10]

@@ -32,11 +32,9 @@ class Cluster(ABC):
     binaries: kubectl and helm.
     folder: Where the run may write.
     environment: Of the programs that work with it.
-    abilities: What tests may do to it.
     """
 
     mode: str
-    abilities: frozenset[Ability] = frozenset(Ability)
 
     def __init__(self, kubeconfig: Path, binaries: Mapping[str, Path], folder: Path) -> None:
         self.kubeconfig, self.binaries, self.folder = kubeconfig, binaries, folder

@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from clusters.cluster import Ability, Cluster
+from clusters.cluster import Cluster
 
 #: What has to be there already, and what brings it.
 NEEDED = {
@@ -25,7 +25,6 @@ class Current(Cluster):
     """servepipe's CRD and operator, KubeRay and the images have to be there already."""
 
     mode = "current"
-    abilities: frozenset[Ability] = frozenset()
 
     def __init__(self, kubeconfig: Path, binaries: Mapping[str, Path], folder: Path) -> None:
         installed = {name: Path(found) for name in ("kubectl", "helm") if (found := shutil.which(name))}

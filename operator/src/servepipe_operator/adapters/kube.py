@@ -20,6 +20,7 @@ import aiohttp
 from servepipe_operator.adapters.guarded import GuardedBody
 from servepipe_operator.adapters.kube_access import Access
 from servepipe_operator.adapters.kube_errors import (
+    AlreadyExists,
     Conflict,
     Gone,
     Invalid,
@@ -154,6 +155,22 @@ class Kube:
         query = {"fieldManager": self._manager, "dryRun": "All" if dry_run else ""}
         path = resource.path(_namespace(body))
         return await self._call("create", resource, path, "POST", query=query, body=body)
+
+    async def create_or_get(self, resource: Resource, body: Json) -> Json | None:
+        """None where ``body`` was made, else the object that has its name.
+
+        Raises:
+            Conflict: That one was there and went at once, as what a deleted pipeline leaves does: look again.
+        """
+        try:
+            await self.create(resource, body)
+        except AlreadyExists:
+            namespace, name = _namespace(body), body["metadata"]["name"]
+            try:
+                return await self.get(resource, namespace, name)
+            except NotFound as error:
+                raise Conflict(f"{resource.kind} {namespace}/{name} was there and is gone") from error
+        return None
 
     async def apply(self, resource: Resource, body: Json, *, force: bool = True, dry_run: bool = False) -> Json:
         """Server-side apply: create or change what ``body`` says and drop what we no longer say.

@@ -17,13 +17,12 @@ from servepipe.api.v1alpha1 import ServePipeline
 from servepipe_operator.adapters.dry_runs import refusals
 from servepipe_operator.adapters.kube import Kube
 from servepipe_operator.adapters.kube_errors import (
-    AlreadyExists,
     Conflict,
     KubeError,
     NotFound,
     Unavailable,
 )
-from servepipe_operator.adapters.kube_resource import NETWORK_POLICIES, PDBS, RAYCLUSTERS, SERVICES, Resource
+from servepipe_operator.adapters.kube_resource import NETWORK_POLICIES, PDBS, RAYCLUSTERS, SERVICES
 from servepipe_operator.adapters.ray_token import Kept, NoTokenError, RayToken
 from servepipe_operator.adapters.refusals import problem_of
 from servepipe_operator.engine.cluster import wanted_cluster
@@ -155,13 +154,13 @@ class KubeCluster:
             problems.append(replace(problem, blocking=blocking))
         return problem is None
 
-    # -- the RayCluster
-
     async def _secret(self, plan: ClusterPlan) -> ClusterProblem | None:
         live, spec = self.view.live, plan.spec.cluster
         there = live if live is not None and live["metadata"]["name"] == plan.name else None
         outlives = spec is not None and spec.gcs_fault_tolerance is not None
         return await self._token.ensure(there, outlives=outlives, well=self.view.problem is None)
+
+    # -- the RayCluster
 
     def _runs(self, name: str) -> bool:
         """Whether it has pods, or is about to."""
@@ -186,7 +185,7 @@ class KubeCluster:
             self._owner, plan.name, plan.spec, plan.ray_version, plan.image, secret, plan.slots, plan.suspend
         )
         try:
-            there = await self._made(RAYCLUSTERS, body)
+            there = await self._kube.create_or_get(RAYCLUSTERS, body)
         except NotFound as error:
             if not error.kind_missing:
                 raise
@@ -198,22 +197,6 @@ class KubeCluster:
         # Ours and not seen: the watch is a moment behind, or somebody changed the label that it is found by.
         if operations := label_patch(there, self._owner):
             await self._kube.json_patch(RAYCLUSTERS, self._owner.namespace, plan.name, operations)
-        return None
-
-    async def _made(self, resource: Resource, body: Json) -> Json | None:
-        """None where ``body`` was made, else the object that has its name.
-
-        Raises:
-            Conflict: That one was there and went at once, as what a deleted pipeline leaves does: look again.
-        """
-        name = body["metadata"]["name"]
-        try:
-            await self._kube.create(resource, body)
-        except AlreadyExists:
-            try:
-                return await self._kube.get(resource, self._owner.namespace, name)
-            except NotFound as error:
-                raise Conflict(f"{resource.kind} {self._owner.namespace}/{name} was there and is gone") from error
         return None
 
     # -- the others

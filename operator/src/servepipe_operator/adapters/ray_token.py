@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from servepipe_operator.adapters.kube import Kube
-from servepipe_operator.adapters.kube_errors import AlreadyExists, Conflict, NotFound
+from servepipe_operator.adapters.kube_errors import NotFound
 from servepipe_operator.adapters.kube_resource import SECRETS
 from servepipe_operator.engine.state import ClusterProblem, Json
 from servepipe_operator.objects.names import Owner, claim, ownership, token_secret_name
@@ -52,16 +52,17 @@ class RayToken:
 
     def __init__(self, kube: Kube, owner: Owner, kept: Kept, clock: Callable[[], float]) -> None:
         self._kube, self._owner, self._kept, self._clock = kube, owner, kept, clock
-        self._name = token_secret_name(owner.name)
 
-    async def read(self) -> bool:
-        """Whether there is a Secret of ours; its token is kept. Raises `NoTokenError`."""
+    async def read(self) -> Json | None:
+        """The Secret, whosever it is; the token of one of ours is kept. Raises `NoTokenError`."""
         self._kept.token_at = self._clock()
-        found = await self._found()
-        if found is None or ownership(found, self._owner) != "ours":
-            return False
-        self._kept.token = _token_in(found)
-        return True
+        try:
+            found = await self._kube.get(SECRETS, self._owner.namespace, token_secret_name(self._owner.name))
+        except NotFound:
+            return None
+        if ownership(found, self._owner) == "ours":
+            self._kept.token = _token_in(found)
+        return found
 
     async def ensure(self, cluster: Json | None, *, outlives: bool, well: bool) -> ClusterProblem | None:
         """Makes the Secret where there is none. Secrets are not watched, so it is looked for now and then.
@@ -77,30 +78,20 @@ class RayToken:
             NoTokenError: There is one of ours without a token.
         """
         fresh = self._clock() - self._kept.token_at < SECRET_S and well
-        if (self._kept.token and cluster is not None and fresh) or await self.read():
+        if self._kept.token and cluster is not None and fresh:
             return None
+        if found := await self.read():
+            return claim("Secret", found, self._owner)
         if outlives and cluster is None:
-            found = await self._found()
-            return claim("Secret", found, self._owner) if found else None
+            return None
         # One that is lost comes back with the token that Ray's processes were started with, as long as it is known.
         token = self._kept.token or secrets.token_urlsafe(32)
         body = token_secret(self._owner, token, cluster if outlives else None)
-        try:
-            await self._kube.create(SECRETS, body)
-        except AlreadyExists:
-            body = await self._found() or {}
-            if not body:
-                raise Conflict(f"Secret {self._owner.namespace}/{self._name} was there and is gone") from None
-            if problem := claim("Secret", body, self._owner):
-                return problem
-        self._kept.token = _token_in(body)
+        there = await self._kube.create_or_get(SECRETS, body)
+        if there and (problem := claim("Secret", there, self._owner)):
+            return problem
+        self._kept.token = _token_in(there or body)
         return None
-
-    async def _found(self) -> Json | None:
-        try:
-            return await self._kube.get(SECRETS, self._owner.namespace, self._name)
-        except NotFound:
-            return None
 
 
 def _token_in(secret: Json) -> str:

@@ -80,7 +80,7 @@ def delete(arguments: argparse.Namespace) -> int:
             live = await connection.get(arguments.pipeline)
             name, uid = live["metadata"]["name"], live["metadata"]["uid"]
             print(f"{name} in {connection.place()}", flush=True)
-            clusters = emptied_later(live)
+            clusters = _emptied_later(live)
             with in_words(connection), contextlib.suppress(NotFound):
                 # In the foreground the object goes last, after all that it owns; but KubeRay's Job would go with
                 # its RayCluster, before it has emptied the Redis.
@@ -198,7 +198,7 @@ async def _patched(connection: Connection, name: str, patch_for: Callable[[Json]
     raise AssertionError("unreachable")
 
 
-def emptied_later(live: Mapping[str, Any]) -> list[str]:
+def _emptied_later(live: Mapping[str, Any]) -> list[str]:
     """The RayClusters that go after the pipeline, when KubeRay has emptied their Redis."""
     if (live["spec"].get("cluster") or {}).get("gcsFaultTolerance") is None:
         return []

@@ -11,7 +11,6 @@ from servepipe.runtime.flags import serve_environment
 
 __all__ = ["ray_cluster"]
 
-
 _HEAD_SIZE = Resources(cpu="2", memory="8Gi")
 _WORKER_SIZE = Resources(cpu="4", memory="16Gi")
 

@@ -28,7 +28,6 @@ from servepipe.graph.ir import DictOf, ListOf, NodeRef, parts
 
 __all__ = ["Exported", "export", "held_nodes", "quantity"]
 
-
 _GRPC_SERVICER = "servepipe.runtime.grpc_service.add_servicer"
 _PROXY_TIMEOUT_MARGIN_S = 10
 
