@@ -318,6 +318,9 @@ class Channel(Connection):
     def on_open(self) -> None:
         self.send(encode(Kind.HELLO, head=self._hello.encode()), now=True)
 
+    def on_closing(self) -> None:
+        self._unusable()
+
     def on_violation(self, error: ProtocolError) -> None:
         self._opened_with(HandshakeError(f"{self.peer} sent {error.what}"))
         self.fail(error.what)

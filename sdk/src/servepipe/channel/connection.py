@@ -80,6 +80,9 @@ class Connection(asyncio.BufferedProtocol):
     def on_end(self, error: Exception | None) -> None:
         """The connection has ended. Called once, also for one that was refused."""
 
+    def on_closing(self) -> None:
+        """Nothing more can be sent. May be called several times."""
+
     def on_violation(self, error: ProtocolError) -> None:
         """The peer sent what no frame is, or what has no place here; this has to end the connection."""
         self.fail(error.what)
@@ -166,21 +169,23 @@ class Connection(asyncio.BufferedProtocol):
     def close(self, reason: str = "") -> None:
         """End the connection when everything that waits has been sent."""
         if not self._closing:
-            self._closing = True
-            self._reader.stopped = True
-            self.reason = self.reason or reason
+            self._begin_end(reason)
             # A peer that fetches nothing would keep the connection for ever.
             self._last_resort = self.loop.call_later(self.limits.stall_s, self.abort)
             self._flush()
 
     def abort(self, reason: str = "") -> None:
         """End the connection now. What waits is lost."""
-        self._closing = True
-        self._reader.stopped = True
-        self.reason = self.reason or reason
+        self._begin_end(reason)
         self._waiting.clear()
         if self._transport is not None:
             self._transport.abort()
+
+    def _begin_end(self, reason: str) -> None:
+        self._closing = True
+        self._reader.stopped = True
+        self.reason = self.reason or reason
+        self.on_closing()
 
     def fail(self, reason: str, *, refusal: tuple[list[Part], int] | None = None) -> None:
         """End the connection because of what the peer did, say so in the log, and with ``refusal`` to the peer."""

@@ -113,7 +113,7 @@ class Limits:
 
     max_frame_bytes: int = 1 << 30
     max_calls: int = 4096
-    max_waiting_bytes: int = 64 << 20
+    max_waiting_bytes: int = 256 << 20
     max_connections: int = 1024
     max_strangers: int = 64
     handshake_s: float = 5.0
