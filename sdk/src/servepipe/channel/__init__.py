@@ -7,8 +7,10 @@
     handshake   who is at the other end, before anything is unpickled                    pure
     choice      which channel takes a call, how long to wait before another try          pure
     connection  an asyncio protocol: writes of one loop tick together, flow control
-    server      accepts connections and runs their calls
-    client      `Channel`, one connection to one replica
+    accepted    one connection as a replica has it: lets the peer in, runs its calls
+    server      `ChannelServer`, which listens and has all of them
+    opening     one connection as a caller has it, until it is let in
+    client      `Channel`, the same afterwards
     pool        `ChannelPool`, the channels to all replicas of an application
 
 A channel is an optimisation: whoever uses one has another way to make the call, and is told by `ChannelLostError.sent`

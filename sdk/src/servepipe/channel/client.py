@@ -17,8 +17,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from servepipe.channel import handshake
-from servepipe.channel.connection import Connection
 from servepipe.channel.endpoints import Endpoint
 from servepipe.channel.errors import (
     CallRejectedError,
@@ -29,8 +27,9 @@ from servepipe.channel.errors import (
     Reason,
     RemoteCallError,
 )
-from servepipe.channel.frames import Kind, Limits, Part, encode, encode_refusal, parse_refusal
+from servepipe.channel.frames import Kind, Limits, Part, encode, parse_refusal
 from servepipe.channel.metadata import CallContext, SentHeads
+from servepipe.channel.opening import Opening
 from servepipe.channel.values import Dumps, dump, load, load_exception
 
 __all__ = ["Channel"]
@@ -47,11 +46,10 @@ class _Call:
         self.timer: asyncio.TimerHandle | None = None
 
 
-class Channel(Connection):
+class Channel(Opening):
     """Made by `connect`; belongs to that event loop.
 
     Attributes:
-        endpoint: The other end.
         usable: Whether calls may be begun.
     """
 
@@ -63,8 +61,7 @@ class Channel(Connection):
         dumps: Dumps = pickle.dumps,
         on_unusable: Callable[[Channel], None] | None = None,
     ) -> None:
-        super().__init__(limits)
-        self.endpoint = endpoint
+        super().__init__(endpoint, limits)
         self.usable = False
         self._dumps = dumps
         self._on_unusable = on_unusable
@@ -74,10 +71,7 @@ class Channel(Connection):
         self._heads = SentHeads()
         self._max_calls = limits.max_calls
         self._max_bytes = limits.max_frame_bytes
-        self._hello = handshake.new_hello(endpoint.application, endpoint.replica, limits.max_frame_bytes)
         self._leaving = False
-        self._opened: asyncio.Future[None] = self.loop.create_future()
-        self.handlers = {Kind.CHALLENGE: self._on_challenge, Kind.REJECT: self._on_refusal}
 
     @classmethod
     async def connect(
@@ -124,7 +118,7 @@ class Channel(Connection):
                     )
                 await loop.create_task(opening, context=contextvars.Context())
                 assert channel is not None
-                await channel._opened
+                await channel.opened
         except BaseException:
             if channel is not None:
                 channel.abort("it could not be opened")
@@ -271,23 +265,11 @@ class Channel(Connection):
             _fail(future, ChannelLostError(f"{self.peer} ended the call for no reason", sent=True))
             raise ProtocolError(f"call {number} was cancelled there, and not from here")
 
-    # The handshake
+    # The connection
 
-    def _on_challenge(self, number: int, head: memoryview, body: Part, buffers: Sequence[bytearray]) -> None:
-        nonce, proof = handshake.parse_challenge(head)
-        token = self.endpoint.token
-        if not handshake.is_proof(proof, handshake.server_proof(token, self._hello, nonce)):
-            text = "whoever listens there does not know the token"
-            self._opened_with(HandshakeError(text, reason=Reason.TOKEN))
-            self.fail(text, refusal=encode_refusal(Reason.TOKEN, text))
-            return
-        self.handlers = {Kind.WELCOME: self._on_welcome, Kind.REJECT: self._on_refusal}
-        self.send(encode(Kind.PROOF, head=handshake.client_proof(token, self._hello, nonce)), now=True)
-
-    def _on_welcome(self, number: int, head: memoryview, body: Part, buffers: Sequence[bytearray]) -> None:
-        max_calls, max_bytes = handshake.parse_welcome(head)
+    def on_welcome(self, max_calls: int, max_frame_bytes: int) -> None:
         self._max_calls = min(self._max_calls, max_calls)
-        self._max_bytes = min(self._max_bytes, max_bytes)
+        self._max_bytes = min(self._max_bytes, max_frame_bytes)
         self.handlers = {
             Kind.RESULT: self._on_result,
             Kind.FAILURE: self._on_failure,
@@ -297,37 +279,14 @@ class Channel(Connection):
             Kind.PONG: self._on_pong,
             Kind.GOODBYE: self._on_goodbye,
         }
-        self.trust()
         self.usable = True
-        self._opened_with(None)
-
-    def _on_refusal(self, number: int, head: memoryview, body: Part, buffers: Sequence[bytearray]) -> None:
-        reason, text = parse_refusal(head)
-        self._opened_with(HandshakeError(f"{self.peer} refuses: {text}", reason=reason))
-        self.abort(text)
-
-    def _opened_with(self, error: Exception | None) -> None:
-        if not self._opened.done():
-            if error is None:
-                self._opened.set_result(None)
-            else:
-                _fail(self._opened, error)
-
-    # The connection
-
-    def on_open(self) -> None:
-        self.send(encode(Kind.HELLO, head=self._hello.encode()), now=True)
 
     def on_closing(self) -> None:
         self._unusable()
 
-    def on_violation(self, error: ProtocolError) -> None:
-        self._opened_with(HandshakeError(f"{self.peer} sent {error.what}"))
-        self.fail(error.what)
-
     def on_end(self, error: Exception | None) -> None:
+        super().on_end(error)
         self._unusable()
-        self._opened_with(HandshakeError(f"{self.peer} closed the connection"))
         why = f"the channel to {self.peer} has ended" + (f": {self.reason}" if self.reason else "")
         pending, self._pending = self._pending, {}
         for call in pending.values():
