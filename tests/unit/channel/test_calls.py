@@ -187,12 +187,15 @@ def _dumps(value, protocol, buffer_callback):
     return file.getvalue()
 
 
-async def test_a_pickler_of_ones_own():
+async def test_what_pickle_refuses_goes_to_another_pickler():
     async def answer(call):
         return [*call.args, OnlyHereError()]
 
-    async with served(answer, dumps=_dumps) as server, connected(server, dumps=_dumps) as channel:
-        assert await channel.call(None, (OnlyHereError(),), {}, Context()) == ["from here", "from here"]
+    array = np.arange(100_000)
+    async with served(answer, fallback=_dumps) as server, connected(server, fallback=_dumps) as channel:
+        first, *rest = await channel.call(None, (array, OnlyHereError()), {}, Context())
+        np.testing.assert_array_equal(first, array)
+        assert rest == ["from here", "from here"]
 
 
 class TestLimits:
@@ -283,6 +286,14 @@ class TestDeadlines:
                 await channel.call(None, (), {}, within(0.1))
             assert 0.09 < time.monotonic() - started < 10
             await until(lambda: ended and not channel.in_flight, "the replica has ended the call")
+
+    async def test_a_call_may_be_given_up_before_its_deadline(self):
+        async def wait(call):
+            await asyncio.Event().wait()
+
+        async with served(wait) as server, connected(server, limits=Limits(margin_s=100)) as channel:
+            with pytest.raises(CallTimeoutError):
+                await channel.call(None, (), {}, within(100.1))
 
     async def test_a_call_that_is_too_late_is_not_made(self):
         async with served() as server, connected(server) as channel:

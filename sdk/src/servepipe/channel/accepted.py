@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import os
-import pickle
 import socket
 import struct
 from collections.abc import Callable, Sequence
@@ -44,7 +43,7 @@ class Owner:
     Args:
         identity: Of the replica.
         handle: Runs a call.
-        dumps: Pickles what it returns.
+        fallback: Pickles what it returns and ``pickle`` refuses.
         limits: Of this side.
         admit: Takes note of a new connection; False: it is one too many.
         ended: Called when a connection has ended.
@@ -56,7 +55,7 @@ class Owner:
     limits: Limits
     admit: Callable[[Accepted], bool]
     ended: Callable[[Accepted], None]
-    dumps: Dumps = pickle.dumps
+    fallback: Dumps | None = None
     draining: bool = False
 
 
@@ -193,7 +192,7 @@ class Accepted(Connection):
         self._answer(call, frame)
 
     def _result(self, call: int, value: Any) -> tuple[list[Part], int]:
-        return encode(Kind.RESULT, call, payload=dump(value, self._owner.dumps), max_bytes=self._max_bytes)
+        return encode(Kind.RESULT, call, payload=dump(value, self._owner.fallback), max_bytes=self._max_bytes)
 
     def _answer(self, call: int, frame: tuple[list[Part], int]) -> None:
         if self.running.pop(call, None) is None:

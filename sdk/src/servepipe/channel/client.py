@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import pickle
 import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -58,12 +57,12 @@ class Channel(Opening):
         endpoint: Endpoint,
         *,
         limits: Limits,
-        dumps: Dumps = pickle.dumps,
+        fallback: Dumps | None = None,
         on_unusable: Callable[[Channel], None] | None = None,
     ) -> None:
         super().__init__(endpoint, limits)
         self.usable = False
-        self._dumps = dumps
+        self._fallback = fallback
         self._on_unusable = on_unusable
         self._pending: dict[int, _Call] = {}
         self._pings: dict[int, asyncio.Future[None]] = {}
@@ -79,7 +78,7 @@ class Channel(Opening):
         endpoint: Endpoint,
         *,
         limits: Limits | None = None,
-        dumps: Dumps = pickle.dumps,
+        fallback: Dumps | None = None,
         tls: ssl.SSLContext | None = None,
         on_unusable: Callable[[Channel], None] | None = None,
     ) -> Channel:
@@ -88,7 +87,7 @@ class Channel(Opening):
         Args:
             endpoint: Where, as `Endpoint.seen_from` gives it: by unix socket or by TCP.
             limits: Of this side.
-            dumps: Pickles arguments.
+            fallback: Pickles arguments that ``pickle`` refuses.
             tls: For an endpoint that speaks TLS.
             on_unusable: Called once, when no further call may be begun: the replica drains, or the connection ended.
 
@@ -103,7 +102,7 @@ class Channel(Opening):
 
         def make() -> Channel:
             nonlocal channel
-            channel = cls(endpoint, limits=limits, dumps=dumps, on_unusable=on_unusable)
+            channel = cls(endpoint, limits=limits, fallback=fallback, on_unusable=on_unusable)
             return channel
 
         loop = asyncio.get_running_loop()
@@ -185,10 +184,10 @@ class Channel(Opening):
             raise CallRejectedError(f"{self.peer} takes no calls", reason=Reason.DRAINING)
         if len(self._pending) >= self._max_calls or self.waiting > self.limits.max_waiting_bytes:
             raise CallRejectedError(f"{self.peer} has as many calls as the channel takes", reason=Reason.BUSY)
-        left = None if context.deadline is None else context.deadline - time.time()
+        left = None if context.deadline is None else context.deadline - time.time() - self.limits.margin_s
         if left is not None and left <= 0:
             raise CallTimeoutError("the deadline passed before the call was made")
-        payload = dump((args, kwargs), self._dumps)
+        payload = dump((args, kwargs), self._fallback)
         number = self._number()
         try:
             head = self._heads.encode(method, context)

@@ -109,6 +109,7 @@ class Limits:
         handshake_s: Seconds until a handshake must be complete.
         idle_s: Seconds without a frame after which a server takes a peer that has no calls for gone.
         stall_s: Seconds that a server waits for a peer that fetches nothing of what it has asked for.
+        margin_s: Seconds before its deadline at which a client gives a call up, so that it can still say so.
     """
 
     max_frame_bytes: int = 1 << 30
@@ -119,6 +120,7 @@ class Limits:
     handshake_s: float = 5.0
     idle_s: float = 300.0
     stall_s: float = 60.0
+    margin_s: float = 0.0
 
 
 def encode(

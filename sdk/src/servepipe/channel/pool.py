@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-import pickle
 import random
 import ssl
 from collections.abc import Mapping, Sequence
@@ -44,7 +43,7 @@ class ChannelPool:
 
     Args:
         limits: Of each channel.
-        dumps: Pickles arguments.
+        fallback: Pickles arguments that ``pickle`` refuses.
         tls: For endpoints that speak TLS.
         rng: Draws replicas and waiting times.
     """
@@ -53,12 +52,12 @@ class ChannelPool:
         self,
         *,
         limits: Limits | None = None,
-        dumps: Dumps = pickle.dumps,
+        fallback: Dumps | None = None,
         tls: ssl.SSLContext | None = None,
         rng: random.Random | None = None,
     ) -> None:
         self._limits = limits or Limits()
-        self._dumps = dumps
+        self._fallback = fallback
         self._tls = tls
         self._rng = rng or random.Random()
         self._loop = asyncio.get_running_loop()
@@ -146,7 +145,7 @@ class ChannelPool:
         while True:
             try:
                 channel = await Channel.connect(
-                    endpoint, limits=self._limits, dumps=self._dumps, tls=self._tls, on_unusable=self._forget
+                    endpoint, limits=self._limits, fallback=self._fallback, tls=self._tls, on_unusable=self._forget
                 )
             except (HandshakeError, OSError) as error:
                 final = isinstance(error, HandshakeError) and error.reason in _FINAL

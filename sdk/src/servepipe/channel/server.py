@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import pickle
 import secrets
 import socket
 import ssl
@@ -49,7 +48,7 @@ class ChannelServer:
         token: What clients have to know; None: 32 random bytes.
         machine: Names this machine, or container, to clients; see `Endpoint`.
         limits: What is accepted.
-        dumps: Pickles answers.
+        fallback: Pickles answers that ``pickle`` refuses.
     """
 
     def __init__(
@@ -61,11 +60,11 @@ class ChannelServer:
         token: bytes | None = None,
         machine: str = "",
         limits: Limits | None = None,
-        dumps: Dumps = pickle.dumps,
+        fallback: Dumps | None = None,
     ) -> None:
         self._limits = limits or Limits()
         identity = Identity(application, replica, token or secrets.token_bytes(32))
-        self._owner = Owner(identity, handle, self._limits, self._admit, self._ended, dumps)
+        self._owner = Owner(identity, handle, self._limits, self._admit, self._ended, fallback)
         self._endpoint = Endpoint(application, replica, identity.token, machine=machine)
         self._loop = asyncio.get_running_loop()
         self._connections: set[Accepted] = set()

@@ -28,11 +28,17 @@ MAX_TEXT = 100_000
 MAX_EXCEPTION_BYTES = 16 << 20
 
 Dumps = Callable[..., bytes]
-"""``pickle.dumps`` or something like it: ``dumps(value, protocol=5, buffer_callback=f) -> bytes``."""
+"""Like ``pickle.dumps``: ``dumps(value, protocol=5, buffer_callback=f) -> bytes``, for ``pickle.loads`` to read."""
 
 
-def dump(value: Any, dumps: Dumps = pickle.dumps) -> Payload:
-    """``value`` as a pickle and its buffers. Raises whatever pickling it raises."""
+def dump(value: Any, fallback: Dumps | None = None) -> Payload:
+    """``value`` as a pickle and its buffers.
+
+    Args:
+        fallback: Pickles what ``pickle`` refuses, such as functions without a name of their own.
+
+    Raises whatever pickling raises.
+    """
     buffers: list[Part] = []
 
     def keep(buffer: pickle.PickleBuffer) -> bool:
@@ -43,7 +49,13 @@ def dump(value: Any, dumps: Dumps = pickle.dumps) -> Payload:
         buffers.append(raw if raw.readonly else bytes(raw))
         return False
 
-    return dumps(value, protocol=5, buffer_callback=keep), buffers
+    try:
+        return pickle.dumps(value, protocol=5, buffer_callback=keep), buffers
+    except Exception:
+        if fallback is None:
+            raise
+        buffers.clear()
+        return fallback(value, protocol=5, buffer_callback=keep), buffers
 
 
 def load(body: Part, buffers: Iterable[Any] = ()) -> Any:
