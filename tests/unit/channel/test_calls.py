@@ -17,6 +17,7 @@ from channel_bed import Context, RawPeer, connected, echo, folder, served, until
 from servepipe.channel.client import Channel
 from servepipe.channel.endpoints import Endpoint
 from servepipe.channel.errors import (
+    AnswerTooLargeError,
     CallRejectedError,
     CallTimeoutError,
     ChannelError,
@@ -216,7 +217,7 @@ class TestLimits:
             served(large, limits=Limits(max_frame_bytes=there)) as server,
             connected(server, limits=Limits(max_frame_bytes=here)) as channel,
         ):
-            with pytest.raises(FrameTooLargeError):
+            with pytest.raises(AnswerTooLargeError, match="the answer is a value of"):
                 await channel.call(None, (), {}, Context())
             assert channel.usable
 

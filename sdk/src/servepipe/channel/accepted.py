@@ -19,7 +19,14 @@ from typing import Any
 from servepipe.channel import handshake
 from servepipe.channel.calls import Handle, IncomingCall
 from servepipe.channel.connection import Connection
-from servepipe.channel.errors import CallRejectedError, ProtocolError, Reason, VersionError
+from servepipe.channel.errors import (
+    AnswerTooLargeError,
+    CallRejectedError,
+    FrameTooLargeError,
+    ProtocolError,
+    Reason,
+    VersionError,
+)
 from servepipe.channel.frames import Kind, Limits, Part, encode, encode_refusal
 from servepipe.channel.metadata import ReceivedHeads
 from servepipe.channel.values import Dumps, dump, dump_exception, load
@@ -192,7 +199,11 @@ class Accepted(Connection):
         self._answer(call, frame)
 
     def _result(self, call: int, value: Any) -> tuple[list[Part], int]:
-        return encode(Kind.RESULT, call, payload=dump(value, self._owner.fallback), max_bytes=self._max_bytes)
+        payload = dump(value, self._owner.fallback)
+        try:
+            return encode(Kind.RESULT, call, payload=payload, max_bytes=self._max_bytes)
+        except FrameTooLargeError as error:
+            raise AnswerTooLargeError(f"the answer is {error.what}") from None
 
     def _answer(self, call: int, frame: tuple[list[Part], int]) -> None:
         if self.running.pop(call, None) is None:

@@ -5,7 +5,8 @@ ChannelError
 ├── CallRejectedError     the replica did not begin the call
 ├── CallTimeoutError      the call's deadline passed
 ├── NoChannelError        no replica could take the call over a channel
-├── FrameTooLargeError    a value that does not fit into a frame
+├── FrameTooLargeError    arguments that do not fit into a frame: the call was not begun
+├── AnswerTooLargeError   an answer that does not: the call has been carried out
 ├── RemoteCallError       an exception that cannot be rebuilt here
 ├── HandshakeError        the peer is not who it should be, or does not speak this version
 └── ProtocolError         the peer sent what no frame is
@@ -19,6 +20,7 @@ from enum import IntEnum
 from servepipe.errors import ServePipeError
 
 __all__ = [
+    "AnswerTooLargeError",
     "CallRejectedError",
     "CallTimeoutError",
     "ChannelError",
@@ -84,7 +86,11 @@ class NoChannelError(ChannelError):
 
 
 class FrameTooLargeError(ChannelError):
-    """A call or an answer is larger than a frame may be; nothing of it was sent."""
+    """A value is larger than a frame may be; nothing of it was sent. For a call: it was not begun."""
+
+
+class AnswerTooLargeError(ChannelError):
+    """The call has been carried out, but its answer is larger than a frame may be."""
 
 
 class RemoteCallError(ChannelError):
