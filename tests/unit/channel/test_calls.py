@@ -221,6 +221,15 @@ class TestLimits:
                 await channel.call(None, (), {}, Context())
             assert channel.usable
 
+    async def test_a_large_exception_is_described(self):
+        async def fail(call):
+            raise ValueError("x" * 50_000)
+
+        async with served(fail) as server, connected(server, limits=Limits(max_frame_bytes=10_000)) as channel:
+            with pytest.raises(AnswerTooLargeError, match="the call raised ValueError"):
+                await channel.call(None, (), {}, Context())
+            assert channel.usable
+
     async def test_calls_beyond_the_limit_are_rejected_here(self):
         gate = asyncio.Event()
 

@@ -130,7 +130,7 @@ async def test_it_listens_for_other_machines_only_at_an_address_that_they_can_re
         assert bed.endpoint.path
         assert bed.endpoint.seen_from("there") is None
     # This machine's loopback network again, but by an address that does not say so.
-    monkeypatch.setattr(node_channel.ipaddress, "ip_address", lambda address: SimpleNamespace(is_loopback=False))
+    monkeypatch.setattr(node_channel, "_is_loopback", lambda address: False)
     async with node(monkeypatch) as bed:
         away = bed.endpoint.seen_from("there")
         assert (away.host, away.tls) == ("127.0.0.1", False)
@@ -167,7 +167,7 @@ async def test_an_address_that_is_not_there_leaves_nothing_behind(monkeypatch, c
 
 async def test_tls_without_certificates_means_handles(monkeypatch, caplog, tmp_path):
     monkeypatch.setattr(node_channel.tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(node_channel.ipaddress, "ip_address", lambda address: SimpleNamespace(is_loopback=False))
+    monkeypatch.setattr(node_channel, "_is_loopback", lambda address: False)
     monkeypatch.setenv("RAY_USE_TLS", "1")
     monkeypatch.delenv("RAY_TLS_SERVER_CERT", raising=False)
     with pytest.raises(AssertionError):

@@ -180,7 +180,7 @@ class Accepted(Connection):
             args, kwargs = load(body, buffers)
             arrived = IncomingCall(method, args, kwargs, request_id, deadline, pins)
         except BaseException as error:  # the classes of arguments may raise anything, also orders to this process
-            self.send(encode(Kind.FAILURE, call, payload=dump_exception(error)))
+            self.send(self._failure(call, error))
             return
         self.running[call] = self.loop.create_task(self._run(call, arrived), context=contextvars.Context())
 
@@ -195,7 +195,7 @@ class Accepted(Connection):
             if call in self._cancelled and isinstance(error, asyncio.CancelledError):
                 frame = encode(Kind.CANCEL, call)
             else:
-                frame = encode(Kind.FAILURE, call, payload=dump_exception(error))
+                frame = self._failure(call, error)
         self._answer(call, frame)
 
     def _result(self, call: int, value: Any) -> tuple[list[Part], int]:
@@ -204,6 +204,13 @@ class Accepted(Connection):
             return encode(Kind.RESULT, call, payload=payload, max_bytes=self._max_bytes)
         except FrameTooLargeError as error:
             raise AnswerTooLargeError(f"the answer is {error.what}") from None
+
+    def _failure(self, call: int, error: BaseException) -> tuple[list[Part], int]:
+        try:
+            return encode(Kind.FAILURE, call, payload=dump_exception(error), max_bytes=self._max_bytes)
+        except FrameTooLargeError as problem:
+            told = AnswerTooLargeError(f"the call raised {type(error).__name__}, and that is {problem.what}")
+            return encode(Kind.FAILURE, call, payload=dump_exception(told))
 
     def _answer(self, call: int, frame: tuple[list[Part], int]) -> None:
         if self.running.pop(call, None) is None:

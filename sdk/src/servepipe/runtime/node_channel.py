@@ -106,8 +106,7 @@ class NodeChannel:
         )
         self._folder = Path(tempfile.mkdtemp(prefix="svp-"))
         await self._server.listen_unix(self._folder)
-        # An address of this machine alone is none that others could use.
-        if not ipaddress.ip_address(address).is_loopback:
+        if not _is_loopback(address):  # such an address is none that others could use
             await self._server.listen_tcp(address, tls=channel_tls.server_context())
 
     async def _end(self) -> None:
@@ -159,6 +158,13 @@ class _Waits:
             self._counted = False
             self._channel._queued -= 1
             self._channel._replica.count(self._metadata, -1)
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return address == "localhost"
 
 
 async def _on(loop: asyncio.AbstractEventLoop, work: Callable[..., Any], *args: Any) -> Any:

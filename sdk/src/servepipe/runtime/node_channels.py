@@ -152,11 +152,13 @@ class NodeChannels:
                 for application, (handle, seen) in [*self._known.items()]:
                     if known_replicas(handle) is not seen:
                         self._look(application)
+                if loop.time() - told > TELL_EVERY_S:
+                    told = loop.time()
+                    ways, self.ways = self.ways, Counter()
+                    for way, count in ways.items():
+                        counter.inc(count, tags={"way": way})
             except UnexpectedServeError as error:
                 self._give_up(str(error))
-            if loop.time() - told > TELL_EVERY_S:
-                told = loop.time()
-                ways, self.ways = self.ways, Counter()
-                for way, count in ways.items():
-                    counter.inc(count, tags={"way": way})
+            except Exception:  # of Ray's metrics, for instance; calls go on
+                log.exception("looking for replicas")
             await asyncio.sleep(LOOK_EVERY_S)

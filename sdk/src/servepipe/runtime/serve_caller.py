@@ -188,7 +188,7 @@ class ServeCaller:
         return StepTimeoutError(f"node {call.node} gave no answer before the request's deadline", node=call.node)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Call:
     node: str
     application: str
