@@ -110,6 +110,8 @@ class RawPeer:
         peer = await cls.connect(endpoint)
         await peer.prove(endpoint.token, handshake.new_hello(endpoint.application, endpoint.replica, 1 << 30))
         assert (await peer.frame()).kind == Kind.WELCOME
+        if endpoint.path:
+            assert (await peer.frame()).kind == Kind.OFFER
         return peer
 
     async def prove(self, token: bytes, hello: handshake.Hello) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from servepipe.channel.frames import encode
+from servepipe.channel.frames import Segment, encode
 from servepipe.channel.reader import FrameReader
 
 
@@ -13,8 +13,8 @@ class Frame(NamedTuple):
     kind: int
     call: int
     head: bytes = b""
-    body: bytes = b""
-    buffers: tuple[bytes, ...] = ()
+    body: bytes | Segment = b""
+    buffers: tuple[bytes | Segment, ...] = ()
 
     def encode(self) -> bytes:
         parts, size = encode(self.kind, self.call, self.head, (self.body, list(self.buffers)))
@@ -32,7 +32,16 @@ class Frames:
         self.largest_buffer = 0
 
     def _keep(self, kind, call, head, body, buffers):
-        self.frames.append(Frame(kind, call, bytes(head), bytes(body), tuple(map(bytes, buffers))))
+        body = body if isinstance(body, Segment) else bytes(body)
+        self.frames.append(
+            Frame(
+                kind,
+                call,
+                bytes(head),
+                body,
+                tuple(part if isinstance(part, Segment) else bytes(part) for part in buffers),
+            )
+        )
 
     def feed(self, data: bytes, pieces: Iterable[int] = ()) -> None:
         """Hand ``data`` over, at most ``pieces`` bytes at a time in turn; then as much as the reader has room for."""

@@ -262,7 +262,8 @@ class TestLimits:
             peer.close()
 
     async def test_calls_wait_for_a_replica_that_reads_nothing_only_so_long(self):
-        async with served() as server, connected(server, limits=Limits(max_waiting_bytes=1 << 20)) as channel:
+        limits = Limits(max_waiting_bytes=1 << 20)
+        async with served(tcp=True) as server, connected(server, limits=limits) as channel:
             (accepted,) = server._connections
             accepted.pause_reading()
             calls = []

@@ -136,7 +136,7 @@ async def test_what_has_not_left_is_told_apart_when_the_channel_is_lost():
 
 async def test_half_of_a_call_may_have_left():
     work = Work()
-    async with served(work) as server, connected(server) as channel:
+    async with served(work, tcp=True) as server, connected(server) as channel:
         (accepted,) = server._connections
         accepted.pause_reading()
         task = await start(channel, np.zeros(4 << 20))

@@ -11,7 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from servepipe.channel.errors import FrameTooLargeError, ProtocolError, Reason, VersionError
-from servepipe.channel.frames import HEADER, MAGIC, MAX_BUFFERS, VERSION, Kind, encode, encode_refusal, parse_refusal
+from servepipe.channel.frames import (
+    HEADER,
+    MAGIC,
+    MAX_BUFFERS,
+    MAX_SEGMENT_FD,
+    VERSION,
+    Kind,
+    Segment,
+    encode,
+    encode_refusal,
+    parse_refusal,
+)
 from servepipe.channel.reader import CAPACITY, DIRECT
 
 SIZES = st.one_of(
@@ -34,13 +45,15 @@ def blobs(draw):
     )
 
 
+SEGMENTS = st.builds(Segment, st.integers(0, MAX_SEGMENT_FD), st.integers(0, 1 << 20))
+
 FRAMES = st.builds(
     Frame,
     st.sampled_from([int(kind) for kind in Kind]),
     st.integers(0, 2**64 - 1),
     st.binary(max_size=60),
-    blobs(),
-    st.lists(blobs(), max_size=3).map(tuple),
+    blobs() | SEGMENTS,
+    st.lists(blobs() | SEGMENTS, max_size=3).map(tuple),
 )
 
 
@@ -54,7 +67,10 @@ def test_frames_survive_any_split(frames, pieces):
 
 @settings(max_examples=300)
 @given(
-    st.lists(st.builds(Frame, st.just(5), st.integers(0, 9), st.binary(max_size=9), st.binary(max_size=30)), max_size=4)
+    st.lists(
+        st.builds(Frame, st.just(5), st.integers(0, 9), st.binary(max_size=9), st.binary(max_size=30), st.just(())),
+        max_size=4,
+    )
 )
 def test_frames_survive_byte_by_byte(frames):
     got = Frames()
@@ -89,6 +105,8 @@ def test_a_changed_header_never_breaks_the_reader(frame, place, change, pieces):
 @pytest.mark.parametrize(
     ("header", "words"),
     [
+        (struct.pack("<2sBBHHQII", MAGIC, VERSION, 5, 2, 1, 1, 0, 0), "unknown flags"),
+        (struct.pack("<2sBBHHQIIQ", MAGIC, VERSION, 5, 0, 1, 1, 0, 0, Segment(1, 1 << 20).entry), "too large"),
         (struct.pack("<2sBBHHQII", b"XP", VERSION, 5, 0, 0, 1, 0, 0), "does not begin"),
         (struct.pack("<2sBBHHQII", MAGIC, VERSION, 0, 0, 0, 1, 0, 0), "unknown kind 0"),
         (struct.pack("<2sBBHHQII", MAGIC, VERSION, 99, 0, 0, 1, 0, 0), "unknown kind 99"),
@@ -96,7 +114,7 @@ def test_a_changed_header_never_breaks_the_reader(frame, place, change, pieces):
         (struct.pack("<2sBBHHQII", MAGIC, VERSION, 5, 0, MAX_BUFFERS + 1, 1, 0, 0), "too large"),
         (struct.pack("<2sBBHHQII", MAGIC, VERSION, 5, 0, 0, 1, 2**32 - 1, 0), "too large"),
         (struct.pack("<2sBBHHQII", MAGIC, VERSION, 5, 0, 0, 1, 0, 2**32 - 1), "too large"),
-        (struct.pack("<2sBBHHQIIQ", MAGIC, VERSION, 5, 0, 1, 1, 0, 0, 2**63), "too large"),
+        (struct.pack("<2sBBHHQIIQ", MAGIC, VERSION, 5, 0, 1, 1, 0, 0, 2**62), "too large"),
     ],
 )
 def test_what_no_frame_is_has_a_reason(header, words):

@@ -79,6 +79,15 @@ async def test_strangers_are_not_let_in(name, tcp, caplog):
     assert "is closed" in caplog.text
 
 
+@pytest.mark.parametrize("name", ["a hello with a body", "a large frame", "large buffers"])
+async def test_strangers_get_little_memory(name, caplog):
+    async with served() as server:
+        peer = await RawPeer.connect(server.endpoint)
+        peer.send(STRANGERS[name])
+        assert await peer.end() == []
+    assert "too large" in caplog.text
+
+
 async def test_a_peer_of_another_version_is_told():
     async with served() as server:
         peer = await RawPeer.connect(server.endpoint)
@@ -287,6 +296,7 @@ async def _welcome(peer):
     await _challenge(peer)
     assert (await peer.frame()).kind == Kind.PROOF
     peer.send(Frame(Kind.WELCOME, 0, handshake.encode_welcome(100, 1 << 20)))
+    assert (await peer.frame()).kind == Kind.OFFER
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@
     metadata    the head of a call; names that repeat are sent once per connection       pure
     handshake   who is at the other end, before anything is unpickled                    pure
     choice      which channel takes a call, how long to wait before another try          pure
+    segments    shared memory for large buffers
+    lending     what both ends agree on about it
     connection  an asyncio protocol: writes of one loop tick together, flow control
     accepted    one connection as a replica has it: lets the peer in, runs its calls
     server      `ChannelServer`, which listens and has all of them

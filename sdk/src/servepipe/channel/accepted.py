@@ -9,8 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import os
-import socket
-import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,8 +26,9 @@ from servepipe.channel.errors import (
     VersionError,
 )
 from servepipe.channel.frames import Kind, Limits, Part, encode, encode_refusal
+from servepipe.channel.lending import peer_of
 from servepipe.channel.metadata import ReceivedHeads
-from servepipe.channel.values import Dumps, dump, dump_exception, load
+from servepipe.channel.values import Dumps, dump, dump_exception, give_up, load
 
 __all__ = ["Accepted", "Identity", "Owner"]
 
@@ -109,13 +108,10 @@ class Accepted(Connection):
     def _is_same_user(self) -> bool:
         """On a unix socket the kernel knows whose process the peer is."""
         assert self._transport is not None
-        sock = self._transport.get_extra_info("socket")
-        if sock is None or sock.family != socket.AF_UNIX:
-            return True
-        _, user, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        return bool(user == os.geteuid())
+        _, user = peer_of(self._transport.get_extra_info("socket"))
+        return user in (-1, os.geteuid())
 
-    def _on_hello(self, call: int, head: memoryview, body: Part, buffers: Sequence[bytearray]) -> None:
+    def _on_hello(self, call: int, head: memoryview, body: Any, buffers: Sequence[Any]) -> None:
         hello = handshake.Hello.parse(head)
         identity = self._owner.identity
         if (hello.application, hello.replica) != (identity.application, identity.replica):
@@ -128,7 +124,7 @@ class Accepted(Connection):
         self.handlers = {Kind.PROOF: self._on_proof, Kind.REJECT: self._on_refusal}
         self.send(encode(Kind.CHALLENGE, head=self._nonce + proof))
 
-    def _on_proof(self, call: int, head: memoryview, body: Part, buffers: Sequence[bytearray]) -> None:
+    def _on_proof(self, call: int, head: memoryview, body: Any, buffers: Sequence[Any]) -> None:
         assert self._hello is not None
         if not handshake.is_proof(head, handshake.client_proof(self._owner.identity.token, self._hello, self._nonce)):
             self._refuse(Reason.TOKEN, "it does not know the token")
@@ -136,8 +132,8 @@ class Accepted(Connection):
         assert self._timer is not None
         self._timer.cancel()
         self.is_open = True
-        self.trust()
         self.handlers = {
+            **self.lending.handlers(),
             Kind.CALL: self._on_call,
             Kind.CANCEL: self._on_cancel,
             Kind.PING: self._on_ping,
@@ -145,10 +141,11 @@ class Accepted(Connection):
         }
         limits = self.limits
         self.send(encode(Kind.WELCOME, head=handshake.encode_welcome(limits.max_calls, limits.max_frame_bytes)))
+        self.trust()
         if self._owner.draining:
             self.say_goodbye()
 
-    def _on_refusal(self, call: int, head: memoryview, body: Part, buffers: Sequence[bytearray]) -> None:
+    def _on_refusal(self, call: int, head: memoryview, body: Any, buffers: Sequence[Any]) -> None:
         self.fail("it says that this replica does not know the token")
 
     def _refuse(self, reason: Reason, text: str) -> None:
@@ -163,7 +160,7 @@ class Accepted(Connection):
 
     # Calls
 
-    def _on_call(self, call: int, head: memoryview, body: Part, buffers: Sequence[bytearray]) -> None:
+    def _on_call(self, call: int, head: memoryview, body: Any, buffers: Sequence[Any]) -> None:
         if call <= self._last_call:
             raise ProtocolError(f"call {call} comes after call {self._last_call}: ids must ascend")
         self._last_call = call
@@ -199,10 +196,12 @@ class Accepted(Connection):
         self._answer(call, frame)
 
     def _result(self, call: int, value: Any) -> tuple[list[Part], int]:
-        payload = dump(value, self._owner.fallback)
+        lender = self.lending.lender
+        payload = dump(value, self._owner.fallback, lender)
         try:
             return encode(Kind.RESULT, call, payload=payload, max_bytes=self._max_bytes)
         except FrameTooLargeError as error:
+            give_up(payload, lender)
             raise AnswerTooLargeError(f"the answer is {error.what}") from None
 
     def _failure(self, call: int, error: BaseException) -> tuple[list[Part], int]:
@@ -223,7 +222,7 @@ class Accepted(Connection):
         if not self.running:
             self._end_if_done()
 
-    def _on_cancel(self, call: int, head: memoryview, body: Part, buffers: Sequence[bytearray]) -> None:
+    def _on_cancel(self, call: int, head: memoryview, body: Any, buffers: Sequence[Any]) -> None:
         if call > self._last_call:
             raise ProtocolError(f"call {call} is cancelled before it was made")
         task = self.running.get(call)
@@ -237,7 +236,7 @@ class Accepted(Connection):
         if self.running.get(call) is task:
             self._answer(call, encode(Kind.CANCEL, call))
 
-    def _on_ping(self, call: int, head: memoryview, body: Part, buffers: Sequence[bytearray]) -> None:
+    def _on_ping(self, call: int, head: memoryview, body: Any, buffers: Sequence[Any]) -> None:
         self.last_frame = self.loop.time()
         super()._on_ping(call, head, body, buffers)
 
@@ -256,13 +255,14 @@ class Accepted(Connection):
         self.send(encode(Kind.GOODBYE))
         self.close("idle")
 
-    def _on_goodbye(self, call: int, head: memoryview, body: Part, buffers: Sequence[bytearray]) -> None:
-        self.handlers = {Kind.CANCEL: self._on_cancel, Kind.PING: self._on_ping}
+    def _on_goodbye(self, call: int, head: memoryview, body: Any, buffers: Sequence[Any]) -> None:
+        self.handlers = {**self.lending.handlers(), Kind.CANCEL: self._on_cancel, Kind.PING: self._on_ping}
         self._leaving = True
         self._end_if_done()
 
     def _end_if_done(self) -> None:
-        if not self.running and (self._leaving or self._owner.draining):
+        # A peer that may not have mapped its last answer yet says goodbye when it has.
+        if not self.running and (self._leaving or (self._owner.draining and not self.lending.lent)):
             self.close("goodbye")
 
     def on_pause(self) -> None:

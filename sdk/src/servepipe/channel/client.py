@@ -26,10 +26,10 @@ from servepipe.channel.errors import (
     Reason,
     RemoteCallError,
 )
-from servepipe.channel.frames import Kind, Limits, Part, encode, parse_refusal
+from servepipe.channel.frames import Kind, Limits, encode, parse_refusal
 from servepipe.channel.metadata import CallContext, SentHeads
 from servepipe.channel.opening import Opening
-from servepipe.channel.values import Dumps, dump, load, load_exception
+from servepipe.channel.values import Dumps, dump, give_up, load, load_exception
 
 __all__ = ["Channel"]
 
@@ -187,7 +187,8 @@ class Channel(Opening):
         left = None if context.deadline is None else context.deadline - time.time() - self.limits.margin_s
         if left is not None and left <= 0:
             raise CallTimeoutError("the deadline passed before the call was made")
-        payload = dump((args, kwargs), self._fallback)
+        lender = self.lending.lender
+        payload = dump((args, kwargs), self._fallback, lender)
         number = self._number()
         try:
             head = self._heads.encode(method, context)
@@ -195,6 +196,7 @@ class Channel(Opening):
         except BaseException:
             # What this head defines never reaches the replica; new tables define everything again.
             self._heads = SentHeads()
+            give_up(payload, lender)
             raise
         call = _Call(self.loop.create_future(), self.enqueued)
         if left is not None:
@@ -236,7 +238,7 @@ class Channel(Opening):
         future, call.future = call.future, None
         return None if future is None or future.done() else future
 
-    def _on_result(self, number: int, head: memoryview, body: Part, buffers: Sequence[bytearray]) -> None:
+    def _on_result(self, number: int, head: memoryview, body: Any, buffers: Sequence[Any]) -> None:
         future = self._ended_call(number)
         if future is None:
             return
@@ -247,18 +249,18 @@ class Channel(Opening):
         else:
             future.set_result(value)
 
-    def _on_failure(self, number: int, head: memoryview, body: Part, buffers: Sequence[bytearray]) -> None:
+    def _on_failure(self, number: int, head: memoryview, body: Any, buffers: Sequence[Any]) -> None:
         future = self._ended_call(number)
         if future is not None:
             _fail(future, load_exception(body, buffers))
 
-    def _on_reject(self, number: int, head: memoryview, body: Part, buffers: Sequence[bytearray]) -> None:
+    def _on_reject(self, number: int, head: memoryview, body: Any, buffers: Sequence[Any]) -> None:
         reason, text = parse_refusal(head)
         future = self._ended_call(number)
         if future is not None:
             _fail(future, CallRejectedError(text, reason=reason))
 
-    def _on_cancelled(self, number: int, head: memoryview, body: Part, buffers: Sequence[bytearray]) -> None:
+    def _on_cancelled(self, number: int, head: memoryview, body: Any, buffers: Sequence[Any]) -> None:
         future = self._ended_call(number)
         if future is not None:
             _fail(future, ChannelLostError(f"{self.peer} ended the call for no reason", sent=True))
@@ -270,6 +272,7 @@ class Channel(Opening):
         self._max_calls = min(self._max_calls, max_calls)
         self._max_bytes = min(self._max_bytes, max_frame_bytes)
         self.handlers = {
+            **self.lending.handlers(),
             Kind.RESULT: self._on_result,
             Kind.FAILURE: self._on_failure,
             Kind.REJECT: self._on_reject,
@@ -304,14 +307,13 @@ class Channel(Opening):
             tell, self._on_unusable = self._on_unusable, None
             tell(self)
 
-    def _on_pong(self, number: int, head: memoryview, body: Part, buffers: Sequence[bytearray]) -> None:
+    def _on_pong(self, number: int, head: memoryview, body: Any, buffers: Sequence[Any]) -> None:
         answered = self._pings.get(number)
         if answered is not None and not answered.done():
             answered.set_result(None)
 
-    def _on_goodbye(self, number: int, head: memoryview, body: Part, buffers: Sequence[bytearray]) -> None:
-        """The replica ends the connection itself when it has answered everything."""
-        self._unusable()
+    def _on_goodbye(self, number: int, head: memoryview, body: Any, buffers: Sequence[Any]) -> None:
+        self.retire()
 
 
 def _fail(future: asyncio.Future[Any], error: BaseException) -> None:

@@ -17,7 +17,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, cast
 
 from servepipe.channel.errors import ProtocolError
-from servepipe.channel.frames import STRANGERS_FRAME_BYTES, Kind, Limits, Part, encode
+from servepipe.channel.frames import STRANGERS_FRAME_BYTES, Kind, Limits, Part, Segment, encode
+from servepipe.channel.lending import Lending, peer_of
 from servepipe.channel.reader import FrameReader
 
 __all__ = ["Connection", "Handler"]
@@ -34,9 +35,12 @@ _HIGH_WATER = 64 * 1024
 
 
 class Handler(Protocol):
-    """Receives one kind of frame: call, head, body, buffers, as in `servepipe.channel.reader.Deliver`."""
+    """Receives one kind of frame: call, head, body, buffers, as in `servepipe.channel.reader.Deliver`.
 
-    def __call__(self, call: int, head: memoryview, body: Part, buffers: Sequence[bytearray], /) -> None: ...
+    Segments have been mapped: body and buffers are memory.
+    """
+
+    def __call__(self, call: int, head: memoryview, body: Any, buffers: Sequence[Any], /) -> None: ...
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -64,6 +68,7 @@ class Connection(asyncio.BufferedProtocol):
         self.enqueued = 0
         self.ended = self.loop.create_future()
         """Done when the connection has ended."""
+        self.lending = Lending(self.send, limits.keep_s)
         self._reader = FrameReader(self._deliver, STRANGERS_FRAME_BYTES)
         self._transport: asyncio.Transport | None = None
         self._waiting: deque[Part] = deque()
@@ -122,8 +127,10 @@ class Connection(asyncio.BufferedProtocol):
             self.loop.call_soon(self._end_of_tick)
 
     def trust(self) -> None:
-        """The peer has proved itself: frames may be large from now on."""
+        """The peer has proved itself: frames may be large from now on, and may lie in shared memory."""
         self._reader.max_frame_bytes = self.limits.max_frame_bytes
+        if self._transport is not None:
+            self.lending.offer(peer_of(self._transport.get_extra_info("socket"))[0])
 
     def _end_of_tick(self) -> None:
         self._scheduled = False
@@ -214,6 +221,7 @@ class Connection(asyncio.BufferedProtocol):
         self._waiting.clear()
         if self._last_resort is not None:
             self._last_resort.cancel()
+        self.lending.end()
         if error is not None and not self.reason:
             self.reason = f"{type(error).__name__}: {error}"
         self._guarded(lambda: self.on_end(error))
@@ -252,13 +260,18 @@ class Connection(asyncio.BufferedProtocol):
 
     # Frames that both ends know
 
-    def _deliver(self, kind: int, call: int, head: memoryview, body: Part, buffers: Sequence[bytearray]) -> None:
+    def _deliver(self, kind: int, call: int, head: memoryview, body: Any, buffers: Sequence[Any]) -> None:
         handler = self.handlers.get(kind)
         if handler is None:
             raise ProtocolError(f"a {Kind(kind).name} frame has no place here")
+        if buffers or isinstance(body, Segment):
+            # All of them, whatever becomes of the frame: they come back when nobody refers to them.
+            body, *buffers = (
+                self.lending.map(part) if isinstance(part, Segment) else part for part in (body, *buffers)
+            )
         handler(call, head, body, buffers)
 
-    def _on_ping(self, call: int, head: memoryview, body: Part, buffers: Sequence[bytearray]) -> None:
+    def _on_ping(self, call: int, head: memoryview, body: Any, buffers: Sequence[Any]) -> None:
         self.send(encode(Kind.PONG, call))
 
     def _guarded(self, step: Any) -> None:

@@ -4,12 +4,12 @@
     0       2     magic "SP"
     2       1     version of the protocol
     3       1     kind
-    4       2     flags, 0 in version 1
+    4       2     flags: 1, the last buffer is the body
     6       2     n, the number of buffers
     8       8     id of the call; 0 where the kind belongs to none
     16      4     length of the head
     20      4     length of the body
-    24      8 n   lengths of the buffers
+    24      8 n   lengths of the buffers, or where they are: see `Segment`
             …     head: fields of the kind
             …     body: a pickle, which refers to the buffers
             …     buffers
@@ -26,9 +26,12 @@ from enum import IntEnum
 from servepipe.channel.errors import FrameTooLargeError, ProtocolError, Reason
 
 __all__ = [
+    "BODY_IS_LAST_BUFFER",
     "HEADER",
     "MAGIC",
     "MAX_BUFFERS",
+    "MAX_SEGMENT_BYTES",
+    "MAX_SEGMENT_FD",
     "NO_PAYLOAD",
     "STRANGERS_FRAME_BYTES",
     "VERSION",
@@ -36,6 +39,7 @@ __all__ = [
     "Limits",
     "Part",
     "Payload",
+    "Segment",
     "encode",
     "encode_refusal",
     "parse_refusal",
@@ -57,9 +61,43 @@ MAX_BODY_BYTES = (1 << 32) - 1
 
 MAX_TEXT_BYTES = 2000
 
+_IN_SEGMENT = 1 << 63
+_FD_SHIFT = 40
+MAX_SEGMENT_BYTES = (1 << _FD_SHIFT) - 1
+MAX_SEGMENT_FD = (1 << 63 - _FD_SHIFT) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A buffer that is not in its frame but in its sender's memory: see `servepipe.channel.segments`.
+
+    Args:
+        fd: Number of the file there, at most `MAX_SEGMENT_FD`.
+        size: Bytes of the buffer, at most `MAX_SEGMENT_BYTES`; the file may have more.
+    """
+
+    fd: int
+    size: int
+
+    @property
+    def entry(self) -> int:
+        """What stands for it in a frame's table of lengths."""
+        return _IN_SEGMENT | self.fd << _FD_SHIFT | self.size
+
+    @classmethod
+    def of_entry(cls, entry: int) -> Segment | None:
+        """The inverse of `entry`; None: it is the length of a buffer that is in the frame itself."""
+        if not entry & _IN_SEGMENT:
+            return None
+        return cls((entry ^ _IN_SEGMENT) >> _FD_SHIFT, entry & MAX_SEGMENT_BYTES)
+
+
 Part = bytes | memoryview
-Payload = tuple[bytes, list[Part]]
+Payload = tuple[bytes | Segment, list[Part | Segment]]
 """A value as `servepipe.channel.values.dump` makes it: a pickle, and the buffers that it refers to."""
+
+BODY_IS_LAST_BUFFER = 1
+"""The only flag of version 1."""
 
 NO_PAYLOAD: Payload = (b"", [])
 
@@ -93,6 +131,10 @@ class Kind(IntEnum):
     """Reserved for streams: one item of a call's answer."""
     END = 14
     """Reserved for streams: there are no more."""
+    OFFER = 15
+    """The sender could lend memory, a first segment of which is ``call``; the head is its files' name."""
+    RELEASE = 16
+    """The segment ``call`` is not used any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +152,7 @@ class Limits:
         idle_s: Seconds without a frame after which a server takes a peer that has no calls for gone.
         stall_s: Seconds that a server waits for a peer that fetches nothing of what it has asked for.
         margin_s: Seconds before its deadline at which a client gives a call up, so that it can still say so.
+        keep_s: Seconds after which lent memory that has come back is let go.
     """
 
     max_frame_bytes: int = 1 << 30
@@ -121,6 +164,7 @@ class Limits:
     idle_s: float = 300.0
     stall_s: float = 60.0
     margin_s: float = 0.0
+    keep_s: float = 10.0
 
 
 def encode(
@@ -133,18 +177,44 @@ def encode(
 ) -> tuple[list[Part], int]:
     """A frame as the parts to send in order, none of them copied, and how many bytes they are.
 
-    Raises `FrameTooLargeError` where that is more than ``max_bytes``.
+    Raises `FrameTooLargeError` where that is more than ``max_bytes``, with what lies in segments.
     """
     body, buffers = payload
+    if buffers or isinstance(body, Segment):
+        return _encode_with_buffers(kind, call, head, body, buffers, max_bytes)
     size = HEADER.size + len(head) + len(body)
-    if buffers:
-        sizes = [len(buffer) for buffer in buffers]
-        size += 8 * len(sizes) + sum(sizes)
-        table = struct.pack(f"<{len(sizes)}Q", *sizes)
     if size > max_bytes or len(body) > MAX_BODY_BYTES:
-        raise FrameTooLargeError(f"a value of {size:,} bytes is too large for a channel: at most {max_bytes:,}")
-    start = HEADER.pack(MAGIC, VERSION, kind, 0, len(buffers), call, len(head), len(body))
-    return ([start, table, head, body, *buffers], size) if buffers else ([start, head, body], size)
+        raise _too_large(size, max_bytes)
+    return [HEADER.pack(MAGIC, VERSION, kind, 0, 0, call, len(head), len(body)), head, body], size
+
+
+def _encode_with_buffers(
+    kind: int, call: int, head: bytes, body: bytes | Segment, buffers: list[Part | Segment], max_bytes: int
+) -> tuple[list[Part], int]:
+    flags = 0
+    if isinstance(body, Segment):
+        flags, buffers, body = BODY_IS_LAST_BUFFER, [*buffers, body], b""
+    size = HEADER.size + 8 * len(buffers) + len(head) + len(body)
+    parts: list[Part] = [b"", b"", head, body]
+    table = []
+    lent = 0
+    for buffer in buffers:
+        if isinstance(buffer, Segment):
+            table.append(buffer.entry)
+            lent += buffer.size
+        else:
+            table.append(len(buffer))
+            size += len(buffer)
+            parts.append(buffer)
+    if size + lent > max_bytes or len(body) > MAX_BODY_BYTES:
+        raise _too_large(size + lent, max_bytes)
+    parts[0] = HEADER.pack(MAGIC, VERSION, kind, flags, len(table), call, len(head), len(body))
+    parts[1] = struct.pack(f"<{len(table)}Q", *table)
+    return parts, size
+
+
+def _too_large(size: int, max_bytes: int) -> FrameTooLargeError:
+    return FrameTooLargeError(f"a value of {size:,} bytes is too large for a channel: at most {max_bytes:,}")
 
 
 def encode_refusal(reason: Reason, text: str, call: int = 0) -> tuple[list[Part], int]:

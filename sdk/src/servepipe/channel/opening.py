@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 from servepipe.channel import handshake
 from servepipe.channel.connection import Connection
 from servepipe.channel.endpoints import Endpoint
 from servepipe.channel.errors import HandshakeError, ProtocolError, Reason
-from servepipe.channel.frames import Kind, Limits, Part, encode, encode_refusal, parse_refusal
+from servepipe.channel.frames import Kind, Limits, encode, encode_refusal, parse_refusal
 
 __all__ = ["Opening"]
 
@@ -48,7 +49,7 @@ class Opening(Connection):
     def on_end(self, error: Exception | None) -> None:
         self._refused(HandshakeError(f"{self.peer} closed the connection"))
 
-    def _on_challenge(self, number: int, head: memoryview, body: Part, buffers: Sequence[bytearray]) -> None:
+    def _on_challenge(self, number: int, head: memoryview, body: Any, buffers: Sequence[Any]) -> None:
         nonce, proof = handshake.parse_challenge(head)
         token = self.endpoint.token
         if not handshake.is_proof(proof, handshake.server_proof(token, self._hello, nonce)):
@@ -59,13 +60,13 @@ class Opening(Connection):
         self.handlers = {Kind.WELCOME: self._on_welcome, Kind.REJECT: self._on_refusal}
         self.send(encode(Kind.PROOF, head=handshake.client_proof(token, self._hello, nonce)), now=True)
 
-    def _on_welcome(self, number: int, head: memoryview, body: Part, buffers: Sequence[bytearray]) -> None:
-        self.trust()
+    def _on_welcome(self, number: int, head: memoryview, body: Any, buffers: Sequence[Any]) -> None:
         self.on_welcome(*handshake.parse_welcome(head))
+        self.trust()
         if not self.opened.done():
             self.opened.set_result(None)
 
-    def _on_refusal(self, number: int, head: memoryview, body: Part, buffers: Sequence[bytearray]) -> None:
+    def _on_refusal(self, number: int, head: memoryview, body: Any, buffers: Sequence[Any]) -> None:
         reason, text = parse_refusal(head)
         self._refused(HandshakeError(f"{self.peer} refuses: {text}", reason=reason))
         self.abort(text)

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Callable, Sequence
 
 from servepipe.channel.errors import ProtocolError, VersionError
-from servepipe.channel.frames import HEADER, MAGIC, MAX_BUFFERS, VERSION, Kind, Part
+from servepipe.channel.frames import BODY_IS_LAST_BUFFER, HEADER, MAGIC, MAX_BUFFERS, VERSION, Kind, Part, Segment
 
 __all__ = ["Deliver", "FrameReader"]
 
@@ -20,7 +20,7 @@ CAPACITY = 64 * 1024
 DIRECT = 16 * 1024
 """From this many missing bytes on, a part of a frame is received into its own place."""
 
-Deliver = Callable[[int, int, memoryview, Part, Sequence[bytearray]], None]
+Deliver = Callable[[int, int, memoryview, Part | bytearray | Segment, Sequence[bytearray | Segment]], None]
 """Receives kind, call, head, body, buffers. Head and body are valid only until it returns, the buffers for ever."""
 
 _LAST_KIND = max(Kind)
@@ -41,6 +41,7 @@ class FrameReader:
         "_direct",
         "_end",
         "_filled",
+        "_flags",
         "_kind",
         "_lengths",
         "_memory",
@@ -70,8 +71,9 @@ class FrameReader:
         self._call = 0
         self._lengths = (0, 0, 0)
         self._prefix: bytearray | None = None
-        self._parts: list[bytearray] = []
+        self._parts: list[bytearray | Segment] = []
         self._missing: list[int] = []
+        self._flags = 0
 
     def get_buffer(self) -> memoryview:
         """Where the next bytes go; never empty."""
@@ -120,7 +122,7 @@ class FrameReader:
             raise VersionError(f"a frame of version {version}; this side speaks {VERSION}")
         if not 0 < kind <= _LAST_KIND:
             raise ProtocolError(f"a frame of the unknown kind {kind}")
-        if flags:
+        if flags & ~BODY_IS_LAST_BUFFER or (flags and not count):
             raise ProtocolError(f"a frame with the unknown flags {flags:#x}")
         prefix = HEADER.size + 8 * count + head + body
         if count > MAX_BUFFERS or prefix > self.max_frame_bytes:
@@ -128,13 +130,13 @@ class FrameReader:
         if present < prefix:
             if prefix <= CAPACITY:
                 return False
-            self._kind, self._call, self._lengths = kind, call, (count, head, body)
+            self._kind, self._flags, self._call, self._lengths = kind, flags, call, (count, head, body)
             self._prefix = bytearray(prefix)
             self._aim(self._prefix)
             return True
         self._start = start + prefix
         if count:
-            self._kind, self._call, self._lengths = kind, call, (count, head, body)
+            self._kind, self._flags, self._call, self._lengths = kind, flags, call, (count, head, body)
             self._prefix = bytearray(self._view[start : start + prefix])
             self._begin_buffers(self._prefix)
         else:
@@ -157,31 +159,40 @@ class FrameReader:
             return False
         self._target = None
         self._direct = False
-        if self._missing:
+        if self._parts or not self._lengths[0]:
             self._next_buffer()
-        elif self._parts or not self._lengths[0]:
-            self._complete()
         elif self._prefix is not None:
             self._begin_buffers(self._prefix)
         return True
 
     def _begin_buffers(self, prefix: bytearray) -> None:
-        sizes = struct.unpack_from(f"<{self._lengths[0]}Q", prefix, HEADER.size)
-        total = len(prefix) + sum(sizes)
+        entries = struct.unpack_from(f"<{self._lengths[0]}Q", prefix, HEADER.size)
+        segments = [Segment.of_entry(entry) for entry in entries]
+        total = len(prefix) + sum(
+            segment.size if segment else entry for entry, segment in zip(entries, segments, strict=True)
+        )
         if total > self.max_frame_bytes:
             raise ProtocolError(f"a frame of {total:,} bytes: too large")
-        self._missing = [*reversed(sizes)]
+        self._missing = [*reversed(entries)]
         self._next_buffer()
 
     def _next_buffer(self) -> None:
-        place = bytearray(self._missing.pop())
-        self._parts.append(place)
-        self._aim(place)
-
-    def _complete(self) -> None:
+        """Receive the next buffer, or deliver the frame when there is none."""
+        while self._missing:
+            entry = self._missing.pop()
+            segment = Segment.of_entry(entry)
+            if segment is None:
+                place = bytearray(entry)
+                self._parts.append(place)
+                self._aim(place)
+                return
+            self._parts.append(segment)
         assert self._prefix is not None
-        count, head, body = self._lengths
+        count, head, size = self._lengths
         split = HEADER.size + 8 * count + head
         view = memoryview(self._prefix)
         parts, self._parts, self._prefix = self._parts, [], None
-        self._deliver(self._kind, self._call, view[split - head : split], view[split : split + body], parts)
+        body: Part | Segment | bytearray = view[split : split + size]
+        if self._flags & BODY_IS_LAST_BUFFER:
+            body = parts.pop()
+        self._deliver(self._kind, self._call, view[split - head : split], body, parts)

@@ -16,9 +16,10 @@ from contextlib import suppress
 from typing import Any
 
 from servepipe.channel.errors import RemoteCallError
-from servepipe.channel.frames import MAX_BUFFERS, Part, Payload
+from servepipe.channel.frames import MAX_BUFFERS, Part, Payload, Segment
+from servepipe.channel.segments import SEGMENT_BYTES, Lender
 
-__all__ = ["Dumps", "dump", "dump_exception", "load", "load_exception"]
+__all__ = ["Dumps", "dump", "dump_exception", "give_up", "load", "load_exception"]
 
 IN_BAND_BYTES = 16 * 1024
 """Smaller buffers stay inside the pickle: a few copies cost less than a part of their own."""
@@ -31,35 +32,53 @@ Dumps = Callable[..., bytes]
 """Like ``pickle.dumps``: ``dumps(value, protocol=5, buffer_callback=f) -> bytes``, for ``pickle.loads`` to read."""
 
 
-def dump(value: Any, fallback: Dumps | None = None) -> Payload:
+def dump(value: Any, fallback: Dumps | None = None, lender: Lender | None = None) -> Payload:
     """``value`` as a pickle and its buffers.
 
     Args:
         fallback: Pickles what ``pickle`` refuses, such as functions without a name of their own.
+        lender: Takes what is large; see `give_up` where it is not sent.
 
     Raises whatever pickling raises.
     """
-    buffers: list[Part] = []
+    buffers: list[Part | Segment] = []
 
     def keep(buffer: pickle.PickleBuffer) -> bool:
         """Take a buffer out of the pickle; True leaves it in."""
         raw = buffer.raw()
         if raw.nbytes < IN_BAND_BYTES or len(buffers) == MAX_BUFFERS:
             return True
-        buffers.append(raw if raw.readonly else bytes(raw))
+        segment = None if lender is None or raw.nbytes < SEGMENT_BYTES else lender.lend(raw)
+        buffers.append(segment or (raw if raw.readonly else bytes(raw)))
         return False
 
     try:
-        return pickle.dumps(value, protocol=5, buffer_callback=keep), buffers
-    except Exception:
-        if fallback is None:
-            raise
-        buffers.clear()
-        return fallback(value, protocol=5, buffer_callback=keep), buffers
+        try:
+            body = pickle.dumps(value, protocol=5, buffer_callback=keep)
+        except Exception:
+            if fallback is None:
+                raise
+            give_up((b"", buffers), lender)
+            buffers.clear()
+            body = fallback(value, protocol=5, buffer_callback=keep)
+    except BaseException:
+        give_up((b"", buffers), lender)
+        raise
+    segment = None if lender is None or len(body) < SEGMENT_BYTES else lender.lend(memoryview(body))
+    return segment or body, buffers
 
 
-def load(body: Part, buffers: Iterable[Any] = ()) -> Any:
-    """The value of `dump`. Raises whatever unpickling it raises."""
+def give_up(payload: Payload, lender: Lender | None) -> None:
+    """Take back what a payload that is not sent has in segments."""
+    if lender is not None:
+        body, buffers = payload
+        for part in (body, *buffers):
+            if isinstance(part, Segment):
+                lender.take_back(part.fd)
+
+
+def load(body: Any, buffers: Iterable[Any] = ()) -> Any:
+    """The value of `dump`, of anything with bytes in it. Raises whatever unpickling it raises."""
     return pickle.loads(body, buffers=buffers)
 
 
@@ -68,7 +87,8 @@ def dump_exception(error: BaseException) -> Payload:
     if isinstance(error, Exception):  # others are orders to this process, none to the caller's
         with suppress(BaseException):  # the exception's __reduce__ may raise anything
             body, buffers = dump(error)
-            size = len(body) + sum(map(len, buffers))
+            assert isinstance(body, bytes)
+            size = len(body) + sum(len(buffer) for buffer in buffers if not isinstance(buffer, Segment))
             if size <= MAX_EXCEPTION_BYTES and type(load(body, buffers)) is type(error):
                 return body, buffers
     kind = type(error)
@@ -77,7 +97,7 @@ def dump_exception(error: BaseException) -> Payload:
     return dump(RemoteCallError(name, _text_of(lambda: str(error)), text))
 
 
-def load_exception(body: Part, buffers: Iterable[Any] = ()) -> Exception:
+def load_exception(body: Any, buffers: Iterable[Any] = ()) -> Exception:
     """The exception of `dump_exception`, or a `RemoteCallError` that says why there is none."""
     try:
         error = load(body, buffers)
