@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 from channel_bed import Context, RawPeer, connected, served, until
+from frame_tools import Frame
 
 from servepipe.channel.client import Channel
 from servepipe.channel.errors import CallRejectedError, HandshakeError, Reason
@@ -55,7 +56,10 @@ async def test_a_call_that_crosses_the_goodbye_is_rejected():
         refusal = await peer.frame()
         assert (refusal.kind, refusal.call, refusal.head[0]) == (Kind.REJECT, 2, Reason.DRAINING)
         gate.opened.set()
-        assert [frame.call for frame in await peer.end()] == [1]
+        assert (await peer.frame()).call == 1
+        assert server.connections == 1  # another call may be on its way
+        peer.send(Frame(Kind.GOODBYE, 0))
+        assert await peer.end() == []
         assert await draining
 
 
@@ -141,6 +145,17 @@ async def test_a_silent_peer_is_given_up():
         async with asyncio.timeout(30):
             await channel.ended
         assert not channel.usable
+
+
+async def test_a_silent_peer_cannot_stay():
+    async with served(limits=Limits(idle_s=0.1, stall_s=0.2)) as server:
+        peer = await RawPeer.let_in(server.endpoint)
+        assert (await peer.frame()).kind == Kind.GOODBYE
+        peer.send(peer.call(1))
+        refusal = await peer.frame()
+        assert (refusal.kind, refusal.head[0]) == (Kind.REJECT, Reason.DRAINING)
+        await peer.end()
+        assert server.connections == 0
 
 
 async def test_a_peer_with_a_call_is_not_idle():

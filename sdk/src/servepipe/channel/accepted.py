@@ -82,7 +82,8 @@ class Accepted(Connection):
         self.running: dict[int, asyncio.Task[None]] = {}
         self.last_frame = self.loop.time()
         self._cancelled: set[int] = set()
-        self._leaving = False
+        self._ending = False  # this side begins nothing any more
+        self._leaving = False  # nor does the peer, and it has all answers
         self._last_call = 0
         self._max_bytes = self.limits.max_frame_bytes
         self._heads = ReceivedHeads()
@@ -167,7 +168,7 @@ class Accepted(Connection):
         self.last_frame = self.loop.time()
         # Also of calls that are not begun: what a head defines counts for those after it.
         method, request_id, deadline, pins = self._heads.decode(head)
-        if self._owner.draining:
+        if self._ending or self._owner.draining:
             self.send(encode_refusal(Reason.DRAINING, "the replica is about to end", call))
             return
         if len(self.running) >= self.limits.max_calls:
@@ -243,17 +244,24 @@ class Accepted(Connection):
     # The end
 
     def say_goodbye(self) -> None:
-        """Begin no call any more, and end when the last has been answered."""
-        if self.is_open and self.alive:
-            self.send(encode(Kind.GOODBYE))
-            self._end_if_done()
-        elif self.alive:
-            self.close("the replica is about to end")
+        """Begin no call any more. The peer ends the connection when it has the last answer.
 
-    def close_idle(self) -> None:
-        """End because the peer has long had nothing to say."""
-        self.send(encode(Kind.GOODBYE))
-        self.close("idle")
+        Ended from here, calls that are on their way would be lost, and nobody would know that they never began.
+        """
+        if not self.is_open:
+            self.close("the replica is about to end")
+        elif self.alive and not self._ending:
+            self._ending = True
+            self.send(encode(Kind.GOODBYE))
+
+    def end_idle(self) -> None:
+        """End because the peer has long had nothing to say, with or without its help."""
+        if self._ending:
+            return
+        self.say_goodbye()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self.loop.call_later(self.limits.stall_s, self.abort, "idle")
 
     def _on_goodbye(self, call: int, head: memoryview, body: Any, buffers: Sequence[Any]) -> None:
         self.handlers = {**self.lending.handlers(), Kind.CANCEL: self._on_cancel, Kind.PING: self._on_ping}
@@ -261,8 +269,7 @@ class Accepted(Connection):
         self._end_if_done()
 
     def _end_if_done(self) -> None:
-        # A peer that may not have mapped its last answer yet says goodbye when it has.
-        if not self.running and (self._leaving or (self._owner.draining and not self.lending.lent)):
+        if not self.running and self._leaving:
             self.close("goodbye")
 
     def on_pause(self) -> None:

@@ -126,7 +126,7 @@ class Kind(IntEnum):
     PING = 10
     PONG = 11
     GOODBYE = 12
-    """Whoever sends this begins nothing more; calls under way end as usual."""
+    """Server: it begins nothing more; calls under way end as usual. Client: it has the last answer, and ends."""
     CHUNK = 13
     """Reserved for streams: one item of a call's answer."""
     END = 14

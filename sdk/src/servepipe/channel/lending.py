@@ -60,11 +60,6 @@ class Lending:
         if self._first is not None:
             self._send(encode(Kind.OFFER, self._first.fd, self._own.name.encode()))
 
-    @property
-    def lent(self) -> int:
-        """How many values the peer has, or has still to map."""
-        return 0 if self._own is None else self._own.lent - (self._first is not None)
-
     def handlers(self) -> Mapping[int, Any]:
         """What receives the frames of this."""
         return {Kind.OFFER: self._on_offer, Kind.RELEASE: self._on_release}

@@ -195,9 +195,8 @@ class ChannelServer:
         self._sweep = None
         silent_since = self._loop.time() - self._limits.idle_s
         for connection in [*self._connections]:
-            busy = connection.running or connection.lending.lent
-            if connection.is_open and not busy and connection.last_frame < silent_since:
-                connection.close_idle()
+            if connection.is_open and not connection.running and connection.last_frame < silent_since:
+                connection.end_idle()
         self._sweep_later()
 
 
