@@ -145,6 +145,20 @@ async def test_nothing_is_left_behind(monkeypatch):
     assert not folder.exists()
 
 
+async def test_its_socket_is_where_rays_own_are(monkeypatch, tmp_path):
+    session = tmp_path / "ray"
+    session.mkdir()
+    worker = serve_internals.global_worker
+    monkeypatch.setattr(worker, "node", SimpleNamespace(get_session_dir_path=lambda: str(session)))
+    monkeypatch.setattr(node_channel, "MAX_FOLDER", len(str(session)))
+    async with node(monkeypatch) as bed:
+        assert bed.channel._folder.parent == session
+    monkeypatch.setattr(node_channel, "MAX_FOLDER", len(str(session)) - 1)
+    async with node(monkeypatch) as bed:
+        assert bed.channel._folder.parent != session
+    assert [*session.iterdir()] == []
+
+
 async def test_a_serve_that_is_not_as_expected_means_handles(monkeypatch, caplog):
     monkeypatch.setattr(serve_internals.global_worker, "actors", {})
     assert await NodeChannel.open("m1--a") is None

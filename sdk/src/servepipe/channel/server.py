@@ -208,7 +208,7 @@ def _new_path(folder: Path) -> Path:
             f"{folder} is no folder that only this user can enter, and sockets in it could be anybody's",
             fix=f"Use a folder made by tempfile.mkdtemp(), or `chmod 0700 {folder}`.",
         )
-    path = folder / f"{secrets.token_hex(8)}.sock"
+    path = folder / secrets.token_hex(4)
     if len(os.fsencode(path)) > MAX_PATH:
         raise ChannelError(
             f"the path of a socket in {folder} would be longer than {MAX_PATH} bytes",

@@ -25,7 +25,7 @@ from servepipe.channel.errors import CallRejectedError, ChannelError, Reason
 from servepipe.channel.server import ChannelServer
 from servepipe.graph.calls import RequestContext
 from servepipe.runtime import channel_tls
-from servepipe.runtime.serve_internals import OwnReplica, UnexpectedServeError, own_replica
+from servepipe.runtime.serve_internals import OwnReplica, UnexpectedServeError, own_replica, session_folder
 
 __all__ = ["CHANNEL", "METADATA", "NodeChannel", "call_has_begun"]
 
@@ -39,6 +39,9 @@ CHANNEL = "SERVEPIPE_CHANNEL"
 
 METHOD = "call"
 """The method of the deployment's class that carries a call out, here and over handles."""
+
+MAX_FOLDER = 80
+"""Bytes of a path in which there is room for a folder and a socket: it may have 107."""
 
 DRAIN_S = 2.0
 """How long clients have to take note of the end; Serve has waited for their calls before."""
@@ -104,7 +107,7 @@ class NodeChannel:
             machine=machine,
             fallback=cloudpickle.dumps,
         )
-        self._folder = Path(tempfile.mkdtemp(prefix="svp-"))
+        self._folder = _new_folder()
         await self._server.listen_unix(self._folder)
         if not _is_loopback(address):  # such an address is none that others could use
             await self._server.listen_tcp(address, tls=channel_tls.server_context())
@@ -158,6 +161,14 @@ class _Waits:
             self._counted = False
             self._channel._queued -= 1
             self._channel._replica.count(self._metadata, -1)
+
+
+def _new_folder() -> Path:
+    """A folder for the socket that only this user can enter; with Ray's own sockets, unless the path were too long."""
+    session = session_folder()
+    if session is not None and len(os.fsencode(session)) <= MAX_FOLDER:
+        return Path(tempfile.mkdtemp(prefix="svp-", dir=session))
+    return Path(tempfile.mkdtemp(prefix="svp-"))
 
 
 def _is_loopback(address: str) -> bool:

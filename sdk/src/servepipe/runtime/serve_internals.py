@@ -11,6 +11,7 @@ import asyncio
 import inspect
 import itertools
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ray._private.worker import global_worker
@@ -19,7 +20,15 @@ from ray.serve.handle import DeploymentHandle
 
 from servepipe.errors import ServePipeError
 
-__all__ = ["OwnReplica", "UnexpectedServeError", "known_replicas", "metadata_of", "own_replica", "traces"]
+__all__ = [
+    "OwnReplica",
+    "UnexpectedServeError",
+    "known_replicas",
+    "metadata_of",
+    "own_replica",
+    "session_folder",
+    "traces",
+]
 
 
 class UnexpectedServeError(ServePipeError):
@@ -106,6 +115,15 @@ def own_replica() -> OwnReplica:
     if len(actors) != 1:
         raise UnexpectedServeError(f"this process runs {len(actors)} of Serve's replicas, not one")
     return OwnReplica(actors[0]._replica_impl)
+
+
+def session_folder() -> Path | None:
+    """Where this Ray keeps its own sockets, which goes when it goes; None: nobody knows."""
+    try:
+        folder = Path(global_worker.node.get_session_dir_path())
+    except (AttributeError, TypeError):
+        return None
+    return folder if folder.is_dir() else None
 
 
 def known_replicas(handle: DeploymentHandle[Any]) -> Sequence[Any]:
