@@ -16,6 +16,7 @@ from chart import CHART
 from clusters.choice import MODES, NOTHING_POSSIBLE, Choice, choose, look
 from clusters.cluster import Cluster
 from clusters.opening import open_cluster
+from clusters.place import held
 from image_set import ImageSet
 from installation import Helm, Installation, install, kuberay_of
 from resources import Shop, second_version
@@ -48,7 +49,13 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     if choice.mode is None:
         pytest.exit(str(choice), returncode=NOTHING_POSSIBLE)
     # Whoever ends the run early, such as `timeout`, gets the cluster taken down all the same.
-    signal.signal(signal.SIGTERM, lambda *_: pytest.exit("ended by SIGTERM", returncode=128 + signal.SIGTERM))
+    signal.signal(signal.SIGTERM, _end)
+
+
+def _end(*_: object) -> None:
+    # `timeout` and make both send it: the second one must not end the clean-up. Children would inherit SIG_IGN.
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    pytest.exit("ended by SIGTERM", returncode=128 + signal.SIGTERM)
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -103,14 +110,23 @@ def shop(world: World, images: ImageSet, second_shop: Path) -> Shop:
 
 
 @pytest.fixture(scope="session")
-def cluster(say: Say, request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    folder = Path(tempfile.mkdtemp(prefix="svp-e2e-", dir="/tmp"))  # short: the paths of Unix sockets are
-    cluster = open_cluster(request.config.stash[CHOICE], folder / "c", say)
+def folder(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """Where a cluster has its files. One on this machine is the only one, and this run's."""
+    if request.config.stash[CHOICE].mode == "machine":
+        with held() as folder:
+            yield folder
+    else:
+        yield Path(tempfile.mkdtemp(prefix="servepipe-e2e-"))
+
+
+@pytest.fixture(scope="session")
+def cluster(folder: Path, say: Say, request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    cluster = open_cluster(request.config.stash[CHOICE], folder, say)
     try:
         yield cluster
     finally:
         if request.config.getoption("--keep"):
-            say(f"e2e: left as it is, KUBECONFIG={cluster.kubeconfig}")
+            say(f"e2e: left as it is until the next run, KUBECONFIG={cluster.kubeconfig}")
         else:
             cluster.down()
             if request.session.testsfailed:
@@ -157,7 +173,8 @@ NUMBERS = itertools.count(1)
 def world(cluster: Cluster, installation: Installation, request: pytest.FixtureRequest, say: Say) -> Iterator[World]:
     """A namespace of this module's own that enforces `restricted`."""
     stem = request.path.stem.removeprefix("test_").replace("_", "-")
-    with World(cluster, f"{stem}-{NUMBERS.__next__()}").made() as world:
+    failed = request.session.testsfailed
+    with World(cluster, f"{stem}-{next(NUMBERS)}").made() as world:
         yield world
-        if request.session.testsfailed:
+        if request.session.testsfailed > failed:
             say(world.tell())

@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from bed.processes import wait_for
@@ -36,8 +37,8 @@ def runtime(say: Say) -> Built:
 
 
 @pytest.fixture(scope="module")
-def cluster(runtime: Built, say: Say, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MachineCluster]:
-    cluster = MachineCluster.up(tmp_path_factory.mktemp("machine"), say)
+def cluster(runtime: Built, say: Say, folder: Path) -> Iterator[MachineCluster]:
+    cluster = MachineCluster.up(folder, say)
     try:
         cluster.load_image(runtime.archive)
         cluster.kubectl("apply", "--server-side", "-f", str(crd()))

@@ -70,8 +70,8 @@ def before() -> dict[str, object]:
 
 
 @pytest.fixture(scope="module")
-def cluster(before: dict[str, object], say: Say, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MachineCluster]:
-    cluster = MachineCluster.up(tmp_path_factory.mktemp("machine"), say)
+def cluster(before: dict[str, object], say: Say, folder: Path) -> Iterator[MachineCluster]:
+    cluster = MachineCluster.up(folder, say)
     yield cluster
     cluster.down()
 

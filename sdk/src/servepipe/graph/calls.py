@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import os
+import random
 import threading
-import uuid
-from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
@@ -31,12 +31,26 @@ __all__ = [
     "RequestContext",
     "cancel_nested_calls",
     "current_request",
+    "new_request_id",
 ]
 
 
-@dataclass(frozen=True, slots=True)
+# Of its own, so that no seed of the user's makes two replicas count alike.
+_ids = random.Random()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_ids.seed)
+
+
+def new_request_id() -> str:
+    """32 random hexadecimal digits."""
+    return f"{_ids.getrandbits(128):032x}"
+
+
+@dataclass(slots=True)
 class RequestContext:
-    """What travels with a request, also into nodes that call other nodes.
+    """What travels with a request, also into nodes that call other nodes. Nobody changes it.
+
+    (It is not frozen: made for every request and pickled for every call, that would cost as much as a step.)
 
     Args:
         request_id: Names the request in logs.
@@ -44,7 +58,7 @@ class RequestContext:
         pins: For each node the revision that answers this request.
     """
 
-    request_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    request_id: str = field(default_factory=new_request_id)
     deadline: float | None = None
     pins: Mapping[str, str] = field(default_factory=dict)
 
@@ -273,19 +287,20 @@ class _NestedCalls:
 _nested: ContextVar[_NestedCalls | None] = ContextVar("servepipe_nested_calls", default=None)
 
 
-@contextmanager
-def cancel_nested_calls() -> Iterator[None]:
+class cancel_nested_calls:  # noqa: N801 - written as a function is, `with cancel_nested_calls():`
     """Calls that are started through handles inside this block are cancelled when the block itself is cancelled.
 
     A method that has started calls without awaiting them yet, or waits for one in a thread that nobody can interrupt,
     would otherwise leave them running for a request that is gone.
     """
-    nested = _NestedCalls()
-    token = _nested.set(nested)
-    try:
-        yield
-    except asyncio.CancelledError:
-        nested.cancel()
-        raise
-    finally:
-        _nested.reset(token)
+
+    __slots__ = ("_nested", "_token")
+
+    def __enter__(self) -> None:
+        self._nested = _NestedCalls()
+        self._token = _nested.set(self._nested)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        _nested.reset(self._token)
+        if kind is not None and issubclass(kind, asyncio.CancelledError):
+            self._nested.cancel()
