@@ -20,6 +20,7 @@ from servepipe.channel import handshake
 from servepipe.channel.endpoints import Endpoint
 from servepipe.channel.errors import Reason
 from servepipe.channel.frames import Kind, parse_refusal
+from servepipe.channel.values import load
 
 pytestmark = pytest.mark.ray
 
@@ -353,6 +354,9 @@ async def test_strangers_at_a_replicas_sockets_run_nothing_and_disturb_nobody(se
             known.send(known.call(1, bytes(1000), method="size").encode()[:200])
             known.close()
             known = await RawPeer.let_in(way)
+            known.send(known.call(1, "call", method="pid"))
+            answer = await known.frame()
+            assert (answer.kind, load(answer.body) in pids) == (Kind.RESULT, True)
             known.send(struct.pack("<2sBBHHQII", b"??", 1, Kind.CALL, 0, 0, 0, 0, 0))
             await known.end()
             assert serving.ask("pid").json in pids
