@@ -21,6 +21,7 @@ from servepipe.api.v1alpha1 import (
     NodeSpec,
     Resources,
     ServePipeline,
+    Spec,
 )
 from servepipe.graph.expressions import parse_fields, parse_list
 from servepipe.graph.fields import Json
@@ -58,7 +59,9 @@ def export(pipeline: ServePipeline, working_dir: str | None = None) -> Exported:
     applications = [_ingress(pipeline, ingress, revisions, inline, runtime_env)]
     for name, node in spec.nodes.items():
         if name not in inline:
-            applications.append(_node(pipeline.name, name, node, revisions, held[name], runtime_env))
+            applications.append(
+                _node(pipeline.name, name, node, revisions, _holder_config(spec, held[name], revisions), runtime_env)
+            )
     timeout_s = ingress.request_timeout_seconds + _PROXY_TIMEOUT_MARGIN_S
     config: Json = {
         "proxy_location": "EveryNode",
@@ -141,7 +144,11 @@ def _routes(node: NodeSpec, revision: str, inline: bool) -> Json:
             "userConfig": node.user_config,
             "maxOngoingRequests": node.max_ongoing_requests,
         }
-    return {"routes": [route], **({"off": True} if node.replicas == 0 else {})}
+    return {
+        "routes": [route],
+        **({"off": True} if node.replicas == 0 else {}),
+        **({} if node.idempotent else {"idempotent": False}),
+    }
 
 
 def _call(node: NodeSpec) -> Json:
@@ -159,11 +166,10 @@ def _node(
     name: str,
     node: NodeSpec,
     revisions: Mapping[str, str],
-    held: tuple[str, ...],
+    table: Json,
     runtime_env: Json | None,
 ) -> Json:
     health = node.health_check or HealthCheck()
-    routes = {other: [{"revision": revisions[other], "weight": 100}] for other in held}
     return {
         "name": f"{name}--{revisions[name]}",
         # Left out it would mean "/", which only the ingress may have.
@@ -178,8 +184,7 @@ def _node(
                 "max_ongoing_requests": node.max_ongoing_requests,
                 "max_queued_requests": node.max_queued_requests,
                 "user_config": {
-                    "table": _digest(routes),
-                    "routes": routes,
+                    **table,
                     "userConfig": node.user_config,
                     "maxOngoingRequests": node.max_ongoing_requests,
                 },
@@ -191,6 +196,14 @@ def _node(
             }
         ],
     }
+
+
+def _holder_config(spec: Spec, held: tuple[str, ...], revisions: Mapping[str, str]) -> Json:
+    """The part of a node's ``user_config`` that routes the handles it holds."""
+    routes: Json = {"routes": {other: [{"revision": revisions[other], "weight": 100}] for other in held}}
+    if once := [other for other in held if not spec.nodes[other].idempotent]:
+        routes["notIdempotent"] = once
+    return {"table": _digest(routes), **routes}
 
 
 def _size(replicas: int | None, autoscaling: Autoscaling | None) -> Json:

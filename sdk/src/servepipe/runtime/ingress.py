@@ -73,7 +73,7 @@ class Ingress:
         self._in_flight = InFlight()
         self._calls = _Calls(self)
         self._error = ""
-        self._serve_caller = ServeCaller(self._pin, self._is_off)
+        self._serve_caller = ServeCaller(self._pin, self._is_off, self._is_idempotent)
         self._observer = Observer(application, self._serve_caller.handle, self._serve_caller.answered)
         self._inline = InlineNodes(lambda node: NodeHandle(node, self._calls, asyncio.get_running_loop()))
         self._retiring: set[asyncio.Task[None]] = set()
@@ -193,6 +193,9 @@ class Ingress:
 
     def _is_off(self, node: str) -> bool:
         return self._state is not None and node in self._state.places.off
+
+    def _is_idempotent(self, node: str) -> bool:
+        return self._state is None or node not in self._state.places.once
 
     # Requests
 

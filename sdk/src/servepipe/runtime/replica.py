@@ -20,9 +20,11 @@ from servepipe.authoring import code, loader
 from servepipe.errors import StepTimeoutError
 from servepipe.graph.calls import NodeHandle, RequestContext, cancel_nested_calls, current_request
 from servepipe.graph.expressions import decode_value
+from servepipe.graph.failures import asked_for
 from servepipe.graph.instance import NodeInstance
 from servepipe.runtime import versions
 from servepipe.runtime.arguments import constructor_arguments
+from servepipe.runtime.node_channel import NodeChannel, call_has_begun
 from servepipe.runtime.problems import first_line
 from servepipe.runtime.routing import Routes, application_name
 from servepipe.runtime.serve_caller import ServeCaller
@@ -50,7 +52,9 @@ class NodeReplica:
         self._configured = False
         self._error = ""
         self._busy = 0
-        self._caller = ServeCaller(self._pin)
+        self._caller = ServeCaller(self._pin, is_idempotent=lambda node: node not in self._once)
+        self._once: frozenset[str] = frozenset()
+        self._channel: NodeChannel | None = None
         loader.only_imports()
         target = await asyncio.to_thread(_import, args)
         self._instance = NodeInstance(self._node, target, blocking=args.get("blocking"))
@@ -83,6 +87,7 @@ class NodeReplica:
             else:
                 self._user_config, self._error = own, ""
         self._routes = Routes(routes)
+        self._once = frozenset(user_config.get("notIdempotent") or ())
         self._holds = bool(routes)
         applications = {
             application_name(node, route["revision"]) for node, choices in routes.items() for route in choices
@@ -99,17 +104,23 @@ class NodeReplica:
         """What `ServeCaller` calls. Raises `NodeFailure` with what the user's code raised."""
         if context.deadline is not None and context.deadline < time.time():
             raise pack(StepTimeoutError(f"the request's deadline passed before node {self._node} was called"))
+        call_has_begun()
         current_request.set(context)
         self._busy += 1
         try:
             with cancel_nested_calls():
                 return await self._instance.call(method, args, kwargs)
-        except asyncio.CancelledError:
-            raise
         except BaseException as error:
+            if asked_for(error):
+                raise
             raise pack(error) from error
         finally:
             self._busy -= 1
+
+    async def record_replica_metadata(self) -> dict[str, Any]:
+        """Serve's hook, called once when the replica has been built: what its controller tells to handles."""
+        self._channel = await NodeChannel.open(self._application)
+        return {} if self._channel is None else dict(self._channel.metadata)
 
     async def acknowledge(self) -> dict[str, Any]:
         """The table in force here and the requests under way, as ``/-/routing`` shows them."""
@@ -132,8 +143,11 @@ class NodeReplica:
 
     async def __del__(self) -> None:
         # Serve calls and awaits this once, when the replica has no more requests.
-        instance = getattr(self, "_instance", None)
-        if instance is not None:
+        if (channel := getattr(self, "_channel", None)) is not None:
+            await channel.close()
+        if (caller := getattr(self, "_caller", None)) is not None:
+            await caller.close()
+        if (instance := getattr(self, "_instance", None)) is not None:
             await instance.close()
 
     def _pin(self, node: str) -> str | None:

@@ -67,12 +67,14 @@ class Places:
     """Where the revisions of a table run, and what readiness has to ask of them.
 
     Args:
-        nodes: As in the ingress's ``user_config``: ``{"m1": {"routes": [{"revision", "weight", "inline"?}], "off"?}}``.
+        nodes: As in the ingress's ``user_config``:
+            ``{"m1": {"routes": [{"revision", "weight", "inline"?}], "off"?, "idempotent"?}}``.
 
     Attributes:
         inline: By application what runs in this process: its node, and what it is built from.
         dedicated: The applications with replicas of their own.
         off: Nodes that are at zero by choice.
+        once: Nodes that must not see a call twice.
         inline_nodes: By node the application that answers here for most of its requests.
         dedicated_nodes: By node the revisions with their weights that replicas have to answer for. One whose weight
             lies nowhere is among them: nothing could answer, so it is not ready.
@@ -82,6 +84,7 @@ class Places:
         self.inline: dict[str, tuple[str, Mapping[str, Any]]] = {}
         self.dedicated: set[str] = set()
         self.off = frozenset(name for name, node in nodes.items() if node.get("off"))
+        self.once = frozenset(name for name, node in nodes.items() if node.get("idempotent") is False)
         self.inline_nodes: dict[str, str] = {}
         self.dedicated_nodes: dict[str, list[tuple[str, int]]] = {name: [] for name in nodes}
         for name, node in nodes.items():

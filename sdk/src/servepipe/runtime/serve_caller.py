@@ -1,4 +1,4 @@
-"""Calls nodes over Serve's handles.
+"""Calls nodes in replicas of their own.
 
 One Serve application runs one revision of one node, so the address of a call is the name of the application. Handles
 are made without asking whether the application exists: applications come and go in any order, and Serve's handles find
@@ -11,14 +11,23 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from servepipe.errors import StepTimeoutError
+from servepipe.channel.errors import (
+    CallRejectedError,
+    CallTimeoutError,
+    ChannelLostError,
+    FrameTooLargeError,
+    NoChannelError,
+)
+from servepipe.errors import RequestError, StepTimeoutError
 from servepipe.graph.calls import RequestContext
+from servepipe.runtime.node_channels import NodeChannels
 from servepipe.runtime.routing import application_name, not_ready
 from servepipe.runtime.transport import NodeFailure, unpack
 
@@ -32,6 +41,12 @@ MARGIN_S = 0.05
 DEPLOYMENT = "node"
 """Name of the one deployment of a node's application."""
 
+_NOT_BEGUN: Mapping[type[Exception], str] = {
+    CallRejectedError: "rejected",
+    NoChannelError: "unreachable",
+    FrameTooLargeError: "too large",
+}
+"""What a channel raises for a call that no replica began, and how that is called in metrics."""
 
 INGRESS = "ingress"
 """Name of the ingress's application and of its one deployment."""
@@ -49,21 +64,32 @@ def ingress_handle() -> DeploymentHandle[Any]:
 
 
 class ServeCaller:
-    """A `servepipe.graph.calls.Caller` for one event loop: handles of Serve belong to the loop that first uses them.
+    """A `servepipe.graph.calls.Caller` for one event loop: over channels to replicas, and over Serve's handles wherever
+    there is no channel to use. Handles of Serve belong to the loop that first uses them.
+
+    A call whose replica is lost is made again, unless its node is one that must not see it twice.
 
     Args:
         pin: The revision of a node that answers a request whose context pins none; None: the node is not routed.
         is_off: Whether a node is turned off by choice.
+        is_idempotent: Whether a node may be called again when nobody knows how far the first call got.
 
     Attributes:
         answered: When each application last answered, by `time.monotonic`. One that did not since, because it has no
             replica or lost it, is left out.
     """
 
-    def __init__(self, pin: Callable[[str], str | None], is_off: Callable[[str], bool] = lambda node: False) -> None:
+    def __init__(
+        self,
+        pin: Callable[[str], str | None],
+        is_off: Callable[[str], bool] = lambda node: False,
+        is_idempotent: Callable[[str], bool] = lambda node: True,
+    ) -> None:
         self._pin = pin
         self._is_off = is_off
+        self._is_idempotent = is_idempotent
         self._handles: dict[str, DeploymentHandle[Any]] = {}
+        self._channels = NodeChannels(MARGIN_S)
         self.answered: dict[str, float] = {}
 
     async def call(
@@ -78,13 +104,52 @@ class ServeCaller:
         if revision is None:
             raise not_ready(node, "has no revision that could answer yet")
         application = application_name(node, revision)
-        handle = self.handle(application)
-        left = None if context.deadline is None else context.deadline - time.time() - MARGIN_S
+        call = _Call(node, application, method, tuple(args), dict(kwargs), context)
+        for last in (False, False, True):
+            try:
+                answer = await self._once(call)
+            except NodeFailure as failure:
+                self.answered[application] = time.monotonic()
+                raise unpack(failure) from None
+            except _Lost:
+                self.answered.pop(application, None)
+                if last or not self._is_idempotent(node):
+                    raise _lost(node) from None
+            except StepTimeoutError:
+                raise  # slow is not gone
+            except Exception:
+                self.answered.pop(application, None)
+                raise
+            else:
+                self.answered[application] = time.monotonic()
+                return answer
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _once(self, call: _Call) -> Any:
+        """One attempt. Raises `NodeFailure`, `_Lost`, and what the node's caller should see."""
+        pool = self._channels.pool(call.application)
+        if pool is not None:
+            try:
+                return await pool.call(call.method, call.args, call.kwargs, call.context)
+            except CallTimeoutError as error:
+                raise self._too_late(call) from error
+            except ChannelLostError as error:
+                self._channels.ways["lost"] += 1
+                raise _Lost from error
+            except tuple(_NOT_BEGUN) as error:
+                # No replica began it.
+                self._channels.ways[_NOT_BEGUN[type(error)]] += 1
+        return await self._over_handle(call)
+
+    async def _over_handle(self, call: _Call) -> Any:
+        handle = self.handle(call.application)
+        deadline = call.context.deadline
+        left = None if deadline is None else deadline - time.time() - MARGIN_S
         response = None
         try:
             async with asyncio.timeout(left):
-                response = handle.call.remote(method, tuple(args), dict(kwargs), context)
-                answer = await response
+                response = handle.call.remote(call.method, call.args, call.kwargs, call.context)
+                return await response
         except asyncio.CancelledError:
             if response is not None:
                 response.cancel()
@@ -93,15 +158,11 @@ class ServeCaller:
             if response is None or left is None:
                 raise
             response.cancel()
-            raise self._too_late(node, application, handle) from error
+            raise self._too_late(call) from error
         except Exception as error:
             if isinstance(cause := _cause(error), NodeFailure):
-                self.answered[application] = time.monotonic()
-                raise unpack(cause) from None
-            self.answered.pop(application, None)
-            raise _translated(error, node) from None
-        self.answered[application] = time.monotonic()
-        return answer
+                raise cause from None
+            raise _translated(error, call.node) from None
 
     def handle(self, application: str) -> DeploymentHandle[Any]:
         """The handle to a node application, made once: each keeps a router and a long poll of its own."""
@@ -109,22 +170,52 @@ class ServeCaller:
         if handle is None:
             handle = DeploymentHandle(DEPLOYMENT, application).options(_by_reference=False)
             self._handles[application] = handle
+            self._channels.add(application, handle)
         return handle
 
     async def keep_only(self, applications: Collection[str]) -> None:
         """Shut the handles to other applications down: each would go on reporting to Serve's controller."""
-        unused = [self._handles.pop(name) for name in self._handles.keys() - applications]
+        names = self._handles.keys() - applications
+        self._channels.remove(names)
+        unused = [self._handles.pop(name) for name in names]
         for outcome in await asyncio.gather(*(handle.shutdown_async() for handle in unused), return_exceptions=True):
             if isinstance(outcome, Exception):
                 log.warning("a handle could not be shut down: %s", outcome)
         for application in self.answered.keys() - applications:
             self.answered.pop(application)
 
-    def _too_late(self, node: str, application: str, handle: DeploymentHandle[Any]) -> Exception:
-        if not handle.running_replicas_populated():
-            self.answered.pop(application, None)
-            return not_ready(node, "has no running replica")
-        return StepTimeoutError(f"node {node} gave no answer before the request's deadline", node=node)
+    async def close(self) -> None:
+        """End all channels; handles go with their process."""
+        await self._channels.close()
+
+    def _too_late(self, call: _Call) -> Exception:
+        if not self.handle(call.application).running_replicas_populated():
+            return not_ready(call.node, "has no running replica")
+        return StepTimeoutError(f"node {call.node} gave no answer before the request's deadline", node=call.node)
+
+
+@dataclass(slots=True)
+class _Call:
+    node: str
+    application: str
+    method: str | None
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    context: RequestContext
+
+
+class _Lost(Exception):  # noqa: N818 - never leaves this module
+    """The replica that was answering is gone, and nobody knows how far it got."""
+
+
+def _lost(node: str) -> RequestError:
+    # Not 503, which invites callers, and proxies on the way, to send the request again.
+    return RequestError(
+        f"node {node} lost the replica that was answering, which may have done its work",
+        status=502,
+        code="ReplicaLost",
+        node=node,
+    )
 
 
 def _cause(error: Exception) -> object:
@@ -138,5 +229,5 @@ def _translated(error: Exception, node: str) -> Exception:
     if isinstance(error, BackPressureError):
         return not_ready(node, "has too many requests waiting", code="Overloaded", fix="See maxQueuedRequests.")
     if isinstance(error, ActorDiedError | ActorUnavailableError | RayActorError):
-        return not_ready(node, "lost the replica that was answering", code="ReplicaLost")
+        return _Lost()
     return error

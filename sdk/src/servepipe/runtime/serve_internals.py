@@ -1,0 +1,188 @@
+"""The private parts of Ray Serve that the channel is built on, all of them, looked at before they are used.
+
+Two things have no public name: the object that runs a replica's requests, with its limits and counts, and the replicas
+that a handle knows. Where either is not as it is in the versions that this was written for (Ray 2.58 to 2.60),
+`UnexpectedServeError` says what differs; the process then uses handles only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ray._private.worker import global_worker
+from ray.serve._private.common import RequestMetadata
+from ray.serve.handle import DeploymentHandle
+
+from servepipe.errors import ServePipeError
+
+__all__ = [
+    "OwnReplica",
+    "UnexpectedServeError",
+    "known_replicas",
+    "metadata_of",
+    "own_replica",
+    "session_folder",
+    "traces",
+]
+
+
+class UnexpectedServeError(ServePipeError):
+    """This Serve is not as the channel needs it."""
+
+
+class OwnReplica:
+    """The replica in this process, as Serve runs it.
+
+    Args:
+        replica: Serve's own object.
+
+    Attributes:
+        id: Names it in its application.
+        loop: On which everything here is to be called.
+
+    Raises:
+        UnexpectedServeError: It is not as expected.
+    """
+
+    def __init__(self, replica: Any) -> None:
+        _expect(replica, "_event_loop", asyncio.AbstractEventLoop)
+        _expect(replica, "_quiescing", bool)
+        _expect(replica, "max_queued_requests", int)
+        _expect_callable(replica, "_semaphore.locked")
+        _expect_callable(replica, "_metrics_manager.inc_num_ongoing_requests", "request_metadata")
+        _expect_callable(replica, "_metrics_manager.dec_num_ongoing_requests", "request_metadata")
+        handle_request = _expect_callable(replica, "handle_request", "request_metadata")
+        if not inspect.iscoroutinefunction(handle_request):
+            raise UnexpectedServeError("Serve's handle_request is not async")
+        self.loop: asyncio.AbstractEventLoop = replica._event_loop
+        self._replica = replica
+        self._numbers = itertools.count(1)
+        self.id: str = _expect(replica, "_replica_id.unique_id", str)
+        self._prefix = f"{self.id}-"
+        self._app = _expect(replica, "_replica_id.deployment_id.app_name", str)
+        self.metadata("", "call")  # raises now what it would raise later
+
+    @property
+    def ends(self) -> bool:
+        """Whether Serve begins no request here any more."""
+        return bool(self._replica._quiescing)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the next request would wait for one of ``max_ongoing_requests`` to end."""
+        return bool(self._replica._semaphore.locked())
+
+    @property
+    def max_queued_requests(self) -> int:
+        """How many may wait; -1: any number."""
+        return int(self._replica.max_queued_requests)
+
+    def metadata(self, request_id: str, method: str) -> RequestMetadata:
+        """What Serve wants to know of a request for ``method`` of the deployment's class."""
+        try:
+            return RequestMetadata(
+                request_id=request_id,
+                # By this Serve finds the calls that a request has made, so it is nobody else's.
+                internal_request_id=f"{self._prefix}{next(self._numbers)}",
+                call_method=method,
+                app_name=self._app,
+                _by_reference=False,
+            )
+        except TypeError as error:
+            raise UnexpectedServeError(f"Serve's RequestMetadata has other fields: {error}") from error
+
+    def count(self, metadata: RequestMetadata, by: int) -> None:
+        """Change the number of ongoing requests, on which autoscaling and draining depend, by 1 or -1."""
+        manager = self._replica._metrics_manager
+        if by > 0:
+            manager.inc_num_ongoing_requests(metadata)
+        else:
+            manager.dec_num_ongoing_requests(metadata)
+
+    async def handle_request(self, metadata: RequestMetadata, *args: Any) -> Any:
+        """Run a request as Serve runs one that came by a handle: context, limit, counts, metrics, access log."""
+        return await self._replica.handle_request(metadata, *args)
+
+
+def own_replica() -> OwnReplica:
+    """The replica that runs in this process. Raises `UnexpectedServeError` where there is none that is as expected."""
+    actors = [actor for actor in getattr(global_worker, "actors", {}).values() if hasattr(actor, "_replica_impl")]
+    if len(actors) != 1:
+        raise UnexpectedServeError(f"this process runs {len(actors)} of Serve's replicas, not one")
+    return OwnReplica(actors[0]._replica_impl)
+
+
+def session_folder() -> Path | None:
+    """Where this Ray keeps its own sockets, which goes when it goes; None: nobody knows."""
+    try:
+        folder = Path(global_worker.node.get_session_dir_path())
+    except (AttributeError, TypeError):
+        return None
+    return folder if folder.is_dir() else None
+
+
+def known_replicas(handle: DeploymentHandle[Any]) -> Sequence[Any]:
+    """The running replicas that ``handle`` knows, in a list that is replaced, never changed, when they change.
+
+    Empty until Serve's controller has told. Raises `UnexpectedServeError`.
+    """
+    try:
+        router = handle._router._asyncio_router
+        # Not by the property, which would make the request router before its turn.
+        requests = router._request_router
+        if requests is None:
+            return ()
+        replicas = requests._replicas_list
+    except AttributeError as error:
+        raise UnexpectedServeError(f"Serve's handles know their replicas in another way: {error}") from error
+    if not isinstance(replicas, list):
+        raise UnexpectedServeError(f"Serve's handles keep their replicas in a {type(replicas).__name__}, not in a list")
+    return replicas
+
+
+def metadata_of(replica: Any) -> tuple[str, Mapping[str, Any]]:
+    """The id and the metadata of one of `known_replicas`. Raises `UnexpectedServeError`."""
+    unique_id = _expect(replica, "replica_id.unique_id", str)
+    return unique_id, _expect(replica, "replica_metadata", dict)
+
+
+def traces() -> bool:
+    """Whether the running request is being traced: then its calls go over handles, which carry the trace along."""
+    return bool(_is_span_recording())
+
+
+def _no_span() -> bool:
+    return False
+
+
+try:
+    from ray.serve._private.tracing_utils import is_span_recording as _is_span_recording
+except ImportError:
+    _is_span_recording = _no_span
+
+
+def _expect(thing: Any, path: str, kind: type) -> Any:
+    """The attribute at ``path``, which has to be a ``kind``."""
+    for name in path.split("."):
+        try:
+            thing = getattr(thing, name)
+        except AttributeError:
+            raise UnexpectedServeError(f"Serve's {type(thing).__name__} has no {name}") from None
+    if not isinstance(thing, kind):
+        raise UnexpectedServeError(f"Serve's {path} is a {type(thing).__name__}, not a {kind.__name__}")
+    return thing
+
+
+def _expect_callable(thing: Any, path: str, first: str | None = None) -> Any:
+    """The callable at ``path``, whose first parameter has to be ``first``."""
+    found = _expect(thing, path, object)
+    if not callable(found):
+        raise UnexpectedServeError(f"Serve's {path} cannot be called")
+    if first is not None and next(iter(inspect.signature(found).parameters), None) != first:
+        raise UnexpectedServeError(f"Serve's {path} takes something else than {first} first")
+    return found

@@ -1,0 +1,55 @@
+"""Serve's own replica object without Ray, for tests of what runs inside it."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+
+from ray.serve._private.common import DeploymentID, ReplicaID
+from ray.serve._private.replica import Replica
+from ray.serve._private.utils import Semaphore
+
+
+class Counts:
+    """Serve's metrics manager, as far as requests are counted; with its own signatures."""
+
+    def __init__(self):
+        self.ongoing = 0
+        self.most = 0
+        self.recorded = []
+
+    def inc_num_ongoing_requests(self, request_metadata):
+        self.ongoing += 1
+        self.most = max(self.most, self.ongoing)
+
+    def dec_num_ongoing_requests(self, request_metadata):
+        self.ongoing -= 1
+
+    def record_request_metrics(self, **what):
+        self.recorded.append(what)
+
+
+class UserCode:
+    """The deployment's class, whose only method is ``call``."""
+
+    def __init__(self, call):
+        self._call = call  # the method that the metadata names
+
+    async def call_user_method(self, request_metadata, args, kwargs):
+        return await getattr(self, f"_{request_metadata.call_method}")(*args, **kwargs)
+
+
+def serve_replica(call, *, limit=5, queued=-1):
+    """Serve's own replica object, with all that needs no Ray: its request path, limit and errors are the real ones."""
+    replica = object.__new__(Replica)
+    replica._event_loop = asyncio.get_running_loop()
+    replica._quiescing = False
+    replica._ingress = True
+    replica._deployment_config = SimpleNamespace(max_ongoing_requests=limit, max_queued_requests=queued)
+    replica._semaphore = Semaphore(lambda: replica.max_ongoing_requests)
+    replica._metrics_manager = Counts()
+    replica._deployment_id = DeploymentID("node", "m1--a")
+    replica._replica_id = ReplicaID("x1y2", replica._deployment_id)
+    replica._access_log_context = {}
+    replica._user_callable_wrapper = UserCode(call)
+    return replica
