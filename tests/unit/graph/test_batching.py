@@ -177,14 +177,14 @@ async def test_what_a_batch_raises_each_of_it_gets_as_its_own(node: Make) -> Non
     assert second.__traceback__ is not None
 
 
-class Picky(Exception):
+class PickyError(Exception):
     def __init__(self, one: int, two: int) -> None:
         super().__init__(f"{one} {two}")
 
 
 async def test_an_exception_that_cannot_be_copied_is_shared(node: Make) -> None:
     instance = await node(Doubler)
-    first, second = await asyncio.gather(*start(instance, "fail", Picky(1, 2), 0), return_exceptions=True)
+    first, second = await asyncio.gather(*start(instance, "fail", PickyError(1, 2), 0), return_exceptions=True)
     assert first is second
 
 
@@ -298,7 +298,7 @@ async def test_an_item_whose_deadline_passes_while_it_waits_is_not_computed(node
     hurried = asyncio.create_task(in_request(instance, "double", 2, deadline=time.time() + 0.02))
     patient = asyncio.create_task(in_request(instance, "double", 3, deadline=time.time() + 60))
 
-    with pytest.raises(StepTimeoutError, match="waited for a batch of Doubler.double of node n") as caught:
+    with pytest.raises(StepTimeoutError, match=r"waited for a batch of Doubler.double of node n") as caught:
         await hurried  # although the batch before it still runs
 
     assert caught.value.node == "n"
