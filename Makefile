@@ -21,10 +21,10 @@ KUBE_BESIDE := $(addprefix $(KUBE)/test_,admission.py cli_apply.py cli_forward.p
 	crashes.py dashboard_ways.py kuberay_contract_changes.py kuberay_contract_invalid.py kuberay_contract_objects.py kuberay_contract_status.py \
 	kuberay_standin.py lost_at_once.py merging.py new_version.py values.py values_in_replicas.py)
 
-.PHONY: help setup demo test test-unit test-property test-kube kube-binaries test-ray test-pythons e2e e2e-core check format generate bench lock clean
+.PHONY: help setup demo test test-unit test-property test-kube kube-binaries test-ray test-pythons test-ray-versions e2e e2e-core check format generate bench lock clean
 
 help: ## show this help
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  \033[1m%-13s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  \033[1m%-17s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## make the virtual environment in .venv (every other target does it by itself)
 
@@ -41,11 +41,13 @@ $(READY): requirements.lock pyproject.toml
 demo: $(READY) ## run the document-triage pipeline on this machine and upgrade two of its models under load
 	@$(BIN)/python examples/document_triage/demo.py
 
-# Two of them at a time, as many of them wait more than they compute (test-kube is two by itself); the longest come first. Each
-# shows its output in one piece when it is done, and writes it to .cache/logs meanwhile.
+# Two of them at a time, as many of them wait more than they compute. test-kube is two by itself, and beside them a Ray that starts
+# dozens of processes would keep the API server from answering for minutes on a machine with two processors. Each shows its output in
+# one piece when it is done, and writes it to .cache/logs meanwhile.
 test: $(READY) ## all tests
 	@$(MAKE) --no-print-directory --jobs=2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=line) TOGETHER=1 \
-		test-ray test-kube test-unit test-property
+		test-ray test-unit test-property
+	@$(MAKE) --no-print-directory TOGETHER=1 test-kube
 
 ifdef TOGETHER
 LOGGED = 2>&1 | tee .cache/logs/$@.log
@@ -80,6 +82,9 @@ test-ray: $(READY) ## tests on this machine's own Ray; one Ray at a time, so in 
 
 test-pythons: $(READY) ## unit and property tests under every other supported Python that is installed
 	@scripts/test-pythons $(UNIT) $(PROPERTY)
+
+test-ray-versions: $(READY) ## the channel's tests under the three minor versions of Ray that [runtime] allows; RAY_VERSIONS="2.59.0"
+	@scripts/test-ray-versions
 
 # On kind, on the cluster of KUBECONFIG, or on one made on this machine: E2E="--cluster=current". What it ran on, and why, is in the
 # first lines. Where nothing is possible pytest ends with 77, which make tells and turns into its own 2.

@@ -43,7 +43,7 @@ _FULL: Object = {
                 "env": [{"name": "A", "value": "v"}],
                 "volumes": [{"name": "a", "mountPath": "/a", "source": {"emptyDir": {}}}],
                 "nodeSelector": {"a": "b"}, "tolerations": [{}], "gpuResourceName": "a/b", "resources": RESOURCES,
-                "replicas": 1, "maxOngoingRequests": 1, "maxQueuedRequests": 1, "drainSeconds": 1,
+                "replicas": 1, "maxOngoingRequests": 1, "maxQueuedRequests": 1, "idempotent": False, "drainSeconds": 1,
                 "healthCheck": {"periodSeconds": 1, "timeoutSeconds": 1}, "progressDeadlineSeconds": 1,
                 "upgrade": {
                     "strategy": "Canary", "steps": [{"weight": 1, "holdSeconds": 1}], "surge": "Full", "retryToken": "a"

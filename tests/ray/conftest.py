@@ -6,14 +6,17 @@ Starting Ray takes seconds and each application some more, so tests share the Ra
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
+import re
 import shutil
 import socket
 import tempfile
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +78,11 @@ def why(application: dict[str, Any]) -> str:
 class ServeSession:
     """Serve's REST API and the pipeline's entrances."""
 
-    def __init__(self, dashboard: str, token: str | None, haproxy: bool, replica_ports: range) -> None:
+    def __init__(
+        self, dashboard: str, token: str | None, haproxy: bool, replica_ports: range, metrics_port: int = 0
+    ) -> None:
         self.dashboard, self.haproxy, self.replica_ports = dashboard, haproxy, replica_ports
+        self.metrics_port = metrics_port
         self.headers = {"Authorization": f"Bearer {token}"} if token else {}
         self.port, self.grpc_port = free_port(), free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -144,6 +150,21 @@ class ServeSession:
 
     def get(self, path: str) -> Answer:
         return send("GET", self.url + path)
+
+    def open(self, body: Any, path: str = "/") -> http.client.HTTPConnection:
+        """A connection on which a request has been sent, and nobody waits for the answer."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port)
+        connection.request("POST", path, json.dumps(body))
+        return connection
+
+    def metric(self, name: str, *, by: str) -> Counter[str]:
+        """The values of one of Ray's metrics, a second old, by one of its labels: the sum over all others."""
+        found: Counter[str] = Counter()
+        text = send("GET", f"http://127.0.0.1:{self.metrics_port}/metrics").body.decode()
+        for labels, value in re.findall(rf"^ray_{name}{{(.*)}} (\S+)$", text, re.MULTILINE):
+            label = re.search(rf'(?:^|,){by}="([^"]*)"', labels)
+            found[label[1] if label else ""] += round(float(value))
+        return found
 
     def send_to(self, port: int, body: Any) -> Answer | None:
         """POST to another port of this machine; None where nobody listens."""
@@ -292,7 +313,8 @@ def serve_session():
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         patch = stack.enter_context(pytest.MonkeyPatch.context())
-        for name, value in flags.items():
+        # As often as it may be.
+        for name, value in {**flags, "RAY_metrics_report_interval_ms": "1000"}.items():
             patch.setenv(name, value)
         import ray
 
@@ -302,13 +324,14 @@ def serve_session():
             include_dashboard=True,
             dashboard_host="127.0.0.1",
             dashboard_port=free_port(),
+            _metrics_export_port=(metrics_port := free_port()),
             object_store_memory=200 * 1024 * 1024,
             log_to_driver=False,
             configure_logging=False,
         )
         stack.callback(ray.shutdown)
         token = _token()
-        yield ServeSession(f"http://{context.dashboard_url}", token, haproxy, http_ports)
+        yield ServeSession(f"http://{context.dashboard_url}", token, haproxy, http_ports, metrics_port)
 
 
 def _token() -> str | None:

@@ -51,6 +51,7 @@ def app_of(**options):
         ({"autoscaling": {"maxReplicas": 3}}, {"autoscaling": {"maxReplicas": 3}}),
         ({"max_ongoing_requests": 7, "max_queued_requests": 9}, {"maxOngoingRequests": 7, "maxQueuedRequests": 9}),
         ({"graceful_shutdown_timeout_s": 5}, {"drainSeconds": 5}),
+        ({"idempotent": False}, {"idempotent": False}),
         (
             {"health_check_period_s": 5, "health_check_timeout_s": 6},
             {"healthCheck": {"periodSeconds": 5, "timeoutSeconds": 6}},

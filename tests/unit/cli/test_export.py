@@ -140,6 +140,17 @@ def test_a_node_that_is_off_has_no_replica_and_is_not_called(run: Run, write: Wr
     assert apps["ingress"]["deployments"][0]["user_config"]["nodes"]["m2"]["off"] is True
 
 
+def test_a_node_that_must_not_see_a_call_twice_is_told_to_its_callers(run: Run, write: Write) -> None:
+    write("holding.py", HOLDER)
+    write("once.yaml", "spec: {nodes: {inner: {idempotent: false}}}")
+    apps = applications(exported(run, "serve", "holding.py", "-f", "once.yaml"))
+    nodes = apps["ingress"]["deployments"][0]["user_config"]["nodes"]
+    assert nodes["inner"]["idempotent"] is False
+    assert "idempotent" not in nodes["holder"]
+    assert apps["holder"]["deployments"][0]["user_config"]["notIdempotent"] == ["inner"]
+    assert "notIdempotent" not in apps["inner"]["deployments"][0]["user_config"]
+
+
 HOLDER = """
 from servepipe import ServeInputNode, build, remote
 

@@ -61,6 +61,7 @@ class Live:
     user_config: Json | None
     max_ongoing_requests: int
     max_queued_requests: int
+    idempotent: bool
     drain_s: int
     health_period_s: int
     health_timeout_s: int
@@ -180,6 +181,7 @@ def default_live() -> Live:
         user_config=None,
         max_ongoing_requests=NodeSpec.model_fields["max_ongoing_requests"].default,
         max_queued_requests=NodeSpec.model_fields["max_queued_requests"].default,
+        idempotent=NodeSpec.model_fields["idempotent"].default,
         drain_s=NodeSpec.model_fields["drain_seconds"].default,
         health_period_s=HealthCheck().period_seconds,
         health_timeout_s=HealthCheck().timeout_seconds,
@@ -209,6 +211,7 @@ def _live(node: NodeSpec, spec: Spec, environment: Environment, inline: bool) ->
         user_config=node.user_config,
         max_ongoing_requests=node.max_ongoing_requests,
         max_queued_requests=node.max_queued_requests,
+        idempotent=node.idempotent,
         drain_s=node.drain_seconds,
         health_period_s=health.period_seconds,
         health_timeout_s=health.timeout_seconds,

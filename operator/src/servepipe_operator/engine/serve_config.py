@@ -12,7 +12,7 @@ Some settings look needless and are not; each was paid for with an outage or a r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -180,9 +180,15 @@ def bounds(scale: Scale) -> Json:
     }
 
 
-def holder_config(routes: Mapping[str, list[Json]]) -> Json:
-    """The part of a node's ``user_config`` that routes the handles it holds."""
-    return {"table": digest(routes, 16), "routes": dict(routes)}
+def holder_config(routes: Mapping[str, list[Json]], once: Sequence[str] = ()) -> Json:
+    """The part of a node's ``user_config`` that routes the handles it holds.
+
+    Args:
+        once: Those of the nodes that are not idempotent.
+    """
+    if not once:
+        return {"table": digest(routes, 16), "routes": dict(routes)}
+    return {"table": digest([routes, once], 16), "routes": dict(routes), "notIdempotent": [*once]}
 
 
 def inline_entry(identity: Json, live: Live) -> Json:

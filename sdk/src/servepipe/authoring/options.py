@@ -159,6 +159,7 @@ _SHARED: Mapping[str, _Rule] = {
 NODE: Mapping[str, _Rule] = {
     **_SHARED,
     "max_queued_requests": _field("maxQueuedRequests"),
+    "idempotent": _field("idempotent"),
     "user_config": _field("userConfig"),
     "graceful_shutdown_timeout_s": _field("drainSeconds"),
     "drain_seconds": _field("drainSeconds"),

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 from servepipe.api import parse_quantity
 from servepipe.api.v1alpha1 import (
@@ -21,13 +21,14 @@ from servepipe.api.v1alpha1 import (
     NodeSpec,
     Resources,
     ServePipeline,
+    Spec,
 )
 from servepipe.graph.expressions import parse_fields, parse_list
+from servepipe.graph.fields import Json
 from servepipe.graph.ir import DictOf, ListOf, NodeRef, parts
 
 __all__ = ["Exported", "export", "held_nodes", "quantity"]
 
-Json: TypeAlias = dict[str, Any]
 
 _GRPC_SERVICER = "servepipe.runtime.grpc_service.add_servicer"
 _PROXY_TIMEOUT_MARGIN_S = 10
@@ -59,7 +60,9 @@ def export(pipeline: ServePipeline, working_dir: str | None = None) -> Exported:
     applications = [_ingress(pipeline, ingress, revisions, inline, runtime_env)]
     for name, node in spec.nodes.items():
         if name not in inline:
-            applications.append(_node(pipeline.name, name, node, revisions, held[name], runtime_env))
+            applications.append(
+                _node(pipeline.name, name, node, revisions, _holder_config(spec, held[name], revisions), runtime_env)
+            )
     timeout_s = ingress.request_timeout_seconds + _PROXY_TIMEOUT_MARGIN_S
     config: Json = {
         "proxy_location": "EveryNode",
@@ -142,7 +145,11 @@ def _routes(node: NodeSpec, revision: str, inline: bool) -> Json:
             "userConfig": node.user_config,
             "maxOngoingRequests": node.max_ongoing_requests,
         }
-    return {"routes": [route], **({"off": True} if node.replicas == 0 else {})}
+    return {
+        "routes": [route],
+        **({"off": True} if node.replicas == 0 else {}),
+        **({} if node.idempotent else {"idempotent": False}),
+    }
 
 
 def _call(node: NodeSpec) -> Json:
@@ -160,11 +167,10 @@ def _node(
     name: str,
     node: NodeSpec,
     revisions: Mapping[str, str],
-    held: tuple[str, ...],
+    table: Json,
     runtime_env: Json | None,
 ) -> Json:
     health = node.health_check or HealthCheck()
-    routes = {other: [{"revision": revisions[other], "weight": 100}] for other in held}
     return {
         "name": f"{name}--{revisions[name]}",
         # Left out it would mean "/", which only the ingress may have.
@@ -179,8 +185,7 @@ def _node(
                 "max_ongoing_requests": node.max_ongoing_requests,
                 "max_queued_requests": node.max_queued_requests,
                 "user_config": {
-                    "table": _digest(routes),
-                    "routes": routes,
+                    **table,
                     "userConfig": node.user_config,
                     "maxOngoingRequests": node.max_ongoing_requests,
                 },
@@ -192,6 +197,14 @@ def _node(
             }
         ],
     }
+
+
+def _holder_config(spec: Spec, held: tuple[str, ...], revisions: Mapping[str, str]) -> Json:
+    """The part of a node's ``user_config`` that routes the handles it holds."""
+    routes: Json = {"routes": {other: [{"revision": revisions[other], "weight": 100}] for other in held}}
+    if once := [other for other in held if not spec.nodes[other].idempotent]:
+        routes["notIdempotent"] = once
+    return {"table": _digest(routes), **routes}
 
 
 def _size(replicas: int | None, autoscaling: Autoscaling | None) -> Json:

@@ -1,7 +1,7 @@
 """The private parts of Ray Serve that the channel is built on, all of them, looked at before they are used.
 
 Two things have no public name: the object that runs a replica's requests, with its limits and counts, and the replicas
-that a handle knows. Where either is not as it is in the version that this was written for (Ray 2.60),
+that a handle knows. Where either is not as it is in the versions that this was written for (Ray 2.58 to 2.60),
 `UnexpectedServeError` says what differs; the process then uses handles only.
 """
 

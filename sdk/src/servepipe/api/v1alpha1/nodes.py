@@ -241,6 +241,9 @@ class NodeSpec(Model):
     """Requests in flight per replica. Default 5; use 1 for code that is not thread-safe."""
     max_queued_requests: Annotated[int, Field(ge=-1, le=1_000_000)] = -1
     """Requests that may wait for a replica; more are refused with 503. Default -1: no bound."""
+    idempotent: bool = True
+    """Whether a call may be made again when its replica is lost and nobody knows how far it got. False: it fails with
+    503. Default true."""
     drain_seconds: Int32 = 30
     """How long a replica that is being removed may finish its requests. Default 30."""
     health_check: HealthCheck | None = None

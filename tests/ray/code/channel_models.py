@@ -1,0 +1,41 @@
+"""User code for the tests of channels on real Ray."""
+
+import asyncio
+import os
+import time
+from pathlib import Path
+
+
+class Worker:
+    """Tells who it is; notes each call that it begins as a file ``KEY.PID.NUMBER`` in the folder that it is given."""
+
+    async def pid(self, _):
+        return os.getpid()
+
+    async def brief(self, _):
+        await asyncio.sleep(0.005)
+        return os.getpid()
+
+    async def hold(self, what):
+        """Ends when the file ``go`` appears in the folder."""
+        folder = Path(what["folder"])
+        (folder / f"{what['key']}.{os.getpid()}.{time.monotonic_ns()}").touch()
+        while not (folder / "go").exists():  # noqa: ASYNC110 - another process makes it
+            await asyncio.sleep(0.02)
+        return os.getpid()
+
+    async def size(self, data):
+        return len(data)
+
+    async def large(self, size):
+        return bytes(size)
+
+
+class Asker:
+    """Calls another node by its handle."""
+
+    def __init__(self, other):
+        self.other = other
+
+    async def ask(self, what):
+        return await getattr(self.other, what["method"]).remote(what["x"])

@@ -1,0 +1,190 @@
+"""Calls over channels on real Ray: they are what is taken, and nobody can tell them from calls over Serve's handles."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.ray
+
+CODE = Path(__file__).parent / "code"
+DIAMOND = {
+    "steps": [
+        {"name": "one", "node": "m1", "method": "forward", "args": [{"$input": ["x"]}]},
+        {"name": "two", "node": "m2", "method": "forward", "args": [{"$input": ["x"]}]},
+        {"name": "sum", "node": "ensemble", "args": [{"$step": "one"}, {"$step": "two"}, 0]},
+    ],
+    "output": {"$step": "sum"},
+}
+STEPS = {
+    "diamond": None,
+    "tell": {"node": "node", "method": "tell"},
+    "fail": {"node": "node", "method": "fail"},
+    "fail-async": {"node": "node", "method": "fail_async"},
+    "wait": {"node": "node", "method": "wait"},
+    "wait-briefly": {"node": "node", "method": "wait", "timeout": "500ms"},
+    "large": {"node": "node", "method": "large"},
+    "no-method": {"node": "node", "method": "nothing"},
+    "hold": {"node": "narrow", "method": "hold"},
+    "catch": {"node": "holder", "method": "catch"},
+    "ask-fail": {"node": "holder", "method": "ask", "args": ["fail", {"$input": ["x"]}]},
+    "ask-wait": {"node": "holder", "method": "ask", "args": ["wait", {"$input": ["x"]}]},
+}
+GRAPH = {
+    "steps": [
+        *DIAMOND["steps"],
+        *({"name": name, "args": [{"$input": ["x"]}], **step} for name, step in STEPS.items() if step is not None),
+        {"name": "size", "node": "node", "method": "size", "args": [{"$step": "large"}]},
+        {
+            "name": "choice",
+            "switch": {
+                "on": {"$input": ["do"]},
+                "cases": [
+                    {"when": name, "then": {"$step": "sum" if name == "diamond" else name}} for name in [*STEPS, "size"]
+                ],
+            },
+        },
+    ],
+    "output": {"$step": "choice"},
+}
+NODES = dict.fromkeys(("m1", "m2", "ensemble", "node", "narrow", "holder"), "r1")
+WITHOUT = {"SERVEPIPE_CHANNEL": "off"}
+
+
+class Ways:
+    """One set of nodes behind two ingresses: at ``/`` one that uses channels, at ``/handles`` one that uses handles."""
+
+    def __init__(self, serve):
+        self.serve = serve
+        by_handle = serve.ingress(
+            GRAPH,
+            {**NODES, "holder": "r2"},
+            path=CODE,
+            route="/handles",
+            timeout_s=60,
+            ray_actor_options={"num_cpus": 0.01, "runtime_env": {"env_vars": WITHOUT}},
+        )
+        by_handle["name"] = "ingress-of-handles"
+        model, held = "runtime_models:Model", [{"revision": "r1", "weight": 100}]
+        holder = {"path": CODE, "routes": {"node": held}, "kwargs": {"others": []}}
+        serve.deploy(
+            serve.node("m1", model, 1, path=CODE),
+            serve.node("m2", model, 2, path=CODE),
+            serve.node("ensemble", "runtime_models:ensemble", path=CODE),
+            serve.node("node", "runtime_models:Node", "first", path=CODE),
+            serve.node("narrow", "channel_models:Worker", path=CODE, max_ongoing_requests=1, max_queued_requests=1),
+            serve.node("holder", "runtime_models:Holder", {"$node": "node"}, **holder),
+            serve.node(
+                "holder",
+                "runtime_models:Holder",
+                {"$node": "node"},
+                revision="r2",
+                ray_actor_options={"num_cpus": 0.01, "runtime_env": {"env_vars": WITHOUT}},
+                **holder,
+            ),
+            serve.ingress(GRAPH, NODES, path=CODE, timeout_s=60),
+            by_handle,
+        )
+
+    def ask(self, way, do, x=None, **options):
+        return self.serve.ask({"do": do, "x": x}, "/" if way == "channel" else "/handles", **options)
+
+    def calls(self):
+        """How many calls of nodes went which way until now."""
+        return self.serve.metric("servepipe_node_calls_total", by="way")
+
+    def told(self, way, more, since):
+        """Wait until ``more`` calls went this way; returns how many went any other way meanwhile."""
+        now = self.serve.wait_for(
+            f"{more} more calls by {way}",
+            lambda: (found := self.calls())[way] >= since[way] + more and found,
+        )
+        assert now[way] == since[way] + more
+        return {other: count - since[other] for other, count in now.items() if other != way and count != since[other]}
+
+
+@pytest.fixture(scope="module")
+def ways(serve_session):
+    return Ways(serve_session)
+
+
+def test_the_nodes_of_a_diamond_are_called_over_channels(ways):
+    """Only a cold start uses handles."""
+
+    def warm():
+        before = ways.calls()
+        assert ways.ask("channel", "diamond", 5).json == 15
+        after = ways.serve.wait_for(
+            "three calls to be told", lambda: (now := ways.calls()).total() > before.total() and now
+        )
+        return after["channel"] - before["channel"] == 3
+
+    ways.serve.wait_for("the channels to be open", warm)
+    before = ways.calls()
+    with ThreadPoolExecutor(8) as pool:
+        answers = [*pool.map(lambda x: ways.ask("channel", "diamond", x).json, range(100))]
+    assert answers == [3 * x for x in range(100)]
+    assert ways.told("channel", 300, before) == {}
+
+    before = ways.calls()
+    assert ways.ask("handle", "diamond", 5).json == 15
+    assert ways.told("off", 3, before) == {}
+
+
+HOWS = ["fine", "value", "own", "picky", "sticky", "mute", "exit", "stop", "cancelled", "stubborn", "generator"]
+CASES = [
+    *(("fail", how) for how in HOWS),
+    *(("fail-async", how) for how in HOWS),
+    *(("ask-fail", how) for how in HOWS),
+    ("catch", "value"),
+    ("no-method", 1),
+    ("large", 300_000),
+    ("size", 9_000_000),
+]
+
+
+@pytest.mark.parametrize(("do", "x"), CASES)
+def test_the_outcome_does_not_tell_the_way(ways, do, x):
+    by_channel, by_handle = (ways.ask(way, do, x, headers={"x-request-id": "same"}) for way in ("channel", "handle"))
+    assert (by_channel.status, by_channel.body) == (by_handle.status, by_handle.body)
+    assert by_channel.status == (200 if x == "fine" or do in ("catch", "large", "size") else 500)
+
+
+@pytest.mark.parametrize("way", ["channel", "handle"])
+def test_a_step_that_takes_too_long_is_cancelled(ways, way, tmp_path):
+    answer = ways.ask(way, "wait-briefly", str(tmp_path))
+    error = answer.json["error"]
+    assert (answer.status, error["code"], error["step"], error["node"]) == (504, "Timeout", "wait-briefly", "node")
+    if (tmp_path / "began").exists():
+        ways.serve.wait_for("the node to be cancelled", (tmp_path / "cancelled").exists)
+
+
+@pytest.mark.parametrize("do", ["wait", "ask-wait"])
+@pytest.mark.parametrize("way", ["channel", "handle"])
+def test_a_caller_that_leaves_cancels_the_call(ways, way, do, tmp_path):
+    """Also one that a node made in turn."""
+    connection = ways.serve.open({"do": do, "x": str(tmp_path)}, "/" if way == "channel" else "/handles")
+    ways.serve.wait_for("the node to begin", (tmp_path / "began").exists)
+    connection.close()
+    ways.serve.wait_for("the call to be cancelled", (tmp_path / "cancelled").exists)
+
+
+@pytest.mark.parametrize("way", ["channel", "handle"])
+def test_a_node_that_is_full_says_so(ways, way, tmp_path):
+    """One runs, some wait at the node or at their caller, the others are refused, and nothing runs twice."""
+    with ThreadPoolExecutor(8) as pool:
+        calls = [pool.submit(ways.ask, way, "hold", {"folder": str(tmp_path), "key": n}) for n in range(8)]
+        ways.serve.wait_for("calls to be refused", lambda: sum(call.done() for call in calls) >= 8 - MOST_WAITING - 1)
+        refused = [call.result() for call in calls if call.done()]
+        assert len([*tmp_path.iterdir()]) == 1
+        (tmp_path / "go").touch()
+        answers = [call.result() for call in calls]
+    assert {(answer.status, answer.json["error"]["code"]) for answer in refused} == {(503, "Overloaded")}
+    assert len(refused) == sum(answer.status == 503 for answer in answers)
+    assert len([*tmp_path.glob("*.*.*")]) == sum(answer.status == 200 for answer in answers)
+
+
+MOST_WAITING = 2
+"""maxQueuedRequests counts at the node and, for those that it sends away, at their caller."""
