@@ -6,12 +6,14 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
 
 from servepipe import batch, set_batch
 from servepipe.errors import NodeError, RequestError, StepTimeoutError
+from servepipe.graph.batching.marks import owners
 from servepipe.graph.calls import NodeHandle, RequestContext, current_request
 from servepipe.graph.instance import NodeInstance
 
@@ -268,6 +270,39 @@ async def test_an_async_batch_that_all_have_left_is_cancelled_and_the_next_one_r
     assert await last == 10
 
 
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("turns", range(5))
+async def test_a_batch_that_all_leave_before_it_begins_is_not_computed(node: Make, method: str, turns: int) -> None:
+    instance = await node(Doubler)
+    model = instance._object
+    calls = start(instance, method, 1, 2)
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    for call in calls:
+        call.cancel()
+    await asyncio.wait(calls)
+    assert await instance.call(method, (3,), {}) == 6
+    if turns < 2:
+        assert model.batches == [[3]]
+
+
+async def test_one_who_leaves_as_the_batch_is_made_is_not_computed(node: Make) -> None:
+    instance = await node(Doubler)
+    stays, leaves = start(instance, "adouble", 1, 2)
+    await asyncio.sleep(0)
+    leaves.cancel()
+    assert await stays == 2
+    assert instance._object.batches == [[1]]
+
+
+async def test_what_is_told_of_batches_may_fail(node: Make) -> None:
+    def begins(*what: Any) -> None:
+        raise OSError("no metrics")
+
+    instance = await node(Doubler, batch_begins=begins)
+    assert await instance.call("double", (3,), {}) == 6
+
+
 async def test_a_sync_batch_that_all_have_left_runs_to_its_end_before_the_next_one(node: Make) -> None:
     instance = await node(Doubler)
     model = instance._object
@@ -276,11 +311,13 @@ async def test_a_sync_batch_that_all_have_left_runs_to_its_end_before_the_next_o
     await until("the batch", lambda: model.batches)
     gone.cancel()
     await asyncio.wait([gone])
-    (last,) = start(instance, "double", 5)
+    later = start(instance, "double", 5)
     await asyncio.sleep(0.01)
+    later += start(instance, "double", 6)
     assert model.batches == [[1]]
     go_on(model)
-    assert await last == 10
+    assert await asyncio.gather(*later) == [10, 12]
+    assert model.batches == [[1], [5, 6]]
     assert len(model.threads) == 1
 
 
@@ -397,10 +434,58 @@ async def test_a_batch_belongs_to_no_request(node: Make) -> None:
     assert alone.request_id == "alone"
 
 
+variable: ContextVar[str] = ContextVar("variable", default="nobody's")
+
+
+async def test_nothing_of_a_caller_is_seen_in_a_batch(node: Make) -> None:
+    class Curious:
+        @batch(max_size=8)
+        async def look(self, items: list[int]) -> list[str]:
+            return [variable.get() for _ in items]
+
+    instance = await node(Curious)
+    variable.set("the caller's")
+    assert await asyncio.gather(*start(instance, "look", 1, 2)) == ["nobody's"] * 2
+
+
 class Holder(Doubler):
     def __init__(self, held: Any) -> None:
         super().__init__()
         self.held = held
+
+    @batch(max_size=4)
+    async def ask(self, items: list[Any]) -> list[Any]:
+        self.held.ask.remote(items)  # nobody awaits it yet
+        await self.agate.wait()
+        return items
+
+
+class Other:
+    """Another node, which is asked and never answers."""
+
+    def __init__(self) -> None:
+        self.began = self.cancelled = False
+
+    async def call(self, *_: Any) -> None:
+        self.began = True
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self.cancelled = True
+            raise
+
+
+async def test_what_a_batch_has_asked_others_ends_when_all_have_left(node: Make) -> None:
+    other = Other()
+    instance = await node(Holder, NodeHandle("m", other, asyncio.get_running_loop()))
+    shut(instance._object)
+    calls = start(instance, "ask", 1, 2)
+    await until("the other node to be asked", lambda: other.began)
+    calls[0].cancel()
+    await asyncio.wait([calls[0]])
+    assert not other.cancelled
+    calls[1].cancel()
+    await until("that call to be cancelled", lambda: other.cancelled)
 
 
 async def test_what_may_call_other_revisions_of_other_nodes_shares_no_batch(node: Make) -> None:
@@ -503,6 +588,13 @@ async def test_a_fake_may_be_batched_or_not() -> None:
     await batched.close()
 
 
+async def test_an_object_in_the_place_of_one_that_is_gone_is_not_taken_for_it(node: Make) -> None:
+    instance, other = await node(Doubler), Doubler()
+    owners[id(other)] = instance._batches
+    assert await other.adouble(2) == 4
+    assert (other.batches, instance._object.batches) == ([[2]], [])
+
+
 async def test_a_closed_node_leaves_its_object_to_itself(node: Make) -> None:
     instance = await node(Doubler)
     model = instance._object
@@ -511,3 +603,18 @@ async def test_a_closed_node_leaves_its_object_to_itself(node: Make) -> None:
     assert await asyncio.to_thread(model.double, 4) == 8
     assert await model.adouble(4) == 8
     assert model.batches[-1] == [4]
+
+
+async def test_a_limit_that_batches_cannot_reach_is_told_once(node: Make, caplog: pytest.LogCaptureFixture) -> None:
+    begun: list[tuple[str, str, int]] = []
+    instance = await node(Doubler, limit=3, batch_begins=lambda *what: begun.append(what))
+    for _ in range(2):
+        await asyncio.gather(*start(instance, "double", 1, 2))
+    assert [record.getMessage() for record in caplog.records] == [
+        "Doubler.double of node n has a max_size of 4, but no batch gets larger than maxOngoingRequests, 3: raise that"
+    ]
+    assert begun == [("n", "double", 2)] * 2
+    caplog.clear()
+    instance.limit_calls(4)
+    await asyncio.gather(*start(instance, "adouble", 1, 2))
+    assert caplog.records == []

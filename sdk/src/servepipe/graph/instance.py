@@ -14,7 +14,7 @@ from types import AsyncGeneratorType, GeneratorType
 from typing import Any
 
 from servepipe.errors import SignatureError
-from servepipe.graph.batching.batcher import Batches
+from servepipe.graph.batching.batcher import Batches, Begins
 from servepipe.graph.batching.marks import Mark, Override, mark_of, marks_of, overrides
 from servepipe.graph.calls import NodeHandle
 from servepipe.graph.failures import as_exception, asked_for
@@ -33,6 +33,7 @@ class NodeInstance:
         target: The class; or a function, or any object, which is called as it is.
         blocking: False calls sync methods on the event loop; None or True in a thread.
         max_ongoing_requests: How many calls run at once; more wait their turn.
+        batch_begins: Told of each batch.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class NodeInstance:
         *,
         blocking: bool | None = None,
         max_ongoing_requests: int = 5,
+        batch_begins: Begins | None = None,
     ) -> None:
         self._node = node
         self._target = target
@@ -49,6 +51,7 @@ class NodeInstance:
         self._object: Any = target
         self._methods: dict[str | None, tuple[Callable[..., Any], bool]] = {}
         self._batches: Batches | None = None
+        self._batch_begins = batch_begins
         self._limit(max_ongoing_requests)
 
     async def build(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
@@ -64,7 +67,7 @@ class NodeInstance:
             overrides.reset(token)
         if marks_of(self._target):
             holds = any(_holds_handle(value) for value in (*args, *kwargs.values()))
-            self._batches = Batches(self._node, on_loop=self._on_loop, holds=holds)
+            self._batches = self._new_batches(holds)
             self._batches.own(self._object, wishes)
 
     async def call(self, method: str | None, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -136,6 +139,8 @@ class NodeInstance:
 
     def _limit(self, max_ongoing_requests: int) -> None:
         self._max_ongoing_requests = max_ongoing_requests
+        if self._batches is not None:
+            self._batches.limit = max_ongoing_requests
         self._slots = Slots(max_ongoing_requests)
         self._threads = Threads(max_ongoing_requests, f"servepipe-{self._node}")
 
@@ -154,8 +159,17 @@ class NodeInstance:
 
     def _batched(self, mark: Mark, instance: Any) -> Callable[..., Any]:
         if self._batches is None:  # a function, or an object that was not built here
-            self._batches = Batches(self._node, on_loop=self._on_loop)
+            self._batches = self._new_batches()
         return self._batches.batcher(mark, instance).call
+
+    def _new_batches(self, holds: bool = False) -> Batches:
+        return Batches(
+            self._node,
+            on_loop=self._on_loop,
+            holds=holds,
+            limit=self._max_ongoing_requests,
+            begins=self._batch_begins,
+        )
 
     async def _hook(self, name: str, *args: Any) -> bool:
         # Looked up as Python looks up special methods: a __getattr__ that answers to every name makes no hook.

@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
+import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 from servepipe.errors import RequestError, StepTimeoutError
 from servepipe.graph.batching.collector import Collector, Item
@@ -25,7 +26,12 @@ from servepipe.graph.calls import NodeResponse, RequestContext, cancel_nested_ca
 from servepipe.graph.failures import Raised, asked_for, opened
 from servepipe.graph.threads import Threads
 
-__all__ = ["Batcher", "Batches"]
+__all__ = ["Batcher", "Batches", "Begins"]
+
+log = logging.getLogger("servepipe.graph")
+
+Begins: TypeAlias = Callable[[str, str, int], None]
+"""Told of each batch that begins: node, method, number of items."""
 
 _computing: ContextVar[Batcher | None] = ContextVar("servepipe_batch", default=None)
 """The one whose method runs."""
@@ -38,12 +44,21 @@ class Batches:
         node: Its name, for errors and threads.
         on_loop: Whether sync methods are called on the event loop, not in a thread.
         holds: Whether the object has handles to nodes: then calls that may use other revisions of them share no batch.
+        limit: How many calls the node takes at once.
+        begins: Told of each batch.
+
+    Attributes:
+        limit: May change.
     """
 
-    def __init__(self, node: str, *, on_loop: bool = False, holds: bool = False) -> None:
+    def __init__(
+        self, node: str, *, on_loop: bool = False, holds: bool = False, limit: int = 5, begins: Begins | None = None
+    ) -> None:
         self.node = node
         self.on_loop = on_loop
         self.holds = holds
+        self.limit = limit
+        self.begins = begins
         self.loop = asyncio.get_running_loop()
         self.object: Any = None
         self._batchers: dict[Mark, Batcher] = {}
@@ -127,6 +142,7 @@ class Batcher:
         self._collector: Collector[_Call] = Collector(mark.settings)
         self._task: asyncio.Task[None] | None = None
         self._looks = False
+        self._checked = False
         self._timer: asyncio.TimerHandle | None = None
         self._threads: Threads | None = None
 
@@ -157,6 +173,7 @@ class Batcher:
     def override(self, override: Override) -> None:
         """What `set_batch` was told."""
         self._collector.settings = override.applied(self._collector.settings)
+        self._checked = False
         self._look_soon()
 
     def close(self) -> None:
@@ -184,6 +201,8 @@ class Batcher:
                 call.answer.set_result(Raised(self._too_late()))
         if batch:
             self._task = self._loop.create_task(self._run(batch), context=contextvars.Context())
+            # Not in its code: a task that is cancelled before it begins runs none of it.
+            self._task.add_done_callback(partial(self._ended, batch))
         if self._timer is not None:
             if self._timer.when() == again_at and not self._timer.cancelled():
                 return
@@ -192,24 +211,43 @@ class Batcher:
         if again_at is not None:
             self._timer = self._loop.call_at(again_at, self._wake)
 
+    def _tell(self, size: int) -> None:
+        batches, most = self._batches, self._collector.settings.max_size
+        if not self._checked and batches.limit < most:
+            log.warning(
+                "%s of node %s has a max_size of %d, but no batch gets larger than maxOngoingRequests, %d: raise that",
+                *(self._mark.name, batches.node, most, batches.limit),
+            )
+        self._checked = True
+        if batches.begins is not None:
+            try:
+                batches.begins(batches.node, self._mark.function.__name__, size)
+            except Exception:
+                log.exception("telling of a batch of %s", self._mark.name)
+
     def _wake(self) -> None:
         self._timer = None
         self._look()
 
     async def _run(self, batch: Sequence[_Call]) -> None:
+        # Others may have left in the turn of the loop in which it was made.
+        batch = [call for call in batch if not call.answer.done()]
+        if not batch:
+            return
+        self._tell(len(batch))
         _computing.set(self)
         current_request.set(_shared(batch))
-        try:
-            found = await self._outcomes([call.value for call in batch])
-            for call, outcome in zip(batch, found, strict=True):
-                if not call.answer.done():
-                    call.answer.set_result(outcome)
-        finally:
-            for call in batch:
-                call.answer.cancel()  # this batch was cancelled
-            self._task = None
-            self._collector.ended(self._loop.time())
-            self._look_soon()
+        found = await self._outcomes([call.value for call in batch])
+        for call, outcome in zip(batch, found, strict=True):
+            if not call.answer.done():
+                call.answer.set_result(outcome)
+
+    def _ended(self, batch: Sequence[_Call], task: asyncio.Task[None]) -> None:
+        self._task = None
+        for call in batch:
+            call.answer.cancel()  # those that have none: all that waited left, or the loop ends
+        self._collector.ended(self._loop.time())
+        self._look_soon()
 
     async def _outcomes(self, items: list[Any]) -> Sequence[Any]:
         count = len(items)

@@ -83,7 +83,7 @@ class Collector(Generic[T]):
         self._callers = 1
         self._idle_since = -math.inf
         self._next_deadline = math.inf
-        """No item that waits has an earlier one."""
+        """No item that waits has an earlier one. It may be that of one that has gone: then a look finds the next."""
 
     def add(self, item: T) -> None:
         """An item has come."""
@@ -138,16 +138,12 @@ class Collector(Generic[T]):
                     break
         for item in batch:
             del self._waiting[item]
-        self._find_next_deadline()
         return batch
 
     def _expired(self, now: float) -> list[T]:
         expired = [item for item in self._waiting if item.deadline is not None and item.deadline <= now]
         for item in expired:
             del self._waiting[item]
-        self._find_next_deadline()
-        return expired
-
-    def _find_next_deadline(self) -> None:
         deadlines = (item.deadline for item in self._waiting if item.deadline is not None)
         self._next_deadline = min(deadlines, default=math.inf)
+        return expired
