@@ -174,7 +174,7 @@ async def test_a_call_that_was_not_begun_goes_over_the_handle():
     async with replica(full) as server, caller_to(server) as (caller, handle):
         assert await call(caller) == "by handle"
         assert handle.calls == 1
-        assert caller._channels.ways["CallRejectedError"] == 1
+        assert caller._channels.ways["rejected"] == 1
 
 
 async def test_arguments_that_are_too_large_go_over_the_handle(monkeypatch):
@@ -326,9 +326,11 @@ async def test_a_traced_request_uses_handles_which_carry_the_trace(monkeypatch):
         assert caller._channels.ways == {"traced": 1}
 
 
-async def test_the_ways_are_told_as_a_metric(monkeypatch):
+@pytest.mark.parametrize(("setting", "way"), [("", "channel"), ("off", "off")])
+async def test_the_ways_are_told_as_a_metric(monkeypatch, setting, way):
     monkeypatch.setattr(node_channels, "TELL_EVERY_S", 0.01)
     monkeypatch.setattr(node_channels, "LOOK_EVERY_S", 0.01)
+    monkeypatch.setenv(CHANNEL, setting)
     counters = []
 
     def counter(name, **settings):
@@ -337,7 +339,9 @@ async def test_the_ways_are_told_as_a_metric(monkeypatch):
         return counters[-1]
 
     monkeypatch.setattr(node_channels.metrics, "Counter", counter)
-    async with replica(by_channel) as server, caller_to(server) as (caller, _):
+    async with replica(by_channel) as server, caller_to() as (caller, handle):
+        handle.know(server)
+        await until(lambda: _usable(caller) == (0 if setting else 1), "the channel is open")
         for _ in range(3):
             await call(caller)
-        await until(lambda: counters and counters[0].counts.get("channel") == 3, "three calls are told")
+        await until(lambda: counters and counters[0].counts.get(way) == 3, "three calls are told")

@@ -34,7 +34,7 @@ __all__ = ["NodeChannels"]
 log = logging.getLogger("servepipe.runtime")
 
 LOOK_EVERY_S = 0.2
-TELL_EVERY_S = 5.0
+TELL_EVERY_S = 1.0
 
 
 class NodeChannels:
@@ -44,7 +44,8 @@ class NodeChannels:
         margin_s: Seconds before its deadline at which a call is given up.
 
     Attributes:
-        ways: How many calls went which way since they were last told: ``channel``, or ``handle`` with a reason.
+        ways: How many calls went which way since they were last told: ``channel``, or a reason for a handle. One that
+            a channel did not carry to its end counts twice: it was tried.
     """
 
     def __init__(self, margin_s: float) -> None:
@@ -81,17 +82,15 @@ class NodeChannels:
 
     def add(self, application: str, handle: DeploymentHandle[Any]) -> None:
         """Keep channels to the replicas that ``handle`` knows."""
-        if self._off:
-            return
-        self._known[application] = handle, ()
-        if self._watcher is None:
+        if self._watcher is None:  # also where channels are off: it tells that they are
+            self._watcher = asyncio.get_running_loop().create_task(self._watch(), context=contextvars.Context())
             try:
                 self._machine = ray.get_runtime_context().get_node_id()
                 self._tls = channel_tls.client_context()
             except (ChannelError, OSError) as error:
                 self._give_up(str(error))
-                return
-            self._watcher = asyncio.get_running_loop().create_task(self._watch(), context=contextvars.Context())
+        if not self._off:
+            self._known[application] = handle, ()
 
     def remove(self, applications: Collection[str]) -> None:
         """Let the channels to these end when their last call has."""

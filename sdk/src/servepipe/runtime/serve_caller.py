@@ -41,6 +41,12 @@ MARGIN_S = 0.05
 DEPLOYMENT = "node"
 """Name of the one deployment of a node's application."""
 
+_NOT_BEGUN: Mapping[type[Exception], str] = {
+    CallRejectedError: "rejected",
+    NoChannelError: "unreachable",
+    FrameTooLargeError: "too large",
+}
+"""What a channel raises for a call that no replica began, and how that is called in metrics."""
 
 INGRESS = "ingress"
 """Name of the ingress's application and of its one deployment."""
@@ -130,9 +136,9 @@ class ServeCaller:
             except ChannelLostError as error:
                 self._channels.ways["lost"] += 1
                 raise _Lost from error
-            except (CallRejectedError, NoChannelError, FrameTooLargeError) as error:
+            except tuple(_NOT_BEGUN) as error:
                 # No replica began it.
-                self._channels.ways[type(error).__name__] += 1
+                self._channels.ways[_NOT_BEGUN[type(error)]] += 1
         return await self._over_handle(call)
 
     async def _over_handle(self, call: _Call) -> Any:
