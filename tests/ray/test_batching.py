@@ -71,13 +71,20 @@ class Batching:
             ray_actor_options={"num_cpus": 0.01, "runtime_env": {"env_vars": {"SERVEPIPE_CHANNEL": "off"}}},
         )
         by_handle["name"] = "handles"
-        serve.deploy(
-            serve.node("kernel", KERNEL, path=CODE, max_ongoing_requests=16),
+        self.kernel = serve.node("kernel", KERNEL, path=CODE, max_ongoing_requests=16)
+        self._others = [
             serve.node("elastic", KERNEL, path=CODE, max_ongoing_requests=16, autoscaling_config=SCALING),
             serve.ingress(GRAPH, NODES, path=CODE, timeout_s=120),
             by_handle,
-        )
+        ]
+        serve.deploy(self.kernel, *self._others)
         serve.wait_for("channels to be open", self._uses_channels)
+
+    def configure(self, **user_config):
+        """A new ``userConfig`` of the kernel, in force when this returns."""
+        self.kernel["deployments"][0]["user_config"]["userConfig"] = user_config
+        self.serve.put(self.kernel, *self._others)
+        self.serve.wait_running(*(application["name"] for application in (self.kernel, *self._others)))
 
     def _uses_channels(self):
         before = self.ways()
@@ -237,6 +244,16 @@ def test_items_are_counted_singly(batching, tmp_path):
     assert processed() == before + 9
 
 
+def test_the_size_is_changed_by_the_user_config_in_place(batching, tmp_path):
+    replica = batching.serve.replicas("kernel--r1")
+    batching.configure(max_size=2)
+    for start in (0, 100):
+        batching.many("kernel-double", [{"test": str(tmp_path), "x": start + n} for n in range(8)])
+    assert max(map(len, batching.told("kernel", str(tmp_path)))) == 2
+    batching.configure(max_size=8)
+    assert batching.serve.replicas("kernel--r1") == replica
+
+
 def test_the_sizes_of_batches_are_told(batching):
     """Also of a node inside the ingress."""
     for node in ("kernel", "local"):
@@ -252,6 +269,4 @@ def test_the_sizes_of_batches_are_told(batching):
 
 
 def test_calls_took_the_ways_that_they_should(batching):
-    ways = batching.ways()
-    assert ways["channel"] > 100
-    assert ways["off"] > 100
+    batching.serve.wait_for("calls by both ways", lambda: all(batching.ways()[way] > 100 for way in ("channel", "off")))

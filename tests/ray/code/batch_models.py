@@ -4,7 +4,7 @@ import asyncio
 import time
 from pathlib import Path
 
-from servepipe import batch
+from servepipe import batch, set_batch
 from servepipe.runtime.serve_internals import own_replica
 
 
@@ -39,6 +39,9 @@ class Kernel:
 
     def twice(self, item):
         return self.double({**item, "x": self.double(item)})
+
+    def reconfigure(self, user_config):
+        set_batch(self.double, **user_config)
 
     def begin(self, items):
         self.batches.append([(item["test"], item["x"]) for item in items])
