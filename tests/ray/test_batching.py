@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,7 +13,7 @@ pytestmark = pytest.mark.ray
 
 CODE = Path(__file__).parent / "code"
 KERNEL = "batch_models:Kernel"
-METHODS = ("double", "double_later", "twice", "told", "ongoing")
+METHODS = ("double", "double_later", "twice", "told", "ongoing", "pid")
 STEPS = {
     **{f"kernel-{method}": ("kernel", method) for method in METHODS},
     **{f"local-{method}": ("local", method) for method in METHODS},
@@ -266,6 +268,27 @@ def test_the_sizes_of_batches_are_told(batching):
         return all(1 < count[node] < items[node] for node in ("kernel", "local")) and (count, items)
 
     batching.serve.wait_for("batches of more than one item in the metric", counted)
+
+
+@pytest.mark.parametrize("way", ["channel", "handle"])
+def test_items_of_a_killed_replica_are_computed_by_another(batching, way, tmp_path):
+    """Those in the batch that ran, and those that waited for the next one."""
+    with ThreadPoolExecutor(4) as pool:
+
+        def hold(x):
+            item = {"test": str(tmp_path), "x": x, "folder": str(tmp_path)}
+            return pool.submit(batching.ask, "kernel-double", item, way)
+
+        calls = [hold(0)]
+        batching.serve.wait_for("the first batch", (tmp_path / "began-0").exists)
+        calls += [hold(x) for x in (1, 2, 3)]
+        batching.wait_ongoing(4)
+        os.kill(batching.ask("kernel-pid", 0).json, signal.SIGKILL)
+        (tmp_path / "go").touch()
+        answers = [call.result() for call in calls]
+    assert [(answer.status, answer.json) for answer in answers] == [(200, 0), (200, 2), (200, 4), (200, 6)]
+    again = batching.told("kernel", str(tmp_path))  # by the replica in its place
+    assert sorted(x for items in again for x in items) == [0, 1, 2, 3]
 
 
 def test_calls_took_the_ways_that_they_should(batching):

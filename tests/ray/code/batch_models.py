@@ -1,6 +1,7 @@
 """User code for the tests of batches on real Ray."""
 
 import asyncio
+import os
 import time
 from pathlib import Path
 
@@ -55,6 +56,9 @@ class Kernel:
         """The batches with items of a test."""
         batches = [[x for name, x in items if name == test] for items in self.batches]
         return [items for items in batches if items]
+
+    async def pid(self, _):
+        return os.getpid()
 
     async def ongoing(self, _):
         """The requests that Serve counts here, without this one."""

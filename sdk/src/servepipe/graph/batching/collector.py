@@ -7,7 +7,7 @@
 One batch runs at a time; meanwhile the next one gathers. When it may start there are often only few items, since the
 callers that have just got their answers are about to come back. So the method waits a little for as many items as it
 has callers, which is how many it saw when the last batch ended: those in it and those that waited. It starts at once
-when they are there, and a single caller never waits; it stands idle for an item at most ``max_wait_s``.
+when they are there, so one caller alone does not wait; it stands idle for an item at most ``max_wait_s``.
 """
 
 from __future__ import annotations
