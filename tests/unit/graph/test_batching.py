@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -13,6 +14,7 @@ import pytest
 
 from servepipe import batch, set_batch
 from servepipe.errors import NodeError, RequestError, StepTimeoutError
+from servepipe.graph.batching.collector import Item
 from servepipe.graph.batching.marks import owners
 from servepipe.graph.calls import NodeHandle, RequestContext, current_request
 from servepipe.graph.instance import NodeInstance
@@ -293,6 +295,25 @@ async def test_one_who_leaves_as_the_batch_is_made_is_not_computed(node: Make) -
     leaves.cancel()
     assert await stays == 2
     assert instance._object.batches == [[1]]
+
+
+@pytest.mark.parametrize("method", METHODS)
+async def test_calls_that_were_cancelled_leave_nothing_behind(node: Make, method: str) -> None:
+    instance = await node(Doubler)
+    for turns in range(200):
+        calls = start(instance, method, *range(20))
+        for _ in range(turns % 5):
+            await asyncio.sleep(0)
+        for call in calls:
+            call.cancel()
+        await asyncio.wait(calls)
+        del call, calls
+    assert await instance.call(method, (1,), {}) == 2
+    instance._object.batches.clear()
+    await asyncio.sleep(0)
+    gc.collect()
+    assert [one for one in gc.get_objects() if isinstance(one, Item)] == []
+    assert instance._slots.free == 100
 
 
 async def test_what_is_told_of_batches_may_fail(node: Make) -> None:
