@@ -86,4 +86,4 @@ def test_a_killed_replica_is_replaced_and_its_callers_are_told(serve_session, ap
     s.wait_for("a new replica", lambda: s.replicas("frail--r1") not in ([], [replica["replica_id"]]))
     answers.append(s.ask(1))
     assert answers[-1].json == 1
-    assert {answer.status for answer in answers} <= {200, 503}, answers
+    assert {answer.status for answer in answers} <= {200, 502, 503}, answers

@@ -13,7 +13,7 @@ from ray.exceptions import ActorDiedError
 
 from servepipe.channel.errors import CallRejectedError
 from servepipe.channel.server import ChannelServer
-from servepipe.errors import NotReadyError, StepTimeoutError
+from servepipe.errors import RequestError, StepTimeoutError
 from servepipe.graph.calls import RequestContext
 from servepipe.runtime import node_channels, serve_caller
 from servepipe.runtime.node_channel import CHANNEL, METADATA
@@ -224,9 +224,9 @@ async def test_a_node_that_must_not_see_a_call_twice_does_not():
     settings = {"is_idempotent": lambda node: node != "m1"}
     async with replica(dying) as server, caller_to(server, **settings) as (caller, handle):
         dying.server = server
-        with pytest.raises(NotReadyError) as caught:
+        with pytest.raises(RequestError) as caught:
             await call(caller)
-        assert (caught.value.code, caught.value.status) == ("ReplicaLost", 503)
+        assert (caught.value.code, caught.value.status) == ("ReplicaLost", 502)
         assert (dying.calls, handle.calls) == (1, 0)
 
 
@@ -236,7 +236,7 @@ async def test_replicas_lost_by_the_handle_are_tried_three_times():
 
     async with caller_to() as (caller, handle):
         handle.answer = die
-        with pytest.raises(NotReadyError) as caught:
+        with pytest.raises(RequestError) as caught:
             await call(caller)
         assert caught.value.code == "ReplicaLost"
         assert handle.calls == 3

@@ -36,7 +36,8 @@ STATUS_CODES = {
     503: grpc.StatusCode.UNAVAILABLE,
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
-"""gRPC's code for each HTTP status; UNKNOWN for the others, which only user code can ask for."""
+"""gRPC's code for each HTTP status; UNKNOWN for the others: user code asked for them, or it is unknown what a lost
+replica did (502)."""
 
 
 def add_servicer(servicer: Any, server: Any) -> None:

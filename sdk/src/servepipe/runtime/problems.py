@@ -8,8 +8,10 @@
 500 StepFailed             a step raised; the message has the exception's type and text
 500 AnswerNotSupported     a step answered what has no JSON form
 500 PreprocessorFailed, PostprocessorFailed
+502 ReplicaLost            a replica was lost in the middle of a call that may have been carried out
 503 NotReady               a node that the request needs is not there
 503 NodeScaledToZero       a node that the request needs is turned off
+503 Overloaded             a node has as many calls waiting as maxQueuedRequests allows
 504 Timeout                the request or a step took too long
 """
 

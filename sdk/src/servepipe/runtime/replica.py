@@ -20,6 +20,7 @@ from servepipe.authoring import code, loader
 from servepipe.errors import StepTimeoutError
 from servepipe.graph.calls import NodeHandle, RequestContext, cancel_nested_calls, current_request
 from servepipe.graph.expressions import decode_value
+from servepipe.graph.failures import asked_for
 from servepipe.graph.instance import NodeInstance
 from servepipe.runtime import versions
 from servepipe.runtime.arguments import constructor_arguments
@@ -110,9 +111,9 @@ class NodeReplica:
         try:
             with cancel_nested_calls():
                 return await self._instance.call(method, args, kwargs)
-        except asyncio.CancelledError:
-            raise
         except BaseException as error:
+            if asked_for(error):
+                raise
             raise pack(error) from error
         finally:
             self._busy -= 1

@@ -25,7 +25,7 @@ from servepipe.channel.errors import (
     FrameTooLargeError,
     NoChannelError,
 )
-from servepipe.errors import StepTimeoutError
+from servepipe.errors import RequestError, StepTimeoutError
 from servepipe.graph.calls import RequestContext
 from servepipe.runtime.node_channels import NodeChannels
 from servepipe.runtime.routing import application_name, not_ready
@@ -114,7 +114,7 @@ class ServeCaller:
             except _Lost:
                 self.answered.pop(application, None)
                 if last or not self._is_idempotent(node):
-                    raise not_ready(node, "lost the replica that was answering", code="ReplicaLost") from None
+                    raise _lost(node) from None
             except StepTimeoutError:
                 raise  # slow is not gone
             except Exception:
@@ -206,6 +206,16 @@ class _Call:
 
 class _Lost(Exception):  # noqa: N818 - never leaves this module
     """The replica that was answering is gone, and nobody knows how far it got."""
+
+
+def _lost(node: str) -> RequestError:
+    # Not 503, which invites callers, and proxies on the way, to send the request again.
+    return RequestError(
+        f"node {node} lost the replica that was answering, which may have done its work",
+        status=502,
+        code="ReplicaLost",
+        node=node,
+    )
 
 
 def _cause(error: Exception) -> object:

@@ -243,7 +243,7 @@ class NodeSpec(Model):
     """Requests that may wait for a replica; more are refused with 503. Default -1: no bound."""
     idempotent: bool = True
     """Whether a call may be made again when its replica is lost and nobody knows how far it got. False: it fails with
-    503. Default true."""
+    502. Default true."""
     drain_seconds: Int32 = 30
     """How long a replica that is being removed may finish its requests. Default 30."""
     health_check: HealthCheck | None = None
