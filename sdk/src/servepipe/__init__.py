@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from servepipe.authoring.steps import MultiOutputNode as MultiOutputNode
     from servepipe.authoring.values import ServeInputNode as ServeInputNode
     from servepipe.errors import ServePipeError as ServePipeError
+    from servepipe.graph.batching.marks import batch as batch
+    from servepipe.graph.batching.marks import set_batch as set_batch
     from servepipe.graph.calls import NodeHandle as NodeHandle
     from servepipe.graph.inputs import InputData as InputData
 
@@ -42,12 +44,14 @@ _HOMES = {
     "ServeInputNode": "servepipe.authoring.values",
     "ServePipeError": "servepipe.errors",
     "UnusedStepWarning": "servepipe.authoring.lower",
+    "batch": "servepipe.graph.batching.marks",
     "build": "servepipe.authoring.app",
     "fallback": "servepipe.authoring.combinators",
     "first": "servepipe.authoring.combinators",
     "load": "servepipe.authoring.load",
     "map": "servepipe.authoring.combinators",
     "remote": "servepipe.authoring.nodes",
+    "set_batch": "servepipe.graph.batching.marks",
     "split": "servepipe.authoring.combinators",
     "switch": "servepipe.authoring.combinators",
 }
@@ -62,12 +66,14 @@ __all__ = [
     "ServeInputNode",
     "ServePipeError",
     "UnusedStepWarning",
+    "batch",
     "build",
     "fallback",
     "first",
     "load",
     "map",
     "remote",
+    "set_batch",
     "split",
     "switch",
 ]

@@ -33,6 +33,12 @@ class Plain:
         yield x
 
 
+class Batched:
+    @servepipe.batch(max_size=16)
+    def double(self, items):
+        return [2 * item for item in items]
+
+
 def plain_sum(*values, extra=0):
     return sum(values) + extra
 
@@ -115,6 +121,15 @@ def test_rays_options_become_fields_of_the_resource(options, fields):
     app = build(out)
     assert {name: app.node.options[name] for name in fields} == fields
     assert {name: app.plain_sum.options[name] for name in fields} == fields
+
+
+def test_batched_methods_of_a_ray_class():
+    node = ray.remote(num_cpus=2)(Batched).bind()
+    with ServeInputNode() as i:
+        out = node.double.bind(i)
+    app = build(out)
+    assert app.to_dict()["spec"]["nodes"]["node"]["maxOngoingRequests"] == 32
+    assert app.execute(4) == 8
 
 
 @pytest.mark.parametrize("options", [{"max_restarts": 3}, {"name": "actor"}, {"max_concurrency": 4}])

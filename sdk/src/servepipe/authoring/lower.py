@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from servepipe.authoring import combinators
+from servepipe.authoring.batches import with_room
 from servepipe.authoring.discovery import Discovery, Node
 from servepipe.authoring.naming import RESERVED, Labels, UniqueNames, normalised
 from servepipe.authoring.nodes import ClassNode, Method, RemoteClass, RemoteFunction
@@ -53,6 +54,7 @@ class LoweredNode:
 
     def definition(self, fields: Mapping[str, Any]) -> NodeDefinition:
         """The node for running in process; ``fields`` are its options with those of the App on top."""
+        fields = with_room(self.target, fields)
         return NodeDefinition(
             name=self.name,
             target=self.target,

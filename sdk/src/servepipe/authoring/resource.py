@@ -9,10 +9,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from servepipe.authoring.batches import with_room
 from servepipe.authoring.code import code_digest
 from servepipe.authoring.loader import import_root, importable, module_name
 from servepipe.authoring.lower import LoweredNode
 from servepipe.errors import GraphError, GraphTooLargeError, ImportPathError
+from servepipe.graph.batching.marks import mark_of
 from servepipe.graph.checks import MAX_NODES, MAX_STEPS
 from servepipe.graph.wire import dump_expr, dump_graph, encode_value
 
@@ -24,7 +26,7 @@ __all__ = ["import_root_of", "to_resource", "to_text", "to_validated"]
 
 
 def to_resource(app: App) -> dict[str, Any]:
-    """The resource as JSON; only what the author set, plus each node's import path and code digest.
+    """The resource as JSON; what the author set, plus each node's import path, code digest and room for its batches.
 
     Raises:
         GraphError: A step that nothing needs, more nodes or steps than the resource holds, an argument that has no
@@ -125,7 +127,7 @@ def _node(node: LoweredNode, options: dict[str, Any]) -> dict[str, Any]:
         fields["args"] = [dump_expr(arg, node.where) for arg in node.args]
     if node.kwargs:
         fields["kwargs"] = {key: dump_expr(value, node.where) for key, value in node.kwargs}
-    fields |= options
+    fields |= with_room(node.target, options)
     if _belongs_in_ingress(node, fields):
         fields["placement"] = "Inline"
     if "userConfig" in options:
@@ -134,11 +136,15 @@ def _node(node: LoweredNode, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _belongs_in_ingress(node: LoweredNode, fields: Mapping[str, Any]) -> bool:
-    """Whether ``placement: Auto`` means the ingress's own process: a plain function that asks for nothing else."""
+    """Whether ``placement: Auto`` means the ingress's own process: a plain function that asks for nothing else.
+
+    One that is batched asks for calls that meet, and each process of the ingress has only a part of them.
+    """
     from servepipe.api.v1alpha1 import INLINE_REFUSES
 
     is_auto = fields.get("placement", "Auto") == "Auto"
-    return is_auto and not inspect.isclass(node.target) and not any(field in fields for field in INLINE_REFUSES)
+    is_plain = not inspect.isclass(node.target) and mark_of(node.target) is None
+    return is_auto and is_plain and not any(field in fields for field in INLINE_REFUSES)
 
 
 def _hook(target: Callable[..., Any] | None, what: str) -> tuple[str | None, str | None]:

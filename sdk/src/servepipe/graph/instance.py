@@ -14,6 +14,9 @@ from types import AsyncGeneratorType, GeneratorType
 from typing import Any
 
 from servepipe.errors import SignatureError
+from servepipe.graph.batching.batcher import Batches, Begins
+from servepipe.graph.batching.marks import Mark, Override, mark_of, marks_of, overrides
+from servepipe.graph.calls import NodeHandle
 from servepipe.graph.failures import as_exception, asked_for
 from servepipe.graph.fields import did_you_mean
 from servepipe.graph.slots import Slots
@@ -30,6 +33,7 @@ class NodeInstance:
         target: The class; or a function, or any object, which is called as it is.
         blocking: False calls sync methods on the event loop; None or True in a thread.
         max_ongoing_requests: How many calls run at once; more wait their turn.
+        batch_begins: Told of each batch.
     """
 
     def __init__(
@@ -39,19 +43,32 @@ class NodeInstance:
         *,
         blocking: bool | None = None,
         max_ongoing_requests: int = 5,
+        batch_begins: Begins | None = None,
     ) -> None:
         self._node = node
         self._target = target
         self._on_loop = blocking is False
         self._object: Any = target
         self._methods: dict[str | None, tuple[Callable[..., Any], bool]] = {}
+        self._batches: Batches | None = None
+        self._batch_begins = batch_begins
         self._limit(max_ongoing_requests)
 
     async def build(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """Call the constructor, then ``setup()`` where the class has one. Anything but a class needs neither."""
-        if inspect.isclass(self._target):
+        if not inspect.isclass(self._target):
+            return
+        wishes: list[Override] = []
+        token = overrides.set(wishes)
+        try:
             self._object = await self._run(self._target, args, kwargs)
             await self._hook("setup")
+        finally:
+            overrides.reset(token)
+        if marks_of(self._target):
+            holds = any(_holds_handle(value) for value in (*args, *kwargs.values()))
+            self._batches = self._new_batches(holds)
+            self._batches.own(self._object, wishes)
 
     async def call(self, method: str | None, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Call ``method`` (None: the function, or the object itself) as soon as there is a slot for it.
@@ -111,6 +128,8 @@ class NodeInstance:
             await self._hook("close")
         finally:
             self._threads.shutdown(wait=False)
+            if self._batches is not None:
+                self._batches.close()
 
     def limit_calls(self, max_ongoing_requests: int) -> None:
         """Allow this many calls at once from now on; those that run or wait are not disturbed."""
@@ -120,6 +139,8 @@ class NodeInstance:
 
     def _limit(self, max_ongoing_requests: int) -> None:
         self._max_ongoing_requests = max_ongoing_requests
+        if self._batches is not None:
+            self._batches.limit = max_ongoing_requests
         self._slots = Slots(max_ongoing_requests)
         self._threads = Threads(max_ongoing_requests, f"servepipe-{self._node}")
 
@@ -131,7 +152,24 @@ class NodeInstance:
             raise SignatureError(
                 f"node {self._node} has no method {method or '__call__'!r}", fix=did_you_mean(method or "", public)
             )
+        mark = mark_of(function)
+        if mark is not None:
+            return self._batched(mark, getattr(function, "__self__", None)), True
         return function, is_async(function)
+
+    def _batched(self, mark: Mark, instance: Any) -> Callable[..., Any]:
+        if self._batches is None:  # a function, or an object that was not built here
+            self._batches = self._new_batches()
+        return self._batches.batcher(mark, instance).call
+
+    def _new_batches(self, holds: bool = False) -> Batches:
+        return Batches(
+            self._node,
+            on_loop=self._on_loop,
+            holds=holds,
+            limit=self._max_ongoing_requests,
+            begins=self._batch_begins,
+        )
 
     async def _hook(self, name: str, *args: Any) -> bool:
         # Looked up as Python looks up special methods: a __getattr__ that answers to every name makes no hook.
@@ -155,6 +193,15 @@ class NodeInstance:
         except NoThreadsError:  # close() at the end of the process
             return function(*args, **kwargs)
         return await result if inspect.isawaitable(result) else result
+
+
+def _holds_handle(value: Any) -> bool:
+    """Whether a constructor's argument is, or contains, a handle to a node."""
+    if isinstance(value, list | tuple):
+        return any(map(_holds_handle, value))
+    if isinstance(value, dict):
+        return any(map(_holds_handle, value.values()))
+    return isinstance(value, NodeHandle)
 
 
 _GENERATORS = (GeneratorType, AsyncGeneratorType)

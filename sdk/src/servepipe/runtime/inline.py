@@ -16,6 +16,7 @@ from servepipe.graph.calls import NodeHandle, cancel_nested_calls
 from servepipe.graph.expressions import decode_value
 from servepipe.graph.instance import NodeInstance
 from servepipe.runtime.arguments import constructor_arguments
+from servepipe.runtime.batch_sizes import count_batch
 from servepipe.runtime.problems import first_line
 from servepipe.runtime.routing import not_ready
 
@@ -87,7 +88,7 @@ class InlineNodes:
         if spec.get("code"):
             await asyncio.to_thread(code.verify, spec["code"], module, node=node)
         target = await asyncio.to_thread(loader.load_object, spec["import"])
-        instance = NodeInstance(node, target, blocking=spec.get("blocking"))
+        instance = NodeInstance(node, target, blocking=spec.get("blocking"), batch_begins=count_batch)
         held: list[str] = []
 
         def handle(name: str) -> NodeHandle:

@@ -24,6 +24,7 @@ from servepipe.graph.failures import asked_for
 from servepipe.graph.instance import NodeInstance
 from servepipe.runtime import versions
 from servepipe.runtime.arguments import constructor_arguments
+from servepipe.runtime.batch_sizes import count_batch
 from servepipe.runtime.node_channel import NodeChannel, call_has_begun
 from servepipe.runtime.problems import first_line
 from servepipe.runtime.routing import Routes, application_name
@@ -57,7 +58,7 @@ class NodeReplica:
         self._channel: NodeChannel | None = None
         loader.only_imports()
         target = await asyncio.to_thread(_import, args)
-        self._instance = NodeInstance(self._node, target, blocking=args.get("blocking"))
+        self._instance = NodeInstance(self._node, target, blocking=args.get("blocking"), batch_begins=count_batch)
         loop = asyncio.get_running_loop()
 
         def handle(node: str) -> NodeHandle:
