@@ -1,0 +1,107 @@
+"""What is left of a run: raw rounds as JSON, the tables as Markdown, the pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from graphbench.cases import CASES
+from graphbench.figures import Sample
+from graphbench.schedule import Pace, Selection
+from graphbench.tables import case_tables, goals_table, machine_lines
+from graphbench.verdicts import Outcome
+
+__all__ = ["exit_code", "load_samples", "markdown", "verdict_line", "write_json"]
+
+
+def write_json(
+    file: Path, machine: dict[str, Any], pace: Pace, samples: Sequence[Sample], outcomes: Sequence[Outcome]
+) -> None:
+    """Everything that was measured, whole or not at all."""
+    content = {
+        "benchmark": "graphs",
+        "machine": machine,
+        "pace": {"rounds": pace.rounds, "seconds": pace.seconds, "warmup_s": pace.warmup_s, "verdicts": pace.verdicts},
+        "goals": [
+            {
+                "title": one.goal.title,
+                "case": one.goal.case,
+                "load": one.goal.load,
+                "median": one.spread.median if one.spread else None,
+                "quartiles": [one.spread.low, one.spread.high] if one.spread else None,
+                "at_least": one.goal.at_least,
+                "aim": one.goal.aim,
+                "better": one.goal.better,
+                "verdict": one.verdict,
+                "why": one.why,
+            }
+            for one in outcomes
+        ],
+        "samples": [sample.to_json() for sample in samples],
+    }
+    coming = file.with_suffix(".tmp")
+    coming.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    coming.replace(file)
+
+
+def load_samples(file: Path) -> tuple[dict[str, Any], list[Sample]]:
+    """The machine and the samples of an earlier run."""
+    content = json.loads(file.read_text(encoding="utf-8"))
+    return content["machine"], [Sample(**one) for one in content["samples"]]
+
+
+def markdown(
+    machine: dict[str, Any],
+    selection: Selection,
+    pace: Pace,
+    samples: Sequence[Sample],
+    outcomes: Sequence[Outcome],
+    plots: dict[str, str],
+) -> str:
+    """The page; ``plots`` are the names of the pictures' files, by case."""
+    how = f"{pace.rounds} rounds in turn, {pace.seconds:g} s each after {pace.warmup_s:g} s of warm-up"
+    parts = [
+        "# Graphs of models: servepipe and others",
+        *_list(machine_lines(machine, samples)),
+        f"{how}. {_reading()}",
+    ]
+    parts += ["## Goals", verdict_line(outcomes, pace), goals_table(outcomes)]
+    for case in selection.cases:
+        if any(sample.case == case.name for sample in samples):
+            parts.append(case_tables(CASES[case.name], samples))
+            if case.name in plots:
+                parts.append(f"![{case.title}]({plots[case.name]})")
+    return "\n\n".join(parts) + "\n"
+
+
+def _list(lines: Sequence[str]) -> list[str]:
+    return ["\n".join(f"- {line}" for line in lines)]
+
+
+def _reading() -> str:
+    return "Figures are medians with quartiles; ratios are made in each round and are medians too."
+
+
+def verdict_line(outcomes: Sequence[Outcome], pace: Pace) -> str:
+    """How it came out, in a sentence."""
+    run = [one for one in outcomes if one.verdict != "not run"]
+    missed = [one for one in run if one.verdict == "MISSED"]
+    if not run:
+        return "No goal was measured."
+    words = (
+        f"{len(missed)} of {len(run)} goals missed" if missed else f"All {len(run)} goals that were measured reached"
+    )
+    if not pace.verdicts:
+        words += ": of a quick run, which is too short for a verdict and does not fail"
+    if left := len(outcomes) - len(run):
+        words += f"; {left} not measured"
+    return words + "."
+
+
+def exit_code(outcomes: Sequence[Outcome], samples: Sequence[Sample], pace: Pace, ours: frozenset[str]) -> int:
+    """0 when all is well; 1 for a missed goal, where goals count, and for wrong or missing answers of ours always."""
+    if any(sample.problem and sample.contestant in ours for sample in samples):
+        return 1
+    return 1 if pace.verdicts and any(one.verdict == "MISSED" for one in outcomes) else 0

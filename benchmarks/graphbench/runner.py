@@ -1,0 +1,218 @@
+"""Runs the cases: starts what takes part, lets everybody take turns under load, and ends it all."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import AsyncGenerator, Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from graphbench import startup, steps
+from graphbench.cases import Case, Load
+from graphbench.client import DRAIN_S, order_for
+from graphbench.contestants import CONTESTANTS, Contestant
+from graphbench.figures import Sample
+from graphbench.machine import CpuUse, cpu_of
+from graphbench.schedule import Pace, Selection, order, systems_of
+from graphbench.systems.base import BENCHMARKS, System, SystemFailedError
+from graphbench.systems.http_services import HttpSystem, ReferenceSystem
+from graphbench.systems.ray_serve import RaySystem
+from graphbench.systems.up import PLACEMENTS, ServepipeUp
+
+__all__ = ["Say", "run_all"]
+
+Say = Callable[[str], None]
+MARGIN_S = 30.0
+
+
+async def run_all(selection: Selection, pace: Pace, say: Say, keep: Callable[[list[Sample]], None]) -> list[Sample]:
+    """Every case, one after the other; SIGINT and SIGTERM end it with everything that it started.
+
+    Args:
+        keep: Given all samples so far after each round, so that what was measured is not lost.
+
+    Raises:
+        asyncio.CancelledError: It was interrupted.
+    """
+    here = asyncio.current_task()
+    assert here is not None
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, here.cancel)
+    samples: list[Sample] = []
+    for case in selection.cases:
+        say(f"{case.name}: {case.title}")
+        with tempfile.TemporaryDirectory(prefix="svb-") as folder:
+            async with contextlib.aclosing(_rounds(case, pace, Path(folder), say)) as rounds:
+                async for found in rounds:
+                    samples += found
+                    keep(samples)
+    return samples
+
+
+def _rounds(case: Case, pace: Pace, folder: Path, say: Say) -> AsyncGenerator[list[Sample], None]:
+    match case.kind:
+        case "startup":
+            return startup.rounds(case, pace, folder, say)
+        case "steps":
+            return steps.rounds(case, pace)
+        case _:
+            return _Turns(case, pace, folder, say).rounds()
+
+
+class _Turns:
+    """One case whose contestants are up together."""
+
+    def __init__(self, case: Case, pace: Pace, folder: Path, say: Say) -> None:
+        self._case, self._pace, self._folder, self._say = case, pace, folder, say
+        self._systems: dict[str, System] = {}
+        self._broken: dict[str, str] = {}
+
+    async def rounds(self) -> AsyncGenerator[list[Sample], None]:
+        """The samples of each round. A system that does not start fails its contestants, and nobody else."""
+        try:
+            for name in systems_of(self._case):
+                await self._start(name)
+            await self._first_warmup()
+            for number in range(1, self._pace.rounds + 1):
+                turns = order(self._case.contestants, number)
+                found = [
+                    await self._measure(load, CONTESTANTS[name], number) for load in self._case.loads for name in turns
+                ]
+                self._say(f"  round {number} of {self._pace.rounds}: {_short(found, self._case)}")
+                yield found
+        finally:
+            for system in reversed(self._systems.values()):
+                await _finish(system.stop())
+
+    async def _start(self, name: str) -> None:
+        folder = self._folder / name
+        folder.mkdir()
+        self._systems[name] = system = self._make(name, folder)
+        try:
+            await system.start()
+        except SystemFailedError as error:
+            self._broken[name] = str(error)
+            self._say(f"  {name} did not start: {error}")
+        else:
+            self._say(f"  {name} is up")
+
+    def _make(self, name: str, folder: Path) -> System:
+        if name in PLACEMENTS:
+            return ServepipeUp(self._case, name, folder)
+        if name == "http":
+            return HttpSystem(self._case, folder)
+        if name == "reference":
+            return ReferenceSystem(self._case, folder)
+        mine = [CONTESTANTS[one] for one in self._case.contestants if CONTESTANTS[one].system == name]
+        return RaySystem(self._case, mine, folder, tuned=name == "serve-tuned", taken=self._taken)
+
+    def _taken(self) -> list[int]:
+        rays = [system for system in self._systems.values() if isinstance(system, RaySystem)]
+        return [port for ray in rays for port in ray.ports()]
+
+    async def _first_warmup(self) -> None:
+        """Connections, caches and code that is used for the first time are not what is measured."""
+        for name in self._case.contestants:
+            contestant = CONTESTANTS[name]
+            if contestant.system not in self._broken:
+                largest = max(self._case.loads, key=lambda load: load.connections)
+                await self._load(contestant, largest, self._pace.first_warmup_s, 0.0)
+
+    async def _measure(self, load: Load, contestant: Contestant, number: int) -> Sample:
+        place = (self._case.name, load.name, contestant.name, number)
+        if contestant.system in self._broken:
+            return Sample(*place, problem=self._broken[contestant.system])
+        pids = {name: system.pids() for name, system in self._systems.items()}
+        before = {name: cpu_of(found) for name, found in pids.items()}
+        machine, began = CpuUse.now(), time.perf_counter()
+        result = await self._load(contestant, load, self._pace.seconds, self._pace.warmup_s)
+        used, wall_s = CpuUse.now().since(machine), time.perf_counter() - began
+        spent = {name: cpu_of(found) - before[name] for name, found in pids.items()}
+        details = _details(result, spent, contestant.system, used, wall_s)
+        return Sample(*place, figures=result["figures"], problem=result["problem"], details=details)
+
+    async def _load(self, contestant: Contestant, load: Load, seconds: float, warmup_s: float) -> dict[str, Any]:
+        reference = contestant.system == "reference"
+        instructions = order_for(
+            self._systems[contestant.system].url(contestant),
+            load.connections,
+            load.requests[:1] if reference else load.requests,
+            seconds=seconds,
+            warmup_s=warmup_s,
+            noop=contestant.path == "noop",
+        )
+        return await drive(instructions, seconds + warmup_s + DRAIN_S + MARGIN_S)
+
+
+async def drive(instructions: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+    """The client's figures; a client that fails gives a problem and no figures."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "graphbench.client"),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        cwd=BENCHMARKS,
+    )
+    try:
+        out, err = await asyncio.wait_for(process.communicate(json.dumps(instructions).encode()), timeout_s)
+    except BaseException as error:
+        process.kill()
+        await process.wait()
+        if not isinstance(error, TimeoutError):
+            raise
+        return {"figures": {}, "problem": f"the load client did not end within {timeout_s:.0f} s"}
+    if process.returncode != 0:
+        return {"figures": {}, "problem": f"the load client failed: {err.decode(errors='replace')[-2000:]}"}
+    result: dict[str, Any] = json.loads(out)
+    if not result["figures"] and not result["problem"]:
+        result["problem"] = "no request was answered inside the measured time"
+    return result
+
+
+def _details(
+    result: dict[str, Any], spent: dict[str, float], system: str, used: CpuUse, wall_s: float
+) -> dict[str, Any]:
+    requests = result.get("requests", 0)
+    if not requests:
+        return {}
+    foreign = used.busy_s - sum(spent.values()) - result["whole_cpu_s"]
+    idle = sum(seconds for name, seconds in spent.items() if name != system)
+    return {
+        "requests": requests,
+        "failed": result["failed"],
+        "reconnected": result["reconnected"],
+        "system_cpu_ms_per_request": round(spent[system] / requests * 1000, 4),
+        "client_cpu_ms_per_request": round(result["cpu_s"] / requests * 1000, 4),
+        # In cores: those that only wait for their turn, everybody else's, and what the hypervisor gave to others.
+        "waiting_cores": round(idle / wall_s, 3),
+        "foreign_cores": round(max(0.0, foreign) / wall_s, 3),
+        "stolen_cores": round(used.stolen_s / wall_s, 3),
+    }
+
+
+def _short(samples: Iterable[Sample], case: Case) -> str:
+    last = case.loads[-1].name
+    shown = [s for s in samples if s.load == last]
+    words = [
+        f"{s.contestant} " + ("failed" if s.problem else f"{s.figures['throughput']:.0f}/s")
+        for s in sorted(shown, key=lambda s: case.contestants.index(s.contestant))
+    ]
+    return f"[{last}] " + ", ".join(words)
+
+
+async def _finish(stopping: Any) -> None:
+    """Through to the end, also when this is cancelled meanwhile: nothing may be left behind."""
+    task = asyncio.ensure_future(stopping)
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            continue
+    task.result()
