@@ -10,6 +10,18 @@ from typing import Any
 __all__ = ["CASES", "CONNECTIONS", "Case", "Load", "Request", "size_name"]
 
 CONNECTIONS = (1, 8, 32, 128)
+DOCUMENTS = "examples/document_triage/inputs"
+#: As in the example's own expected.json.
+TEXTS = (
+    ("complaint-de", "de", "negative"),
+    ("complaint-en", "en", "negative"),
+    ("complaint-it", "it", "negative"),
+    ("complaint-nl", "de", "negative"),
+    ("notice-en", "en", "positive"),
+    ("praise-en", "en", "positive"),
+    ("praise-es", "es", "positive"),
+    ("praise-fr", "fr", "positive"),
+)
 KIB = 1024
 MIB = 1024 * KIB
 
@@ -22,6 +34,7 @@ class Request:
         answer: JSON that the answer must be; with ``partly`` an object whose fields it must have.
         noop: What the no-op answers instead.
         label: Latencies are also told for each label; "" for none.
+        file: Where the body is, below the project's root, or ``package:path`` inside an installed package; "": here.
     """
 
     body: bytes
@@ -29,6 +42,7 @@ class Request:
     noop: Any = None
     label: str = ""
     partly: bool = False
+    file: str = ""
 
 
 @dataclass(frozen=True)
@@ -39,6 +53,13 @@ class Load:
     connections: int
     requests: tuple[Request, ...]
 
+    @property
+    def title(self) -> str:
+        """``2 x 8 MiB, 1 connection``: the name, in which connections come last."""
+        first, _, last = self.name.rpartition(", ")
+        connections = f"{last} connection" + ("" if last == "1" else "s")
+        return f"{first}, {connections}" if first else connections
+
 
 @dataclass(frozen=True)
 class Case:
@@ -46,9 +67,11 @@ class Case:
 
     Args:
         kind: ``load``: contestants are up together and take turns. ``startup``, ``steps``: see their modules.
-        nodes: The nodes of its pipeline; "" of another folder than ``workload``.
+        nodes: The nodes of its pipeline.
         contestants: By name, in the order of tables.
         quick: Names of the loads of a quick run; empty: not in it.
+        source: The file of its pipeline, below the project's root; "" for ``benchmarks/workload/<name>.py``.
+        least_seconds: Measured at least in each round, where requests take longer than elsewhere.
     """
 
     name: str
@@ -59,9 +82,8 @@ class Case:
     loads: tuple[Load, ...]
     quick: tuple[str, ...] = ()
     quick_contestants: tuple[str, ...] = ()
-
-    def load(self, name: str) -> Load:
-        return next(load for load in self.loads if load.name == name)
+    source: str = ""
+    least_seconds: float = 0.0
 
 
 def size_name(size: int) -> str:
@@ -82,10 +104,27 @@ def _value_loads() -> tuple[Load, ...]:
     loads = []
     for size in (8 * KIB, 64 * KIB, MIB, 8 * MIB, 64 * MIB):
         requests = (_request([size], [size, 1, 1, size, 2, 2]),)
-        loads.append(Load(f"{size_name(size)}, 1", 1, requests))
+        loads.append(Load(f"2 x {size_name(size)}, 1", 1, requests))
         if size <= MIB:
-            loads.append(Load(f"{size_name(size)}, 8", 8, requests))
+            loads.append(Load(f"2 x {size_name(size)}, 8", 8, requests))
     return tuple(loads)
+
+
+def _document_loads() -> tuple[Load, ...]:
+    """Texts alone, and with a scanned page among eight texts, which takes a hundred times as long as one of them."""
+    texts = tuple(
+        Request(b"", _document(language, sentiment), partly=True, file=f"{DOCUMENTS}/{name}.txt")
+        for name, language, sentiment in TEXTS
+    )
+    page = Request(b"", {"accepted": True, "language": {"code": "en"}}, partly=True, file="skimage:data/page.png")
+    return (
+        *(Load(f"texts, {number}", number, texts) for number in CONNECTIONS),
+        *(Load(f"with pages, {number}", number, (page, *texts)) for number in (1, 8)),
+    )
+
+
+def _document(language: str, sentiment: str) -> dict[str, Any]:
+    return {"accepted": True, "language": {"code": language}, "sentiment": {"label": sentiment}}
 
 
 EVERYBODY = (
@@ -160,6 +199,16 @@ CASES: Mapping[str, Case] = {
             ("kernel",),
             ("separate", "serve-tuned", "serve-default", "one-deployment"),
             _loads(*(_request([n], n + 1) for n in _TEN)),
+        ),
+        Case(
+            "triage",
+            "The document-triage example: file type, OCR, language and sentiment with real models",
+            "load",
+            (),
+            ("auto", "serve-tuned", "serve-default", "one-deployment"),
+            _document_loads(),
+            source="examples/document_triage/pipeline.py",
+            least_seconds=6.0,
         ),
         Case(
             "startup",

@@ -84,7 +84,7 @@ GOALS: tuple[Goal, ...] = (
     Goal(
         "2 x 8 MiB against the better of by reference and by value: p50 at 1",
         case="values",
-        load="8 MiB, 1",
+        load="2 x 8 MiB, 1",
         figure="p50",
         contestant="separate",
         against=_BY_REFERENCE_OR_VALUE,
@@ -95,7 +95,7 @@ GOALS: tuple[Goal, ...] = (
     Goal(
         "2 x 64 MiB against the better of by reference and by value: p50 at 1",
         case="values",
-        load="64 MiB, 1",
+        load="2 x 64 MiB, 1",
         figure="p50",
         contestant="separate",
         against=_BY_REFERENCE_OR_VALUE,

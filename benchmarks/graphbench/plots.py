@@ -59,7 +59,7 @@ def panels_of(case: Case, samples: Sequence[Sample]) -> list[Panel]:
         chosen = [("running_s", "seconds to RUNNING"), ("replica_mb", "a replica's memory (PSS), MB")]
     else:
         chosen = [("us_per_step", "us per step"), ("us_per_call", "us per call")]
-    below = "" if case.kind != "load" else "size of each value, connections" if case.name == "values" else "connections"
+    below = "" if case.kind != "load" else "load, connections" if ", " in case.loads[0].name else "connections"
     found = []
     for figure, heading in chosen:
         loads = [load.name for load in case.loads]

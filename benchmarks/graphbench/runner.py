@@ -4,28 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import json
 import signal
 import sys
 import tempfile
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from graphbench import startup, steps
-from graphbench.cases import Case, Load
+from graphbench.cases import Case, Load, Request
 from graphbench.client import DRAIN_S, order_for
 from graphbench.contestants import CONTESTANTS, Contestant
 from graphbench.figures import Sample
 from graphbench.machine import CpuUse, cpu_of
 from graphbench.schedule import Pace, Selection, order, systems_of
-from graphbench.systems.base import BENCHMARKS, System, SystemFailedError
+from graphbench.systems.base import BENCHMARKS, ROOT, System, SystemFailedError
 from graphbench.systems.http_services import HttpSystem, ReferenceSystem
 from graphbench.systems.ray_serve import RaySystem
 from graphbench.systems.up import PLACEMENTS, ServepipeUp
 
-__all__ = ["Say", "run_all"]
+__all__ = ["Say", "filled", "run_all"]
 
 Say = Callable[[str], None]
 MARGIN_S = 30.0
@@ -139,16 +141,31 @@ class _Turns:
         return Sample(*place, figures=result["figures"], problem=result["problem"], details=details)
 
     async def _load(self, contestant: Contestant, load: Load, seconds: float, warmup_s: float) -> dict[str, Any]:
+        seconds = max(seconds, self._case.least_seconds)
         reference = contestant.system == "reference"
         instructions = order_for(
             self._systems[contestant.system].url(contestant),
             load.connections,
-            load.requests[:1] if reference else load.requests,
+            [filled(one) for one in (load.requests[:1] if reference else load.requests)],
             seconds=seconds,
             warmup_s=warmup_s,
             noop=contestant.path == "noop",
         )
         return await drive(instructions, seconds + warmup_s + DRAIN_S + MARGIN_S)
+
+
+def filled(request: Request) -> Request:
+    """The request with its body, where that is in a file."""
+    if not request.file:
+        return request
+    package, _, path = request.file.rpartition(":")
+    folder = ROOT
+    if package:
+        found = importlib.util.find_spec(package)
+        if found is None or found.origin is None:
+            raise FileNotFoundError(f"{request.file}: there is no package {package!r}")
+        folder = Path(found.origin).parent
+    return replace(request, body=(folder / path).read_bytes(), file="")
 
 
 async def drive(instructions: dict[str, Any], timeout_s: float) -> dict[str, Any]:

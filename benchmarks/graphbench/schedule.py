@@ -41,6 +41,7 @@ QUICK = Pace(rounds=3, seconds=1.5, warmup_s=0.5, first_warmup_s=2.0, verdicts=F
 #: About how long a system takes to start and to end, in seconds, on two cores.
 _START_S: Mapping[str, float] = {"http": 5.0, "reference": 1.0}
 _SYSTEM_S = 25.0
+_BETWEEN_S = 1.0
 _STARTUP_ROUND_S = 70.0
 _STEPS_ROUND_S = 2.0
 
@@ -129,6 +130,7 @@ def seconds_of(selection: Selection, pace: Pace) -> float:
                 total += pace.rounds * _STEPS_ROUND_S
             case _:
                 total += sum(_START_S.get(system, _SYSTEM_S) for system in systems_of(case))
-                each = pace.seconds + pace.warmup_s + 1.0
-                total += len(case.contestants) * (pace.rounds * len(case.loads) * each + pace.first_warmup_s)
+                seconds = max(pace.seconds, case.least_seconds)
+                rounds_s = pace.rounds * len(case.loads) * (seconds + pace.warmup_s + _BETWEEN_S)
+                total += len(case.contestants) * (rounds_s + max(pace.first_warmup_s, case.least_seconds))
     return total

@@ -65,18 +65,10 @@ def case_tables(case: Case, samples: Sequence[Sample]) -> str:
         figures = _figures(own, load)
         if not figures:
             continue
-        parts += [f"### {_load_title(case, load)}", _load_table(case, load, figures, own)]
+        parts += [f"### {load.title if case.kind == 'load' else load.name}", _load_table(case, load, figures, own)]
         failures = {s.contestant: s.problem.splitlines()[0] for s in own if s.load == load.name and s.problem}
         parts += [f"{_title(name)} failed: {problem}" for name, problem in failures.items()]
     return "\n\n".join(parts)
-
-
-def _load_title(case: Case, load: Load) -> str:
-    if case.kind != "load":
-        return load.name
-    size, _, connections = load.name.rpartition(", ")
-    count = f"{connections} connection" + ("" if connections == "1" else "s")
-    return f"2 x {size}, {count}" if size else count
 
 
 def _figures(samples: Sequence[Sample], load: Load) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import orjson
+from peers import triage
 from ray import serve
 from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
@@ -170,4 +171,5 @@ _GRAPHS = {
     "values-by-value": lambda: _values(by_reference=False),
     "batch": lambda: _ingress(Single, Kernel.bind()),
     "startup": lambda: _ingress(Eight, *_scales(1, 8)),
+    "triage": triage.separate,
 }

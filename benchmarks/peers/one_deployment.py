@@ -9,6 +9,7 @@ import asyncio
 from typing import Any
 
 import orjson
+from peers import triage
 from ray import serve
 from ray.serve import Application
 from starlette.requests import Request
@@ -101,5 +102,7 @@ _GRAPHS: dict[str, tuple[type[Everything], int]] = {
 
 def build(args: dict[str, Any]) -> Application:
     """The application for ``args["graph"]``."""
+    if args["graph"] == "triage":
+        return triage.together()
     cls, replicas = _GRAPHS[args["graph"]]
     return serve.deployment(cls, name="everything", max_ongoing_requests=1000, num_replicas=replicas).bind()

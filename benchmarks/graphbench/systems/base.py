@@ -11,14 +11,14 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from graphbench.cases import Case
 from graphbench.contestants import Contestant
 from servepipe_operator.adapters.processes import Process, descendants, die_with_parent, end, identify
 
-__all__ = ["BENCHMARKS", "Child", "System", "SystemFailedError", "wait_for"]
+__all__ = ["BENCHMARKS", "ROOT", "Child", "System", "SystemFailedError", "wait_for"]
 
 T = TypeVar("T")
 BENCHMARKS = Path(__file__).resolve().parents[2]
+ROOT = BENCHMARKS.parent
 LOOK_EVERY_S = 0.1
 LAST_CHARS = 4000
 
@@ -120,6 +120,3 @@ class Child:
 
 def _end_with_parent() -> None:
     die_with_parent(signal.SIGTERM)
-
-
-SystemMaker = Callable[[Case, Path], System]

@@ -13,9 +13,9 @@ import aiohttp
 
 from graphbench.cases import Case
 from graphbench.contestants import Contestant
-from graphbench.systems.base import BENCHMARKS, Child, SystemFailedError, wait_for
+from graphbench.systems.base import BENCHMARKS, ROOT, Child, SystemFailedError, wait_for
 
-__all__ = ["PLACEMENTS", "ServepipeUp", "overlay_for", "ready"]
+__all__ = ["PLACEMENTS", "ServepipeUp", "overlay_for", "ready", "source_of"]
 
 PLACEMENTS = {"up-separate": "Dedicated", "up-auto": "Auto", "up-inline": "Inline"}
 COMPILE_S = 120.0
@@ -31,6 +31,11 @@ def overlay_for(case: Case, system: str) -> dict[str, Any]:
     return {"metadata": {"name": name}, "spec": {"nodes": nodes}}
 
 
+def source_of(case: Case) -> Path:
+    """The file of its pipeline."""
+    return ROOT / case.source if case.source else BENCHMARKS / "workload" / f"{case.name}.py"
+
+
 def ready(snapshot: dict[str, Any]) -> bool:
     """Whether what was asked for is what serves."""
     if snapshot["observedGeneration"] < snapshot["generation"]:
@@ -43,14 +48,13 @@ class ServepipeUp:
     """One `servepipe up`.
 
     Args:
-        case: Its pipeline is ``workload/<case>.py``, or ``source`` where that is given.
         system: Which placement; see `PLACEMENTS`.
         folder: For everything that it writes.
     """
 
-    def __init__(self, case: Case, system: str, folder: Path, source: Path | None = None) -> None:
+    def __init__(self, case: Case, system: str, folder: Path) -> None:
         self._case, self._system, self._folder = case, system, folder
-        self._source = source or BENCHMARKS / "workload" / f"{case.name}.py"
+        self._source = source_of(case)
         self._state = folder.parent / "state"  # of all runs, so that they know of each other's ports
         self._child: Child | None = None
         self._run: dict[str, Any] = {}

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 
 import pytest
-from graphbench.cases import CASES, CONNECTIONS
+from graphbench.cases import CASES, CONNECTIONS, Case
 from graphbench.contestants import CONTESTANTS, SYSTEMS
 from graphbench.schedule import FULL, QUICK, SelectionError, order, seconds_of, select, systems_of
 
@@ -76,16 +76,18 @@ def test_every_round_has_everybody_once_in_an_order_of_its_own() -> None:
     assert max(Counter(one[0] for one in rounds).values()) < len(rounds), "nobody always comes first"
 
 
+def test_loads_are_told_with_their_connections() -> None:
+    assert [load.title for load in CASES["diamond"].loads[:2]] == ["1 connection", "8 connections"]
+    assert CASES["values"].loads[1].title == "2 x 8 KiB, 8 connections"
+
+
 def test_contestants_of_one_system_share_it() -> None:
     (case,) = select(["diamond/1/floor+noop+serve-tuned+auto"], quick=False).cases
     assert systems_of(case) == ("up-auto", "serve-tuned")
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=list(CASES))
-def test_every_case_is_complete(case: object) -> None:
-    from graphbench.cases import Case
-
-    assert isinstance(case, Case)
+def test_every_case_is_complete(case: Case) -> None:
     assert len({load.name for load in case.loads}) == len(case.loads)
     if case.kind == "load":
         assert {CONTESTANTS[name].system for name in case.contestants} <= set(SYSTEMS)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
 import pytest
-from graphbench.cases import CASES, Case
+from graphbench.cases import CASES, TEXTS, Case, Load
 from graphbench.contestants import CONTESTANTS
-from graphbench.systems.base import BENCHMARKS, Child, SystemFailedError, wait_for
+from graphbench.runner import filled
+from graphbench.systems.base import ROOT, Child, SystemFailedError, wait_for
 from graphbench.systems.http_services import MODELS, free_ports
 from graphbench.systems.ray_serve import applications_for, route_of
-from graphbench.systems.up import PLACEMENTS, overlay_for, ready
+from graphbench.systems.up import PLACEMENTS, overlay_for, ready, source_of
 
 from servepipe import api
 from servepipe.authoring.loader import load_app
@@ -25,22 +27,29 @@ UPS = [
 ]
 
 
-def source(case: Case) -> Path:
-    return BENCHMARKS / "workload" / f"{case.name}.py"
-
-
 @pytest.mark.parametrize(("case", "system"), UPS, ids=[f"{case.name}-{system}" for case, system in UPS])
 def test_every_overlay_fits_its_pipeline(case: Case, system: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(source(case).parent))
-    for module in ("models", "kernels"):
+    monkeypatch.syspath_prepend(str(source_of(case).parent))
+    for module in [path.stem for path in source_of(case).parent.glob("*.py")]:
         monkeypatch.delitem(sys.modules, module, raising=False)
-    resource = api.validate(load_app(source(case), None).to_dict())
+    resource = api.validate(load_app(source_of(case), None).to_dict())
     merged = api.merge(resource, overlay_for(case, system)).to_json()
     assert api.problems(api.validate(merged)) == []
     placements = {name: node.get("placement") for name, node in merged["spec"]["nodes"].items()}
-    assert tuple(placements) == case.nodes
+    assert tuple(placements) == case.nodes or system == "up-auto"
     if system != "up-auto":
         assert set(placements.values()) == {PLACEMENTS[system]}
+
+
+@pytest.mark.parametrize("load", CASES["triage"].loads, ids=lambda load: load.name)
+def test_documents_are_found(load: Load) -> None:
+    assert all(filled(request).body for request in load.requests)
+
+
+def test_documents_are_what_the_example_expects() -> None:
+    answers = json.loads((ROOT / "examples/document_triage/expected.json").read_text())["answers"]
+    for name, language, sentiment in TEXTS:
+        assert answers[f"{name}.txt"] == {"accepted": True, "language": language, "sentiment": sentiment}
 
 
 def test_runs_of_one_case_have_names_of_their_own() -> None:
