@@ -2,11 +2,11 @@
 
     cases ── contestants ── goals          what is compared, as data
         │
-    schedule ──▶ runner ──▶ systems        what is started, in which order; the processes
+    schedule ──▶ runner ──▶ systems        what is started, in which order; the processes, of which one system runs
                     │
                  client                    the load, in a process of its own
                     ▼
     samples ──▶ figures, verdicts ──▶ tables, plots, report
 
-Everything but `runner`, `systems`, `client`, `startup` and `steps` is pure. See docs/benchmarks.md.
+Cases to schedule and samples to report are pure (pictures and files are written at the end). See docs/benchmarks.md.
 """

@@ -35,7 +35,12 @@ OURS = frozenset(name for name, one in CONTESTANTS.items() if one.ours) | {"inte
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     pace = QUICK if options.quick else FULL
-    pace = replace(pace, rounds=options.rounds or pace.rounds, seconds=options.seconds or pace.seconds)
+    pace = replace(
+        pace,
+        rounds=options.rounds or pace.rounds,
+        seconds=options.seconds or pace.seconds,
+        freeze=not options.no_freeze,
+    )
     try:
         selection = select(options.only, quick=options.quick)
     except SelectionError as error:
@@ -100,6 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--rounds", type=_positive, metavar="N", help=f"default {FULL.rounds}, quick {QUICK.rounds}")
     parser.add_argument("--seconds", type=float, metavar="S", help="measured in each round")
+    parser.add_argument("--no-freeze", action="store_true", help="let those that wait for their turn go on meanwhile")
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="FOLDER", help="default benchmarks/results")
     parser.add_argument("--again", type=Path, metavar="JSON", help="measure nothing, report an earlier run again")
     return parser

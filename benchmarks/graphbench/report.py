@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ def write_json(
     content = {
         "benchmark": "graphs",
         "machine": machine,
-        "pace": {"rounds": pace.rounds, "seconds": pace.seconds, "warmup_s": pace.warmup_s, "verdicts": pace.verdicts},
+        "pace": asdict(pace),
         "goals": [
             {
                 "title": one.goal.title,

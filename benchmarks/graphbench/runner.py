@@ -20,6 +20,7 @@ from graphbench.cases import Case, Load, Request
 from graphbench.client import DRAIN_S, order_for
 from graphbench.contestants import CONTESTANTS, Contestant
 from graphbench.figures import Sample
+from graphbench.freezing import Freezer
 from graphbench.machine import CpuUse, cpu_of
 from graphbench.schedule import Pace, Selection, order, systems_of
 from graphbench.systems.base import BENCHMARKS, ROOT, System, SystemFailedError
@@ -75,12 +76,15 @@ class _Turns:
         self._case, self._pace, self._folder, self._say = case, pace, folder, say
         self._systems: dict[str, System] = {}
         self._broken: dict[str, str] = {}
+        self._freezer: Freezer | None = None
+        self._ending = contextlib.ExitStack()
 
     async def rounds(self) -> AsyncGenerator[list[Sample], None]:
         """The samples of each round. A system that does not start fails its contestants, and nobody else."""
         try:
             for name in systems_of(self._case):
                 await self._start(name)
+            self._freezer = self._ending.enter_context(Freezer()) if self._pace.freeze else None
             await self._first_warmup()
             for number in range(1, self._pace.rounds + 1):
                 turns = order(self._case.contestants, number)
@@ -90,6 +94,7 @@ class _Turns:
                 self._say(f"  round {number} of {self._pace.rounds}: {_short(found, self._case)}")
                 yield found
         finally:
+            self._ending.close()
             for system in reversed(self._systems.values()):
                 await _finish(system.stop())
 
@@ -125,13 +130,21 @@ class _Turns:
             contestant = CONTESTANTS[name]
             if contestant.system not in self._broken:
                 largest = max(self._case.loads, key=lambda load: load.connections)
+                await self._turn(contestant)
                 await self._load(contestant, largest, self._pace.first_warmup_s, 0.0)
+
+    async def _turn(self, contestant: Contestant) -> dict[str, list[int]]:
+        """Give the machine to the contestant's system; the processes of all."""
+        pids = {name: system.pids() for name, system in self._systems.items()}
+        if self._freezer is not None:
+            await self._freezer.turn(contestant.system, pids)
+        return pids
 
     async def _measure(self, load: Load, contestant: Contestant, number: int) -> Sample:
         place = (self._case.name, load.name, contestant.name, number)
         if contestant.system in self._broken:
             return Sample(*place, problem=self._broken[contestant.system])
-        pids = {name: system.pids() for name, system in self._systems.items()}
+        pids = await self._turn(contestant)
         before = {name: cpu_of(found) for name, found in pids.items()}
         machine, began = CpuUse.now(), time.perf_counter()
         result = await self._load(contestant, load, self._pace.seconds, self._pace.warmup_s)

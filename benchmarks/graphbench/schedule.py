@@ -26,6 +26,7 @@ class Pace:
         warmup_s: Under the same load before those.
         first_warmup_s: Once before the first round, under the largest load.
         verdicts: Whether a missed goal fails the run; a quick run only indicates.
+        freeze: Whether those that wait for their turn are stopped meanwhile.
     """
 
     rounds: int
@@ -33,6 +34,7 @@ class Pace:
     warmup_s: float
     first_warmup_s: float
     verdicts: bool
+    freeze: bool = True
 
 
 FULL = Pace(rounds=5, seconds=2.0, warmup_s=0.7, first_warmup_s=3.0, verdicts=True)
@@ -41,7 +43,7 @@ QUICK = Pace(rounds=3, seconds=1.5, warmup_s=0.5, first_warmup_s=2.0, verdicts=F
 #: About how long a system takes to start and to end, in seconds, on two cores.
 _START_S: Mapping[str, float] = {"http": 5.0, "reference": 1.0}
 _SYSTEM_S = 25.0
-_BETWEEN_S = 1.0
+_BETWEEN_S = 1.3
 _STARTUP_ROUND_S = 70.0
 _STEPS_ROUND_S = 2.0
 

@@ -11,6 +11,8 @@ from graphbench.cases import Request
 from graphbench.client import order_for, run
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+SECONDS = 1.0
+"""Long enough that a machine which is busy with other things answers at all meanwhile."""
 REQUESTS = (Request(b"[1]", 2, noop=1, label="a"), Request(b"[2]", 4, noop=2, label="b"))
 
 
@@ -52,7 +54,7 @@ async def doubling(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
 
 
 async def load(url: str, connections: int = 2, **more: Any) -> dict[str, Any]:
-    return await run(order_for(url, connections, REQUESTS, seconds=0.2, warmup_s=0.05, **more))
+    return await run(order_for(url, connections, REQUESTS, seconds=SECONDS, warmup_s=0.05, **more))
 
 
 async def test_right_answers_are_counted_by_label() -> None:
@@ -62,7 +64,7 @@ async def test_right_answers_are_counted_by_label() -> None:
     assert result["problem"] == ""
     assert result["failed"] == result["reconnected"] == 0
     assert figures.keys() == {"throughput", "p50", "p99", "p50 a", "p99 a", "p50 b", "p99 b"}
-    assert 0 < figures["throughput"] * 0.2 <= result["requests"]
+    assert 0 < figures["throughput"] * SECONDS <= result["requests"]
     assert 0 < figures["p50"] <= figures["p99"]
 
 

@@ -20,7 +20,7 @@ PATIENCE_S = 60.0
 
 
 def test_it_measures_and_leaves_results_behind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*ALONE, "--rounds", "2", "--seconds", "0.2", "--out", str(tmp_path)]) == 0
+    assert main([*ALONE, "--rounds", "2", "--seconds", "1.5", "--out", str(tmp_path)]) == 0
     content = json.loads((tmp_path / "graphs-only.json").read_text())
     assert [sample["round"] for sample in content["samples"]] == [1, 2]
     for sample in content["samples"]:
