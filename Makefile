@@ -84,7 +84,7 @@ test-pythons: $(READY) ## unit and property tests under every other supported Py
 # On kind, on the cluster of KUBECONFIG, or on one made on this machine: E2E="--cluster=current". What it ran on, and why, is in the
 # first lines. Where nothing is possible pytest ends with 77, which make tells and turns into its own 2.
 e2e: $(READY) ## everything in real pods, in a cluster that it makes (root on Linux, or Docker and kind)
-	@$(BIN)/python -m pytest e2e $(E2E)
+	@$(BIN)/python -m pytest e2e -o faulthandler_timeout=1800 $(E2E)
 
 e2e-core: $(READY) ## the most important part of e2e: install, answer, upgrade, lost head, delete
 	@$(BIN)/python -m pytest e2e -m core $(E2E)

@@ -14,6 +14,7 @@ from client import START_S, Object, python_pod
 from clusters.cluster import Cluster
 
 PROGRAM = Path(__file__).with_name("callers_pod.py")
+NOTHING_YET: Object = {"at": 0.0, "since": None, "answered": 0, "reopened": 0, "resent": 0}
 
 
 @dataclass(frozen=True)
@@ -21,19 +22,28 @@ class Seen:
     """What callers saw.
 
     Attributes:
+        reopened: Connections that had been closed while they were idle.
+        resent: Requests that were sent a second time, as their connection went before an answer began.
         failures: Each with ``failure``, ``at`` (Unix seconds when it was sent) and ``seconds``.
         slowest: Seconds of the slowest request that was answered or failed.
+        at: When this was so, in Unix seconds of the pod.
+        since: When the oldest request that was under way then was sent; None where none was.
     """
 
     answered: int
     reopened: int
+    resent: int
     failures: Sequence[Object]
     slowest: float
+    at: float
+    since: float | None
 
     def __str__(self) -> str:
         text = f"{self.answered} answered, {len(self.failures)} failed, slowest {self.slowest:.2f} s"
         if self.reopened:
             text += f", {self.reopened} connections reopened"
+        if self.resent:
+            text += f", {self.resent} requests sent twice"
         if self.failures:
             first, last = self.failures[0], max(self.failures, key=lambda one: one["at"] + one["seconds"])
             kinds: dict[str, int] = {}
@@ -46,10 +56,18 @@ class Seen:
 def seen(log: str) -> Seen:
     """What the lines of `callers_pod` say."""
     lines = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
-    counts = next((line for line in reversed(lines) if "answered" in line), {"answered": 0, "reopened": 0})
+    counts = next((line for line in reversed(lines) if "answered" in line), NOTHING_YET)
     failures = [line for line in lines if "failure" in line]
     slowest = max((line.get("slowest", 0.0) for line in lines), default=0.0)
-    return Seen(counts["answered"], counts["reopened"], failures, slowest)
+    return Seen(
+        answered=counts["answered"],
+        reopened=counts["reopened"],
+        resent=counts["resent"],
+        failures=failures,
+        slowest=slowest,
+        at=counts["at"],
+        since=counts["since"],
+    )
 
 
 class Callers(contextlib.AbstractContextManager["Callers"]):
@@ -95,14 +113,18 @@ class Callers(contextlib.AbstractContextManager["Callers"]):
         return seen(log.stdout)
 
     def wait_for_more(self, count: int, timeout: float = 120.0) -> Seen:
-        """Until ``count`` more have been answered; what they have seen until then."""
-        goal = self.so_far().answered + count
+        """Until ``count`` more have been answered, and all that was under way when they last told has ended: a request
+        that hangs is not overlooked. What they have seen until then.
+        """
+        before = wait_for("callers to tell", lambda: (now := self.so_far()).at > 0 and now, timeout, self._describe)
+
+        def enough() -> Seen | None:
+            now = self.so_far()
+            ended = now.since is None or now.since > before.at
+            return now if ended and now.answered >= before.answered + count else None
+
         return wait_for(
-            f"{count} more answers",
-            lambda: (now := self.so_far()).answered >= goal and now,
-            timeout,
-            lambda: str(self.so_far()),
-            pause=0.5,
+            f"{count} more answers, and the end of what was under way", enough, timeout, lambda: str(self.so_far()), 0.5
         )
 
     def _describe(self) -> str:

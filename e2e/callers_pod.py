@@ -3,10 +3,14 @@
     python callers_pod.py '{"url": "http://diamond:8000/", "body": [1, 2, 3], "answers": [8], "clients": 8, "rate": 40}'
 
 Each client keeps its connection and sends at a steady pace, whatever became of the request before. A connection that
-was idle may be gone when it is used again; like every HTTP client these then send once more on a new one, and only if
-not a byte of an answer has come; ``reopened`` counts that. On standard output there is one JSON object per line: each
-second the counts so far, and before them every request that failed; what was before the first right answer does not
-count. SIGTERM ends it with the last counts.
+was closed while it was idle is replaced before anything is sent; ``reopened`` counts these. One that goes after a
+request was sent on it, before a byte of an answer has come, may have been closed just then: such a request is sent once
+more on a new one, and ``resent`` counts it, because nobody can tell it from one that the server was working on. What
+ends in the middle of an answer has failed.
+
+On standard output there is one JSON object per line: each second the counts so far, with ``since``, the Unix seconds at
+which the oldest request that is still under way was sent; and before them every request that failed. What was before
+the first right answer does not count. SIGTERM ends it with the last counts.
 """
 
 from __future__ import annotations
@@ -14,11 +18,13 @@ from __future__ import annotations
 import http.client
 import json
 import queue
+import select
 import signal
+import socket
 import sys
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import FrameType
 from typing import Any
 from urllib.parse import urlsplit
@@ -31,6 +37,7 @@ class Counts:
     answered: int = 0
     failed: int = 0
     reopened: int = 0
+    resent: int = 0
     slowest: float = 0.0
     latencies: list[float] = field(default_factory=list)
 
@@ -39,7 +46,7 @@ class Callers:
     """Args: what the JSON object on the command line holds.
 
     url: Where to send.
-    body: What is sent, as JSON; or ``documents``: a list of them in base64, sent in turn.
+    body: What is sent, as JSON.
     answers: The right answers; any other is a failure. Empty: every 200 is right.
     clients: Connections.
     rate: Requests per second of all of them together.
@@ -56,6 +63,7 @@ class Callers:
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._lines: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self._sent: dict[int, float] = {}
         self.counts = Counts()
 
     def run(self) -> None:
@@ -77,19 +85,21 @@ class Callers:
     def _first(self) -> str:
         try:
             connection, wrong = self._ask(None)
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, http.client.HTTPException, ValueError) as error:
             return repr(error)
         if connection is not None:
             connection.close()
         return wrong
 
     def _tell(self, **more: Any) -> None:
-        while not self._lines.empty():
-            print(json.dumps(self._lines.get()))
         with self._lock:
-            counts, latencies = self.counts, sorted(self.counts.latencies)
+            counts, latencies = replace(self.counts), sorted(self.counts.latencies)
             self.counts.latencies = []
-        told = {"at": time.time(), "answered": counts.answered, "failed": counts.failed, "reopened": counts.reopened}
+            now, since = time.time(), min(self._sent.values(), default=None)
+        while not self._lines.empty():  # after the counts, so that none is counted and not told
+            print(json.dumps(self._lines.get()))
+        told = {"at": now, "since": since, "answered": counts.answered, "failed": counts.failed}
+        told |= {"reopened": counts.reopened, "resent": counts.resent}
         if latencies:
             told |= {"p50": latencies[len(latencies) // 2], "slowest": latencies[-1]}
         print(json.dumps({**told, **more}), flush=True)
@@ -100,47 +110,71 @@ class Callers:
         while not self._stop.wait(max(0.0, due - time.monotonic())):
             due = max(due + self._pause, time.monotonic() - self._pause)
             at, begun = time.time(), time.monotonic()
+            with self._lock:
+                self._sent[number] = at
             try:
                 connection, wrong = self._ask(connection)
-            except (OSError, http.client.HTTPException) as error:
+            except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: no JSON
                 connection, wrong = None, repr(error)
             seconds = time.monotonic() - begun
             with self._lock:
+                del self._sent[number]
+                self.counts.latencies.append(seconds)
                 if wrong:
                     self.counts.failed += 1
+                    self._lines.put({"failure": wrong, "at": at, "seconds": seconds})
                 else:
                     self.counts.answered += 1
-                self.counts.latencies.append(seconds)
-            if wrong:
-                self._lines.put({"failure": wrong, "at": at, "seconds": seconds})
         if connection is not None:
             connection.close()
 
     def _ask(self, connection: http.client.HTTPConnection | None) -> tuple[http.client.HTTPConnection | None, str]:
         """The connection as it can be used again, and what was wrong with the answer ("" when nothing was)."""
-        if connection is not None:
+        # Without a socket where the server said that it closes it.
+        if connection is not None and connection.sock is not None and _is_closed(connection.sock):
+            with self._lock:
+                self.counts.reopened += 1
+            connection.close()
+        if connection is not None and connection.sock is not None:
             try:
-                return self._send(connection)
+                response = self._begin(connection)
             except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
                 connection.close()
                 with self._lock:
-                    self.counts.reopened += 1
+                    self.counts.resent += 1
+            else:
+                return self._end(connection, response)
         connection = http.client.HTTPConnection(self._url.hostname or "", self._url.port or 80, timeout=self._timeout)
         try:
-            return self._send(connection)
+            response = self._begin(connection)
         except BaseException:
             connection.close()
             raise
+        return self._end(connection, response)
 
-    def _send(self, connection: http.client.HTTPConnection) -> tuple[http.client.HTTPConnection | None, str]:
+    def _begin(self, connection: http.client.HTTPConnection) -> http.client.HTTPResponse:
+        """Sends it, and waits until an answer begins."""
         connection.request("POST", self._url.path or "/", self._body, {"Content-Type": "application/json"})
-        response = connection.getresponse()
-        content = response.read()
+        return connection.getresponse()
+
+    def _end(
+        self, connection: http.client.HTTPConnection, response: http.client.HTTPResponse
+    ) -> tuple[http.client.HTTPConnection, str]:
+        try:
+            content = response.read()
+        except BaseException:
+            connection.close()
+            raise
         if response.status != 200:
             return connection, f"HTTP {response.status}: {content[:300].decode(errors='replace')}"
         if self._answers and json.loads(content) not in self._answers:
             return connection, f"a wrong answer: {content[:300].decode(errors='replace')}"
         return connection, ""
+
+
+def _is_closed(idle: socket.socket) -> bool:
+    """Whether the server ended it meanwhile: nothing else can be there to read before something was sent."""
+    return bool(select.select([idle], [], [], 0)[0])
 
 
 def main() -> None:

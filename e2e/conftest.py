@@ -49,7 +49,13 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     if choice.mode is None:
         pytest.exit(str(choice), returncode=NOTHING_POSSIBLE)
     # Whoever ends the run early, such as `timeout`, gets the cluster taken down all the same.
-    signal.signal(signal.SIGTERM, lambda *_: pytest.exit("ended by SIGTERM", returncode=128 + signal.SIGTERM))
+    signal.signal(signal.SIGTERM, _end)
+
+
+def _end(*_: object) -> None:
+    # `timeout` and make both send it: the second one must not end the clean-up. Children would inherit SIG_IGN.
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    pytest.exit("ended by SIGTERM", returncode=128 + signal.SIGTERM)
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -167,7 +173,8 @@ NUMBERS = itertools.count(1)
 def world(cluster: Cluster, installation: Installation, request: pytest.FixtureRequest, say: Say) -> Iterator[World]:
     """A namespace of this module's own that enforces `restricted`."""
     stem = request.path.stem.removeprefix("test_").replace("_", "-")
-    with World(cluster, f"{stem}-{NUMBERS.__next__()}").made() as world:
+    failed = request.session.testsfailed
+    with World(cluster, f"{stem}-{next(NUMBERS)}").made() as world:
         yield world
-        if request.session.testsfailed:
+        if request.session.testsfailed > failed:
             say(world.tell())

@@ -73,10 +73,14 @@ def disturbed(shop: Shop, say: Say, what: str, disturb: Callable[[], object], *,
 
     def well() -> bool:
         live = world.pipeline("shop")
-        if condition(live, "Available").get("status") != "True" or condition(live, "Reconciling"):
-            return False
+        available, reconciling = condition(live, "Available"), condition(live, "Reconciling")
+        assert available.get("status") == "True", available
+        assert not reconciling, reconciling
         now = world.replicas("shop")
-        return sizes(now) == sizes(before) and (now != before) is loses
+        assert sizes(now) == sizes(before), (sizes(now), sizes(before))
+        others = {node: (ids, now[node]) for node, ids in before.items() if now[node] != ids}
+        assert bool(others) is loses, others
+        return True
 
     with watched(world) as status, shop.callers(ORDER, ANSWERS) as callers:
         begun = time.monotonic()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -43,6 +44,14 @@ class Installation:
         working = sorted(pod for pod in pods if any(pod in holder for holder in holders))
         assert len(working) == 1, f"leases are held by {sorted(holders)}, pods are {sorted(pods)}"
         return working[0]
+
+    def looks(self) -> tuple[str, int]:
+        """The pod that works, and how often it has looked at a pipeline with which nothing was under way."""
+        pod = self.leader()
+        path = f"/api/v1/namespaces/{self.namespace}/pods/{pod}:8080/proxy/metrics"
+        metrics = self._cluster.kubectl("get", "--raw", path).stdout
+        found = re.findall(r'^servepipe_reconciles_total\{result="ok"\} (\S+)$', metrics, re.MULTILINE)
+        return pod, int(sum(map(float, found)))
 
     def kill_operator(self) -> str:
         """The pod that works ends at once, without a word; its name."""
@@ -102,7 +111,9 @@ def install(cluster: Cluster, images: ImageSet, say: Say) -> Iterator[Installati
         )
     except AssertionError as error:
         pods = cluster.kubectl("-n", NAMESPACE, "describe", "pods", check=False).stdout
-        logs = cluster.kubectl("-n", NAMESPACE, "logs", "-l", "app.kubernetes.io/name=servepipe", check=False).stdout
+        logs = cluster.kubectl(
+            "-n", NAMESPACE, "logs", "-l", "app.kubernetes.io/name=servepipe-operator", check=False
+        ).stdout
         raise AssertionError(f"{error}\n{pods[-5000:]}\n{logs[-3000:]}") from None
     say(f"e2e: the chart is installed after {time.monotonic() - begun:.0f} s")
     yield Installation(cluster, NAMESPACE, RELEASE)

@@ -19,6 +19,11 @@ Say = Callable[[str], None]
 #: Nodes of the shop that run as applications of their own.
 NODES = frozenset({"tagger", "ranker", "rare", "risky"})
 ORDER = {"kind": "plain"}
+TAG = "tag one"
+
+
+def answer(tag: str = TAG, seconds: int = 0, more: object = None) -> list[object]:
+    return [tag, seconds, more]
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,8 @@ class Change:
     """Attributes:
     forth, back: Make it and take it back.
     moves: The nodes whose replicas are replaced; all others keep theirs.
-    added: Nodes whose number of replicas changes; those that stay keep their ids.
+    resized: Nodes whose number of replicas changes; those that stay keep their ids.
+    tag: What the order is tagged once it is made; `TAG` before. No other answer is right meanwhile.
     """
 
     name: str
@@ -34,6 +40,7 @@ class Change:
     back: Callable[[Shop], None]
     moves: Collection[str] = ()
     resized: Collection[str] = ()
+    tag: str = TAG
 
 
 def patch(spec: Mapping[str, Any]) -> Callable[[Shop], None]:
@@ -52,6 +59,7 @@ CHANGES = (
         patch({"nodes": {"tagger": {"args": ["label"]}}}),
         patch({"nodes": {"tagger": {"args": ["tag"]}}}),
         moves=("tagger",),
+        tag="label one",
     ),
     Change(
         "image of one node",
@@ -67,18 +75,21 @@ CHANGES = (
             "shop", {"nodes": {"tagger": {"image": None, "code": shop.code("one", "tagger"), "template": None}}}
         ),
         moves=("tagger",),
+        tag="tag two",
     ),
     Change(
         "graph",
         lambda shop: shop.world.apply(shop.compiled("checked")),
         lambda shop: shop.world.apply(shop.compiled("one")),
         resized=("checker",),
+        tag="check one",
     ),
     Change(
         "shared image",
         lambda shop: shop.world.apply(shop.compiled("two")),
         lambda shop: shop.world.apply(shop.compiled("one")),
         moves=(*NODES, "ingress"),
+        tag="tag two",
     ),
 )
 
@@ -88,20 +99,21 @@ CHANGES = (
 def test_a_change_costs_no_caller_anything(
     change: Change, way: str, shop: Shop, installation: Installation, say: Say
 ) -> None:
-    world = shop.world
+    world, moment = shop.world, None
     before = world.replicas("shop")
-    with shop.callers(ORDER) as callers:
+    with shop.callers(ORDER, [answer(), answer(change.tag)]) as callers:
         begun = time.monotonic()
         if way == "forth":
             change.forth(shop)
         else:
             change.back(shop)
-            time.sleep(moment := random.uniform(0.0, 10.0))
-            installation.kill_operator()
+            if installation.namespace:
+                time.sleep(moment := random.uniform(0.0, 10.0))
+                installation.kill_operator()
         world.wait_settled("shop")
         took = time.monotonic() - begun
         seen = callers.wait_for_more(80)
-    killed = "" if way == "forth" else f", the operator killed after {moment:.1f} s"
+    killed = "" if moment is None else f", the operator killed after {moment:.1f} s"
     say(f"e2e: {change.name}, {way.partition(',')[0]}: settled after {took:.0f} s{killed}; {seen}")
     assert seen.failures == []
     after = world.replicas("shop")
@@ -114,6 +126,8 @@ def test_a_change_costs_no_caller_anything(
             assert old < new or new < old, node
         else:
             assert old == new, node
+    if way != "forth" and moment is None:
+        pytest.skip("it was taken back as it should be, but the operator of this cluster is not the run's to kill")
 
 
 def test_autoscaling_follows_the_load(shop: Shop, say: Say) -> None:
@@ -121,13 +135,13 @@ def test_autoscaling_follows_the_load(shop: Shop, say: Say) -> None:
     quick = {"minReplicas": 1, "maxReplicas": 3, "targetOngoingRequests": 2}
     delays = {"upscaleDelaySeconds": 2, "downscaleDelaySeconds": 10}
     before = world.replicas("shop")
-    with shop.callers(ORDER) as callers:
+    with shop.callers(ORDER, [answer()]) as callers:
         world.patch(
             "shop",
             {"nodes": {"ranker": {"replicas": None, "autoscaling": {**quick, **delays}}}},
         )
         world.wait_settled("shop")
-        with shop.callers({"kind": "plain", "seconds": 1}, clients=12, rate=12, name="busy") as busy:
+        with shop.callers({**ORDER, "seconds": 1}, [answer(seconds=1)], clients=12, rate=12, name="busy") as busy:
             begun = time.monotonic()
             world.wait("three replicas of the ranker", lambda: len(world.replicas("shop")["ranker"]) == 3)
             up = time.monotonic() - begun
@@ -147,17 +161,17 @@ def test_autoscaling_follows_the_load(shop: Shop, say: Say) -> None:
 def test_to_zero_and_back(shop: Shop, say: Say) -> None:
     """A node that nobody calls frees its replica; the first call after that waits for a new one, and is answered."""
     world = shop.world
-    with shop.callers(ORDER) as callers:
+    with shop.callers(ORDER, [answer()]) as callers:
         scaling = {"minReplicas": 0, "maxReplicas": 1, "upscaleDelaySeconds": 0, "downscaleDelaySeconds": 5}
         world.patch("shop", {"nodes": {"rare": {"autoscaling": scaling}}})
         world.wait("no replica of the rare one", lambda: not world.replicas("shop").get("rare"))
         world.wait_settled("shop")
         begun = time.monotonic()
-        answer = shop.ask({"kind": "rare"})
+        told = shop.ask({"kind": "rare"})
         took = time.monotonic() - begun
         world.patch("shop", {"nodes": {"rare": {"autoscaling": None}}})
         world.wait_settled("shop")
         seen = callers.wait_for_more(80)
     say(f"e2e: from zero: answered after {took:.1f} s; {seen}")
-    assert (answer.status, answer.json) == (200, ["tag one", 0, "rare one"])
+    assert (told.status, told.json) == (200, answer(more="rare one"))
     assert seen.failures == []

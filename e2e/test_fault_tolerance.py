@@ -31,8 +31,9 @@ def redis(cluster: Cluster) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def tolerant(
-    world: World, images: ImageSet, second_shop: Path, redis: str, tmp_path_factory: pytest.TempPathFactory
+    redis: str, world: World, images: ImageSet, second_shop: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Shop:
+    """The Redis is asked for first, so that it ends last: KubeRay empties it when the pipeline goes."""
     shop = Shop(world, images, second_shop)
     overlay = tmp_path_factory.mktemp("overlay") / "redis.yaml"
     overlay.write_text(json.dumps({"spec": {"cluster": {"gcsFaultTolerance": {"redisAddress": redis}}}}))

@@ -10,7 +10,7 @@ from chart import CHART
 from chart_older import NAME, older
 from clusters.cluster import Ability, Cluster
 from image_set import ImageSet
-from installation import Helm
+from installation import Helm, Installation
 from resources import compiled
 from world import Object, World
 
@@ -33,19 +33,30 @@ def diamond(
 
 
 @pytest.fixture
-def unnoticed(diamond: World, images: ImageSet, say: Say, request: pytest.FixtureRequest) -> Iterator[None]:
-    """While the test goes on no request fails, no pod and no replica changes, and Serve is told nothing."""
+def unnoticed(
+    diamond: World, installation: Installation, images: ImageSet, say: Say, request: pytest.FixtureRequest
+) -> Iterator[None]:
+    """While the test goes on no request fails, no pod and no replica changes, and Serve is told nothing.
+
+    Nor is it afterwards, until the operator that works then has looked twice at what there is.
+    """
 
     def state() -> object:
         pods = {(pod["metadata"]["uid"], *restarts(pod)) for pod in diamond.pods("diamond")}
         return pods, diamond.replicas("diamond"), diamond.deployed_at("diamond")
 
+    def looked() -> bool:
+        pod, looks = installation.looks()
+        return looks >= 2 + (looks_before if pod == pod_before else 0)
+
     before = state()
+    pod_before, looks_before = diamond.wait("an operator that works", installation.looks, 60, "diamond")
     address = "http://diamond:8000/"
     with Callers(
         diamond.cluster, diamond.namespace, images.runtime, url=address, body=[1, 2, 3], answers=[8]
     ) as callers:
         yield
+        diamond.wait("the operator to have looked twice", looked, 120, "diamond")
         diamond.wait_settled("diamond")
         seen = callers.wait_for_more(100)
     say(f"e2e: {request.node.name.removeprefix('test_')}: {seen}")

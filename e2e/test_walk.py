@@ -11,7 +11,7 @@ import pytest
 from chart_older import NAME
 from clusters.cluster import Ability, Cluster
 from image_set import ImageSet
-from installation import Helm
+from installation import RELEASE, Helm
 from resources import ROOT
 from walk import walk
 
@@ -26,6 +26,8 @@ def test_from_install_to_operating(cluster: Cluster, helm: Helm, images: ImageSe
     images.bring("operator", "runtime", "diamond")
     helm.uninstall()
     cluster.kubectl("delete", "crd", NAME, "--timeout=60s", timeout=70)
+    cluster.kubectl("delete", "namespace", helm.namespace, "--timeout=120s", timeout=130)
+    helm.release = RELEASE  # as the pages call it
     programs, work = tmp_path / "bin", tmp_path / "work"
     for folder in (programs, work):
         folder.mkdir()

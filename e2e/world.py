@@ -20,6 +20,8 @@ r = u.Request("http://127.0.0.1:8265/api/serve/applications/")
 r.add_header("X-Ray-Authorization", "Bearer " + os.environ.get("RAY_AUTH_TOKEN", ""))
 print(u.urlopen(r, timeout=20).read().decode())
 """
+#: What Serve decided last.
+_CONTROLLER_LOG = ("sh", "-c", "tail -n 60 /tmp/ray/session_latest/logs/serve/controller_*.log")
 READY_S = 300.0
 #: Everything that an operator, KubeRay or Ray might leave in a namespace.
 KINDS = (
@@ -38,10 +40,14 @@ class World:
 
     @contextlib.contextmanager
     def made(self) -> Iterator[World]:
-        """The namespace is there while the block runs, and enforces the Pod Security Standard `restricted`."""
+        """The namespace is there while the block runs, and enforces the Pod Security Standard `restricted`.
+
+        Raises AssertionError where there is one of that name already: it is somebody else's, and would be deleted.
+        """
         labels = {"pod-security.kubernetes.io/enforce": "restricted", "servepipe-e2e": "true"}
         metadata: Object = {"name": self.namespace, "labels": labels}
-        self.cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
+        namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}
+        self.cluster.kubectl("create", "-f", "-", stdin=json.dumps(namespace))
         try:
             yield self
         finally:
@@ -152,6 +158,10 @@ class World:
         if pipeline:
             told.append(self.kubectl("get", "svp", pipeline, "-o", "jsonpath={.status}", check=False))
             told.append(self.kubectl("get", "raycluster", "-o", "yaml", check=False)[-6000:])
+            heads = [pod["metadata"]["name"] for pod in self.pods(pipeline, "ray.io/node-type=head")]
+            told += [
+                self.kubectl("exec", head, "-c", "ray-head", "--", *_CONTROLLER_LOG, check=False) for head in heads
+            ]
         told.append(self.kubectl("get", "events", "--sort-by=.lastTimestamp", check=False)[-4000:])
         pods = self.kubectl("get", "pods", "-o", "name", check=False).split()
         told += [

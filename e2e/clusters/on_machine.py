@@ -19,8 +19,8 @@ class OnMachine(Cluster):
     mode = "machine"
 
     def __init__(self, folder: Path, say: Say) -> None:
-        self.machine = MachineCluster.up(folder, say)
         binaries = {"kubectl": Path(with_node(say=say)["kubectl"]), "helm": helm(say=say)}
+        self.machine = MachineCluster.up(folder, say)  # last: whatever fails after it would leave the cluster
         super().__init__(self.machine.kubeconfig, binaries, folder)
 
     def load(self, archives: Sequence[Path]) -> None:

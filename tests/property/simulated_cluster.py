@@ -72,12 +72,15 @@ class SimulatedCluster:
                 self.wishes[slot.name] = slot.wish
             elif before is None:
                 self.problems.append(f"{slot.name} came without contents")
-            if slot.high < min(before.replicas if before else 0, before.pods if before else 0):
+            if before is not None and slot.high < before.pods - before.ending:
                 self.problems.append(f"{slot.name} was cut below its pods")
         self.groups = [replace(slot, wish=None) for slot in plan.slots]
 
     def _autoscale(self) -> None:
-        """As many pods as there are replicas on them; those of a worker are shared."""
+        """As many pods as there are replicas on them; those of a worker are shared.
+
+        KubeRay makes the fewest that a group may have by itself, and writes that number nowhere.
+        """
         used: dict[str, int] = {}
         for application in self.world.serve.applications.values():
             self._slots[application.name, application.version] = slot_of(application.config)
@@ -87,8 +90,9 @@ class SimulatedCluster:
         self.groups = [
             replace(
                 slot,
-                replicas=used.get(slot.name, 0),
-                pods=max(used.get(slot.name, 0), self.stuck_pods.get(slot.name, 0)),
+                replicas=needed if (needed := used.get(slot.name, 0)) > slot.low else 0,
+                pods=max(needed, self.stuck_pods.get(slot.name, 0)),
+                ending=max(0, self.stuck_pods.get(slot.name, 0) - needed),
             )
             for slot in self.groups
         ]

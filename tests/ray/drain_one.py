@@ -23,5 +23,5 @@ def of_this_node() -> list[drain.Process]:
 
 
 drain.processes = of_this_node
-drain._say = lambda text: print(text, flush=True)
+drain._say = lambda keepers, text: print(text, flush=True)
 sys.exit(drain.main(sys.argv[2:]))

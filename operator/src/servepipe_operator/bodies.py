@@ -24,8 +24,14 @@ def show_answer(status: int, kind: str, body: bytes) -> int:
     else:
         sys.stdout.buffer.write(body)
     if not good:
-        print(f"HTTP {status}", file=sys.stderr)
+        hint = ": the ingress does not run yet; see `servepipe status`" if _is_rays_own(status, body) else ""
+        print(f"HTTP {status}{hint}", file=sys.stderr)
     return 0 if good else 1
+
+
+def _is_rays_own(status: int, body: bytes) -> bool:
+    """Whether Ray's proxy answered, which has no ingress to ask."""
+    return status == 404 and b"/-/routes" in body
 
 
 def body_of(argument: str) -> bytes:

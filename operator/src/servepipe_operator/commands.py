@@ -14,7 +14,8 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from servepipe.cli.target import add_cluster_options, targets_cluster
-from servepipe.errors import RunError, ServePipeError
+from servepipe.cli.trouble import extra_missing_error
+from servepipe.errors import MissingExtraError, RunError, ServePipeError
 
 __all__ = ["register"]
 
@@ -24,6 +25,9 @@ Run: TypeAlias = Callable[[argparse.Namespace], int]
 _LOCAL = "servepipe_operator.local.commands"
 _CLUSTER = "servepipe_operator.cluster"
 _WAIT_S = 900.0
+#: Packages of the extra `local`, which who works with clusters only does not need.
+_OF_LOCAL = frozenset({"aiohttp", "psutil", "ray", "rich"})
+_THERE = "For a pipeline in a cluster add --kube, --context or -n."
 
 _UP = """\
 Run a pipeline on this machine, in a Ray of its own, until Ctrl-C or `servepipe down`.
@@ -53,9 +57,9 @@ Show nodes, revisions, replicas and conditions.
   servepipe status -n shop         of the pipelines of a namespace
   servepipe status diamond --kube --watch"""
 _EXAMPLES = {
-    "scale": "servepipe scale m1=3 ingress=2",
+    "scale": "servepipe scale m1=3 ingress=2\n  servepipe scale m1=3 -n shop",
     "logs": "servepipe logs m1 -f\n  servepipe logs m1 -n shop --previous",
-    "call": "servepipe call '[1, 2, 3]'",
+    "call": "servepipe call '[1, 2, 3]'\n  servepipe call @order.json -n shop",
     "down": "servepipe down -p diamond",
     "suspend": "servepipe suspend diamond -n shop",
     "pause": "servepipe pause diamond -n shop",
@@ -77,10 +81,10 @@ def register(subparsers: Subparsers) -> None:
     status = _both(subparsers, "status", "show nodes, revisions, replicas and conditions", _STATUS)
     status.add_argument("name", metavar="NAME", nargs="?", help="the pipeline, the same as -p NAME")
     status.add_argument("-w", "--watch", action="store_true", help="go on until Ctrl-C")
-    status.add_argument("-o", "--output", choices=["table", "json", "yaml"], default="table")
+    status.add_argument("-o", "--output", choices=["table", "json", "yaml"], default="table", help="default: table")
 
     scale = _both(subparsers, "scale", "change the number of replicas of a node")
-    scale.add_argument("sizes", metavar="NODE=N", nargs="+", type=_size)
+    scale.add_argument("sizes", metavar="NODE=N", nargs="+", type=_size, help="a node, or ingress; 0 turns a node off")
 
     _add_apply(subparsers)
 
@@ -117,7 +121,9 @@ def _add_apply(subparsers: Subparsers) -> None:
     apply.add_argument("--dry-run", action="store_true", help="show the difference and change nothing (cluster)")
     apply.add_argument("--take-ownership", action="store_true", help="the file wins over everybody (cluster)")
     apply.add_argument("--no-wait", dest="wait", action="store_false", help="do not wait until it serves (cluster)")
-    apply.add_argument("--timeout", type=_seconds, metavar="T", help="how long to wait: 90s, 15m (the default), 1h")
+    apply.add_argument(
+        "--timeout", type=_seconds, metavar="T", help="how long to wait: 90s, 15m (the default), 1h (cluster)"
+    )
 
 
 def _both(subparsers: Subparsers, name: str, what: str, description: str | None = None) -> argparse.ArgumentParser:
@@ -131,7 +137,7 @@ def _both(subparsers: Subparsers, name: str, what: str, description: str | None 
 
 def _cluster(subparsers: Subparsers, name: str, what: str) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(name, help=what, description=_described(name, what))
-    parser.add_argument("pipeline", metavar="NAME")
+    parser.add_argument("pipeline", metavar="NAME", help="the pipeline")
     add_cluster_options(parser)
     parser.set_defaults(run=_implemented(_HOMES[name], name))
     return parser
@@ -188,11 +194,12 @@ def _dispatched(name: str) -> Run:
         except RunError as error:
             if "on this machine" not in error.what:
                 raise
-            raise RunError(
-                error.what,
-                where=error.where,
-                fix=f"{error.fix}\nFor a pipeline in a cluster add --kube, --context or -n.".lstrip(),
-            ) from error
+            raise RunError(error.what, where=error.where, fix=f"{error.fix}\n{_THERE}".lstrip()) from error
+        except ModuleNotFoundError as error:
+            if error.name not in _OF_LOCAL:
+                raise
+            missing = extra_missing_error(error)
+            raise MissingExtraError(missing.what, fix=f"{missing.fix}\n{_THERE}") from error
 
     return run
 

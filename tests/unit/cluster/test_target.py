@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from servepipe.errors import RunError, ServePipeError
+from servepipe.errors import MissingExtraError, RunError, ServePipeError
 from servepipe_operator import commands
 from servepipe_operator.commands import register
+from servepipe_operator.local import commands as local
 
 BOTH = {
     "status": ["status"],
@@ -80,6 +81,22 @@ def test_without_any_it_is_this_machine_and_the_error_names_both_ways(servepipe:
     with pytest.raises(RunError, match="Nothing runs on this machine") as told:
         servepipe(*BOTH[command])
     assert "servepipe up FILE" in told.value.fix
+    assert "For a pipeline in a cluster add --kube, --context or -n." in told.value.fix
+
+
+@pytest.mark.parametrize("command", BOTH)
+def test_who_has_only_what_a_cluster_takes_is_told_how_to_name_it(
+    servepipe: Servepipe, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """Who installed the extra `operator` and forgot `-n`."""
+
+    def without(_: argparse.Namespace) -> int:
+        raise ModuleNotFoundError("No module named 'psutil'", name="psutil")
+
+    monkeypatch.setattr(local, command, without)
+    with pytest.raises(MissingExtraError) as told:
+        servepipe(*BOTH[command])
+    assert 'pip install "servepipe[local]"' in told.value.fix
     assert "For a pipeline in a cluster add --kube, --context or -n." in told.value.fix
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -65,6 +66,14 @@ def test_slots_of_a_pool_that_is_gone_are_taken_over() -> None:
 def test_a_pool_comes_back_when_others_have_all_its_slots() -> None:
     live = [Slot(f"m1-{letter}", "m7", "x", replicas=1, pods=1) for letter in LETTERS]
     assert assign([Wanted("m1--a", PodWish("m1", {"image": "own"}))], live).of == {"m1--a": "m1-d"}
+
+
+@pytest.mark.parametrize("replicas", [0, 2])
+def test_pods_that_are_there_are_not_ended(replicas: int) -> None:
+    """Whatever the group asks for: KubeRay makes the fewest pods without saying so. Those that end do not count."""
+    live = Slot("ingress-b", "ingress", "x", replicas=replicas, pods=2, ending=1, low=1, high=2)
+    (slot,) = assign([], [live]).slots
+    assert (slot.low, slot.high) == (0, 1)
 
 
 @settings(max_examples=150)

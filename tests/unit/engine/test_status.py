@@ -187,6 +187,18 @@ def test_a_paused_pipeline_is_reported_and_not_changed(world: World) -> None:
     assert not any(record.kind == "spec" and record.data.get("paused") for record in world.records.values())
 
 
+def test_what_is_paused_and_then_suspended_goes_on_serving_and_says_so(world: World) -> None:
+    nodes = {"m1": node("good"), "m2": node("good")}
+    world.run(resource(nodes, paused=True), 30)
+    world.run(resource(nodes, paused=True, suspend=True), 30)
+    assert world.serve.applications
+    assert (world.condition("Available"), world.reason("Ready")) == ("True", "Suspended")
+    world.run(resource(nodes, suspend=True), 60)
+    world.run(resource(nodes, paused=True, suspend=True), 30)
+    assert world.serve.applications == {}
+    assert (world.condition("Available"), world.reason("Available")) == ("False", "Suspended")
+
+
 def test_a_suspended_pipeline_frees_everything_and_comes_back(world: World, pipeline: ServePipeline) -> None:
     revision = world.status["nodes"]["m1"]["revision"]
     suspended = resource({"m1": node("good"), "m2": node("good")}, suspend=True)

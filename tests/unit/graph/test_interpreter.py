@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
+import gc
 import time
+import weakref
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -753,7 +755,7 @@ async def test_an_answer_that_is_there_counts_though_the_deadline_passes(make: S
 async def test_a_failure_while_the_event_loop_shuts_down_changes_nothing(gates: Any, make: SimpleNamespace) -> None:
     task = start(make.graph(make.step("a"), make.step("b"), output=make.listed("a", "b")), gates)
     await gates.until_started("a", "b")
-    workers = [each for each in asyncio.all_tasks() if each.get_coro().__qualname__ == "_Request._work"]  # type: ignore[union-attr]
+    workers = [each for each in asyncio.all_tasks() if each.get_coro().__qualname__ == "_Request.work"]  # type: ignore[union-attr]
     assert len(workers) == 2
 
     workers[0].cancel()
@@ -762,6 +764,54 @@ async def test_a_failure_while_the_event_loop_shuts_down_changes_nothing(gates: 
 
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+async def test_what_steps_returned_is_let_go_at_once(make: SimpleNamespace) -> None:
+    """Values are large, and the garbage collector comes late."""
+
+    class Large:
+        pass
+
+    made: list[weakref.ref[Large]] = []
+
+    class Node:
+        async def make(self, *_: Any) -> Large:
+            await asyncio.sleep(0)
+            large = Large()
+            made.append(weakref.ref(large))
+            return large
+
+        async def last(self, *values: Any) -> str:
+            if not values[0]:
+                raise ValueError("bad")
+            return "answer"
+
+        async def stuck(self) -> None:
+            await asyncio.Event().wait()
+
+    def graph(good: bool) -> ir.Graph:
+        return make.graph(
+            ir.Call("one", "n", "make"),
+            ir.Call("each", "n", "make", (ItemRef("inner"),)),
+            Map("inner", ItemRef("outer"), StepRef("each")),
+            Map("outer", Const([[1, 2], [3]]), StepRef("inner")),
+            ir.Call("stuck", "n", "stuck"),
+            First("first", (StepRef("stuck"), StepRef("one"))),
+            ir.Call("last", "n", "last", (Const(good), StepRef("first"), StepRef("outer"))),
+        )
+
+    gc.collect()
+    gc.disable()
+    try:
+        assert await answer(graph(True), Node()) == "answer"
+        with pytest.raises(ValueError, match="bad"):
+            await answer(graph(False), Node())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert [ref for ref in made if ref() is not None] == []
+    finally:
+        gc.enable()
+    assert len(made) == 8
 
 
 async def test_a_switch_takes_members_of_enums_for_what_they_extend(make: SimpleNamespace) -> None:

@@ -190,6 +190,18 @@ def test_workers_hand_their_replicas_over_before_they_end() -> None:
         assert otherwise == "{ sleep 25; ray stop --force; }"
 
 
+def test_a_worker_that_waits_for_its_head_ends_at_sigterm() -> None:
+    """Nothing in it is process 1, which ignores the signal; a template may say otherwise."""
+    raw = {"spec": {"shareProcessNamespace": False}}
+    spec = make_spec(ingress={"template": raw})
+    found = templates(body(spec, [Wanted("ingress", ingress_wish({"template": raw}, spec))]))
+    assert "shareProcessNamespace" not in found["head"]["spec"]
+    assert found["ingress-a"]["spec"]["shareProcessNamespace"] is False
+    workers = templates(body())
+    del workers["head"]
+    assert [template["spec"]["shareProcessNamespace"] for template in workers.values()] == [True] * len(workers)
+
+
 @pytest.mark.parametrize(("grace", "pause"), [(10, 5), (3, 0), (3600, 25)])
 def test_a_template_may_give_pods_another_time_to_end(grace: int, pause: int) -> None:
     raw = {"spec": {"terminationGracePeriodSeconds": grace}}

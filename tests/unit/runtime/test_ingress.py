@@ -6,6 +6,7 @@ import asyncio
 import json
 import threading
 import time
+from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,6 +23,7 @@ from servepipe.runtime.observer import Observer, Replicas
 from servepipe.runtime.routing import InFlight
 
 GRAPH = {"steps": [{"name": "s", "node": "a", "args": [{"$input": []}]}], "output": {"$step": "s"}}
+OTHER_GRAPH = {**GRAPH, "output": {"out": {"$step": "s"}}}
 INLINE = {"import": "operator:neg", "args": [], "kwargs": {}, "code": None}
 
 
@@ -40,6 +42,7 @@ class StandIn(Ingress):  # type: ignore[misc]
         self._pipeline, self._application, self._error = "p", "ingress", ""
         self._state = None
         self._coming = None
+        self._former = []
         self._in_flight = InFlight()
         self._inline = InlineNodes(lambda node: None)  # type: ignore[arg-type, return-value]
         self._retiring = set()
@@ -183,6 +186,37 @@ class TestTableChanges:
         for task in list(ingress._retiring):
             await asyncio.wait_for(task, 10)
         assert sorted(ingress._inline) == ["a--i3", "b--i3"]
+
+    @pytest.mark.parametrize("graph", [GRAPH, OTHER_GRAPH], ids=["same graph", "another graph"])
+    async def test_a_request_whose_body_comes_slowly_meets_two_tables(self, graph: Any) -> None:
+        """What the first one names is gone when it runs, or stays for its graph until it is answered."""
+        ingress = StandIn()
+        await ingress.reconfigure(table("t1", a=[route("i1", 100, inline=INLINE)]))
+        began, body = asyncio.Event(), asyncio.Event()
+
+        async def content() -> AsyncIterator[bytes]:
+            began.set()
+            await asyncio.wait_for(body.wait(), 10)
+            yield b"5"
+
+        async def post() -> Any:
+            transport = httpx.ASGITransport(ingress.__serve_build_asgi_app__())
+            async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+                return (await http.post("/", content=content())).json()
+
+        request = asyncio.create_task(post())
+        await asyncio.wait_for(began.wait(), 10)
+        await ingress.reconfigure(table("t2", a=[route("i2", 100, inline=INLINE)]) | {"graph": graph})
+        (retiring,) = list(ingress._retiring)
+        if graph is GRAPH:
+            await asyncio.wait_for(retiring, 10)
+        assert sorted(ingress._inline) == (["a--i2"] if graph is GRAPH else ["a--i1", "a--i2"])
+        assert ("a--i1" in ingress._busy()) is (graph is not GRAPH)
+        body.set()
+        assert await asyncio.wait_for(request, 10) == -5
+        await asyncio.wait_for(retiring, 10)
+        assert sorted(ingress._inline) == ["a--i2"]
+        assert ingress._busy() == {}
 
     async def test_a_table_that_cannot_be_read_leaves_the_one_in_force(self) -> None:
         ingress = StandIn()

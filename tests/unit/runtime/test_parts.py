@@ -11,6 +11,7 @@ from collections import Counter
 import pytest
 
 from servepipe.errors import NodeError, NotReadyError, RunError, SignatureError
+from servepipe.graph.calls import NodeHandle
 from servepipe.graph.failures import failed_step, mark
 from servepipe.graph.instance import NodeInstance
 from servepipe.graph.ir import Call, DictOf, Graph, InputRef, ListOf, StepRef
@@ -257,6 +258,36 @@ class TestInline:
         assert await nodes.call("a--1", "a", None, [5], {}) == -5
         await nodes.ensure("a--1", "a", self.spec("operator:neg", maxOngoingRequests=2))
         assert nodes.errors == {}
+        await nodes.close("a--1")
+
+    async def test_calls_of_an_inline_node_are_cancelled_with_it(self, monkeypatch):
+        inside, ended = asyncio.Event(), asyncio.Event()
+
+        class Inner:
+            async def call(self, *_):
+                try:
+                    inside.set()
+                    await asyncio.Event().wait()
+                finally:
+                    ended.set()
+
+        class Holder:
+            def __init__(self, inner):
+                self.inner = inner
+
+            async def __call__(self):
+                self.call = self.inner.remote()  # and does not await it
+                await asyncio.Event().wait()
+
+        monkeypatch.setattr("servepipe.authoring.loader.load_object", lambda _: Holder)
+        nodes = InlineNodes(lambda node: NodeHandle(node, Inner(), asyncio.get_running_loop()))
+        await nodes.ensure("a--1", "a", self.spec("mod:Holder", args=[{"$node": "inner"}]))
+        call = asyncio.create_task(nodes.call("a--1", "a", None, [], {}))
+        await asyncio.wait_for(inside.wait(), 10)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        await asyncio.wait_for(ended.wait(), 10)
         await nodes.close("a--1")
 
 

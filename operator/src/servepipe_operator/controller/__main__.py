@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
+import sys
+from typing import TYPE_CHECKING, NoReturn
 
-from servepipe_operator.controller.app import main as run
-from servepipe_operator.controller.context import Context, Work
+from servepipe.cli.trouble import report
+
+if TYPE_CHECKING:
+    from servepipe_operator.controller.context import Context, Work
 
 __all__ = ["main"]
 
 
 def main() -> NoReturn:
     """See `app.main`."""
+    try:
+        from servepipe_operator.controller.app import main as run
+    except ModuleNotFoundError as error:  # of the extra `operator`
+        sys.exit(report(error))
     run(_reconciler)
 
 

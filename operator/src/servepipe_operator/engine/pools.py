@@ -78,6 +78,8 @@ class Slot:
     Args:
         pool: The pool that it serves now; its name tells the first one.
         contents: `PodWish.digest` of what its template holds.
+        replicas: What the group asks for. KubeRay makes pods up to ``low`` without saying so here.
+        pods: Those that there are; ``ending`` of them are being deleted.
         wish: What to write into its template, or None to leave that alone.
         trouble: Why pods of it do not come, or ""; with `unschedulable`, because no machine has room for them.
     """
@@ -87,6 +89,7 @@ class Slot:
     contents: str
     replicas: int = 0
     pods: int = 0
+    ending: int = 0
     low: int = 0
     high: int = 0
     wish: PodWish | None = None
@@ -171,4 +174,4 @@ def _sized(slot: Slot, wanted: Sequence[Wanted], of: Mapping[str, str]) -> Slot:
     high = max(highs, default=0) if slot.pool == DEFAULT_POOL else sum(highs)
     low = max((one.low for one in mine), default=0)
     # Never below what is there: the autoscaler would end pods that still answer. Idle ones go by themselves.
-    return replace(slot, low=low, high=max(low, high, min(slot.replicas, slot.pods)))
+    return replace(slot, low=low, high=max(low, high, slot.pods - slot.ending))

@@ -52,9 +52,10 @@ def nodes_ready(view: View, nodes: Mapping[str, NodeReport]) -> Condition:
 
 
 def available(view: View, checkpoint: Checkpoint, observed: Observed, nodes: Mapping[str, NodeReport]) -> Condition:
-    if view.goal.suspend:
-        return Condition("Available", "False", "Suspended", "spec.suspend is true")
     ingress = view.deployed.applications.get(INGRESS)
+    # Paused before it was suspended it goes on serving.
+    if view.goal.suspend and not (view.goal.paused and ingress is not None and alive(ingress)):
+        return Condition("Available", "False", "Suspended", "spec.suspend is true")
     if (
         observed.ready is True
         and ingress is not None

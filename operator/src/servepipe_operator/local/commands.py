@@ -116,7 +116,7 @@ def apply(arguments: argparse.Namespace) -> int:
     # Compiled here, where its errors have file and line; the run takes the copies of the sources, once.
     compiled = asyncio.run(compile_file(arguments.file, copy=False))
     ControlClient(run).apply(compiled.document, compiled.root)
-    _print(f"{arguments.file} applied")
+    _print(f"{arguments.file} applied; `servepipe status --watch` shows how far it is")
     return 0
 
 

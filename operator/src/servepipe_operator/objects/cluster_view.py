@@ -109,12 +109,13 @@ def view(
     head = next((pod for pod in mine if _labels(pod).get(NODE_TYPE_LABEL) == "head" and not ending(pod)), None)
     workers = [pod for pod in mine if _labels(pod).get(NODE_TYPE_LABEL) == "worker"]
     counts = Counter(_labels(pod).get(GROUP_LABEL, "") for pod in workers)
+    leaving = Counter(_labels(pod).get(GROUP_LABEL, "") for pod in workers if ending(pod))
     troubles = _troubles(workers, owner.namespace, name)
     problem, absent, up = _state(live, name, head, mine, troubles, events)
     return ClusterView(
         live=live,
         problem=problem,
-        slots=tuple(slots_of(live, counts, troubles)),
+        slots=tuple(slots_of(live, counts, leaving, troubles)),
         head=head,
         ingress_ip=next((_ip(pod) for pod in mine if _labels(pod).get(ROLE_LABEL) == "ingress" and is_ready(pod)), ""),
         pods=counts,

@@ -114,6 +114,9 @@ def worker_template(owner: Owner, wish: PodWish, default_image: str, environment
         }
     spec: Json = {
         "automountServiceAccountToken": False,
+        # KubeRay's init container is a shell, which as process 1 ignores SIGTERM: a pod that is deleted before its head
+        # answers would stay for all of the time that a worker has for its replicas.
+        "shareProcessNamespace": True,
         "securityContext": _POD_SECURITY,
         "containers": [container],
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from servepipe.api.v1alpha1 import Cluster, Spec
@@ -98,15 +99,23 @@ def worker_group(owner: Owner, slot: Slot, wish: PodWish, runtime_image: str, en
 
 
 def slots_of(
-    live: Mapping[str, Any], pods: Mapping[str, int], troubles: Mapping[str, PodTrouble] | None = None
+    live: Mapping[str, Any],
+    pods: Mapping[str, int],
+    ending: Mapping[str, int] = MappingProxyType({}),
+    troubles: Mapping[str, PodTrouble] | None = None,
 ) -> list[Slot]:
     """The slots of a live RayCluster, in its order.
 
     Args:
         pods: How many pods there are, by the label ``ray.io/group``; terminating ones count.
+        ending: How many of them are terminating.
         troubles: Why pods do not come, by the same label.
     """
-    slots = [slot_of(group, pods.get(group["groupName"], 0)) for group in live["spec"].get("workerGroupSpecs") or []]
+    slots = [
+        replace(slot_of(group), pods=pods.get(name, 0), ending=ending.get(name, 0))
+        for group in live["spec"].get("workerGroupSpecs") or []
+        if (name := group["groupName"])
+    ]
     return [_with_trouble(slot, (troubles or {}).get(slot.name)) for slot in slots]
 
 
@@ -125,8 +134,8 @@ def environment_of(live: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def slot_of(group: Mapping[str, Any], pods: int = 0) -> Slot:
-    """The slot that a worker group is."""
+def slot_of(group: Mapping[str, Any]) -> Slot:
+    """The slot that a worker group is, without its pods."""
     name = group["groupName"]
     found = group["template"].get("metadata") or {}
     return Slot(
@@ -134,7 +143,6 @@ def slot_of(group: Mapping[str, Any], pods: int = 0) -> Slot:
         pool=(found.get("labels") or {}).get(POOL_LABEL, name.rpartition("-")[0]),
         contents=(found.get("annotations") or {}).get(CONTENTS_ANNOTATION, ""),
         replicas=group.get("replicas") or 0,
-        pods=pods,
         low=group.get("minReplicas") or 0,
         high=group.get("maxReplicas") or 0,
     )

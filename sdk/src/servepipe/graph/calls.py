@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import os
+import random
 import threading
-import uuid
 from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -31,12 +32,26 @@ __all__ = [
     "RequestContext",
     "cancel_nested_calls",
     "current_request",
+    "new_request_id",
 ]
 
 
-@dataclass(frozen=True, slots=True)
+# Of its own, so that no seed of the user's makes two replicas count alike.
+_ids = random.Random()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_ids.seed)
+
+
+def new_request_id() -> str:
+    """32 random hexadecimal digits."""
+    return f"{_ids.getrandbits(128):032x}"
+
+
+@dataclass(slots=True)
 class RequestContext:
-    """What travels with a request, also into nodes that call other nodes.
+    """What travels with a request, also into nodes that call other nodes. Nobody changes it.
+
+    (It is not frozen: made for every request and pickled for every call, that would cost as much as a step.)
 
     Args:
         request_id: Names the request in logs.
@@ -44,7 +59,7 @@ class RequestContext:
         pins: For each node the revision that answers this request.
     """
 
-    request_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    request_id: str = field(default_factory=new_request_id)
     deadline: float | None = None
     pins: Mapping[str, str] = field(default_factory=dict)
 

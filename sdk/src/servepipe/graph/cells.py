@@ -40,9 +40,9 @@ IDLE, WANTED, WAITING, READY, RUNNING, DONE, FAILED = range(7)
 class Request(Protocol):
     """What a cell sees of the request that it belongs to."""
 
-    wanted: deque[Need]
+    wanted: list[Need]
     """Expressions that somebody needs from now on."""
-    ready: list[Cell]
+    ready: deque[Cell]
     """Calls whose arguments are there."""
     undecided: set[Cell]
     """Cells whose `may_want` counts."""
@@ -81,7 +81,10 @@ class Cell(Need):
     __slots__ = ("plan", "task", "users", "value")
 
     def __init__(self, plan: StepPlan, frame: Frame) -> None:
-        super().__init__(plan.first, frame)
+        self.expr = plan.first
+        self.frame = frame
+        self.phase = IDLE
+        self.missing = 0
         self.plan = plan
         self.users: list[Need] = []
         self.value: Any = None  # what it returned or, once FAILED, raised
@@ -299,11 +302,23 @@ class Output(Need):
 
     __slots__ = ("done", "error", "value")
 
-    def __init__(self, expr: ExprPlan, frame: Frame, done: asyncio.Future[None]) -> None:
+    def __init__(self, expr: ExprPlan, frame: Frame) -> None:
         super().__init__(expr, frame)
-        self.done = done
+        self.done: asyncio.Future[None] | None = None  # made when somebody has to wait
         self.value: Any = None
         self.error: Exception | None = None
+
+    async def wait(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Wait until it is DONE or FAILED."""
+        if self.done is None:
+            self.done = loop.create_future()
+        await self.done
+
+    def cancel(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Whoever waits, or is about to, gets ``CancelledError``."""
+        if self.done is None:
+            self.done = loop.create_future()
+        self.done.cancel()
 
     def ready(self, request: Request) -> None:
         self.value = self.expr.read(self.frame)
@@ -315,7 +330,7 @@ class Output(Need):
 
     def _end(self, phase: int) -> None:
         self.phase = phase
-        if not self.done.done():  # cancelled, where the event loop is being shut down
+        if self.done is not None and not self.done.done():  # cancelled, where the event loop is being shut down
             self.done.set_result(None)
 
 

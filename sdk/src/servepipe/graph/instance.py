@@ -8,18 +8,18 @@ another node's answer must not take the thread that the other node needs.
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from types import AsyncGeneratorType, GeneratorType
 from typing import Any
 
 from servepipe.errors import SignatureError
-from servepipe.graph.failures import Raised, as_exception, asked_for, opened
+from servepipe.graph.failures import as_exception, asked_for
 from servepipe.graph.fields import did_you_mean
+from servepipe.graph.slots import Slots
+from servepipe.graph.threads import NoThreadsError, Threads
 
-__all__ = ["NodeInstance", "in_thread", "is_async"]
+__all__ = ["NodeInstance", "is_async"]
 
 
 class NodeInstance:
@@ -63,9 +63,14 @@ class NodeInstance:
         except KeyError:
             function, direct = self._methods[method] = self._find(method)
         slots = self._slots
-        await slots.acquire()
+        if slots.free:
+            slots.free -= 1
+        else:
+            await slots.acquire()
         if not direct and not self._on_loop:
-            result = await self._run(function, args, kwargs, slots)
+            result = await self._threads.call(function, args, kwargs, slots)
+            if inspect.isawaitable(result):
+                result = await result
         else:
             try:
                 result = function(*args, **kwargs)
@@ -115,8 +120,8 @@ class NodeInstance:
 
     def _limit(self, max_ongoing_requests: int) -> None:
         self._max_ongoing_requests = max_ongoing_requests
-        self._slots = asyncio.Semaphore(max_ongoing_requests)
-        self._threads = ThreadPoolExecutor(max_ongoing_requests, thread_name_prefix=f"servepipe-{self._node}")
+        self._slots = Slots(max_ongoing_requests)
+        self._threads = Threads(max_ongoing_requests, f"servepipe-{self._node}")
 
     def _find(self, method: str | None) -> tuple[Callable[..., Any], bool]:
         """The callable, and whether it can be awaited as it is (an async method, the fast case)."""
@@ -135,14 +140,8 @@ class NodeInstance:
         await self._run(getattr(self._object, name), args, {})
         return True
 
-    async def _run(
-        self,
-        function: Callable[..., Any],
-        args: Sequence[Any],
-        kwargs: Mapping[str, Any],
-        slots: asyncio.Semaphore | None = None,
-    ) -> Any:
-        """Call ``function`` where it belongs. The slot is given back when the code ends, not when its caller leaves."""
+    async def _run(self, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """Call the constructor or a hook where it belongs."""
         if self._on_loop or is_async(function):
             try:
                 result = function(*args, **kwargs)
@@ -151,20 +150,10 @@ class NodeInstance:
                 if isinstance(error, Exception) or asked_for(error):
                     raise
                 raise as_exception(error) from error
-        loop = asyncio.get_running_loop()
-        context = contextvars.copy_context()
         try:
-            thread = self._threads.submit(context.run, in_thread, function, args, kwargs)
-        except RuntimeError:
-            if slots is None:  # close() at the end of the process, when there are no more threads to be had
-                return function(*args, **kwargs)
-            slots.release()
-            raise
-        try:
-            result = opened(await asyncio.wrap_future(thread))
-        finally:
-            if slots is not None:
-                _release_when_done(thread, slots, loop)
+            result = await self._threads.call(function, args, kwargs)
+        except NoThreadsError:  # close() at the end of the process
+            return function(*args, **kwargs)
         return await result if inspect.isawaitable(result) else result
 
 
@@ -175,28 +164,3 @@ def is_async(function: Callable[..., Any]) -> bool:
     """Whether calling ``function`` gives a coroutine."""
     # An object with an async __call__, an AsyncMock among them, is async too.
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
-
-
-def in_thread(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """Call ``function`` in a thread for an event loop that applies `opened` to the result."""
-    try:
-        return function(*args, **kwargs)
-    except StopIteration as error:
-        # No coroutine can raise it.
-        told = RuntimeError(f"{getattr(function, '__qualname__', function)} raised StopIteration")
-        told.__cause__ = error
-        return Raised(told)
-    except BaseException as error:
-        return Raised(as_exception(error))
-
-
-def _release_when_done(thread: Future[Any], slots: asyncio.Semaphore, loop: asyncio.AbstractEventLoop) -> None:
-    if thread.done():
-        slots.release()
-        return
-
-    def release(_: Future[Any]) -> None:
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(slots.release)
-
-    thread.add_done_callback(release)

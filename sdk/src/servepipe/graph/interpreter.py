@@ -8,10 +8,11 @@ So a step runs because somebody waits for it, and its fate follows from who stil
 - A step that settled keeps its outcome for whoever needs it later.
 
 Only calls of nodes are coroutines. All else is done between them, in `_advance`, on explicit queues and never by
-recursion. A task that finishes a call goes on with one of the calls that became ready and starts tasks for the others:
-a chain of steps runs in one task.
+recursion. Calls are carried out by workers, each a coroutine in a task of its own (`workers`): one that has finished a
+call goes on with the next that is ready, and others are started only while it waits. So a chain of steps runs in one
+task, and a request whose calls never wait needs no turn of the event loop.
 
-    IDLE --wanted--> WANTED --its steps are missing--> WAITING --all there--> READY --task--> RUNNING --> DONE | FAILED
+    IDLE --wanted--> WANTED --its steps are missing--> WAITING --all there--> READY --begun--> RUNNING --> DONE | FAILED
                        (combinators wait for one expression after the other, and never are READY or RUNNING)
 """
 
@@ -43,6 +44,7 @@ from servepipe.graph.cells import (
 from servepipe.graph.failures import as_exception, mark
 from servepipe.graph.ir import Call
 from servepipe.graph.program import Frame, Program
+from servepipe.graph.workers import start_workers
 
 __all__ = ["run"]
 
@@ -60,87 +62,92 @@ async def run(
         StepTimeoutError: A step, or the request, took too long.
         Exception: What a node raised, as itself; `failures.failed_step` names the step.
     """
-    request = _Request(program, Frame(program.width, program.read_inputs(args, kwargs)), caller, context)
+    root = Frame(program.width, program.read_inputs(args, kwargs))
     token = current_request.set(context)
     try:
-        return await request.run()
-    finally:
-        current_request.reset(token)
-
-
-_tasks: set[asyncio.Task[None]] = set()
-"""Event loops keep only weak references to tasks."""
-
-
-class _Request:
-    """One run of a graph."""
-
-    def __init__(self, program: Program, root: Frame, caller: Caller, context: RequestContext) -> None:
-        self.root = root
-        self.caller = caller
-        self.context = context
-        self.loop = asyncio.get_running_loop()
-        self.output = Output(program.output, root, self.loop.create_future())
-        self.wanted: deque[Need] = deque()  # expressions to subscribe to the steps of
-        self.settled: deque[Cell] = deque()  # steps whose users have not been told yet
-        self.ready: list[Cell] = []  # calls to start
-        self.undecided: set[Cell] = set()  # combinators under way that may want more steps
-        self.orphans: set[Cell] = set()  # running calls that nobody waits for any more
-
-    async def run(self) -> Any:
-        timer = None
-        if self.context.deadline is not None:
-            timer = self.loop.call_later(max(0.0, self.context.deadline - time.time()), self._deadline_passed)
-        output = self.output
-        output.phase = WANTED
-        self.wanted.append(output)
-        self._start(self._advance())
-        try:
-            await output.done
-        except asyncio.CancelledError:
-            self._give_up()
-            raise
-        finally:
-            if timer is not None:
-                timer.cancel()
+        request = _Request(program, root, caller, context)
+        output = request.output
+        request.subscribe(output)
+        request.advance()
+        if request.ready:
+            start_workers(request)
+        if output.phase < DONE:
+            await request.wait()
         if output.error is not None:
             try:
                 raise output.error
             finally:
                 output.error = None  # or the traceback would keep itself alive
         return output.value
+    finally:
+        current_request.reset(token)
+        _forget(root)
+
+
+class _Request:
+    """One run of a graph."""
+
+    __slots__ = ("caller", "context", "loop", "orphans", "output", "ready", "root", "settled", "undecided", "wanted")
+
+    def __init__(self, program: Program, root: Frame, caller: Caller, context: RequestContext) -> None:
+        self.root = root
+        self.caller = caller
+        self.context = context
+        self.loop = asyncio.get_running_loop()
+        self.output = Output(program.output, root)
+        self.wanted: list[Need] = []  # expressions to subscribe to the steps of
+        self.settled: list[Cell] = []  # steps whose users have not been told yet
+        self.ready: deque[Cell] = deque()  # calls to start
+        self.undecided: set[Cell] = set()  # combinators under way that may want more steps
+        self.orphans: set[Cell] = set()  # running calls that nobody waits for any more
+
+    async def wait(self) -> None:
+        """Wait until the output is there, or its failure."""
+        timer = None
+        if self.context.deadline is not None:
+            timer = self.loop.call_later(max(0.0, self.context.deadline - time.time()), self._deadline_passed)
+        try:
+            await self.output.wait(self.loop)
+        except asyncio.CancelledError:
+            self._drop(self.output)
+            self.advance()
+            raise
+        finally:
+            if timer is not None:
+                timer.cancel()
 
     # What happens between calls. Nothing here waits, and nothing recurs.
 
-    def _advance(self) -> list[Cell]:
-        """Work everything off that follows from what has settled, and return the calls that became ready."""
+    def advance(self) -> None:
+        """Work everything off that follows from what has settled; the calls that became ready are in `ready` then."""
         wanted, settled = self.wanted, self.settled
-        while True:
+        if wanted:
+            self._subscribe_wanted()
+        for cell in settled:  # grows while it is read
+            users, cell.users = cell.users, []
+            for need in users:
+                if need.phase != WAITING:  # what an earlier user made of the news has dropped it
+                    continue
+                if cell.phase == FAILED:
+                    self._failed(need, cell.value)
+                    continue
+                need.missing -= 1
+                if not need.missing:
+                    self._ready(need)
             if wanted:
-                need = wanted.popleft()
-                if need.phase == WANTED:  # else it was dropped while it stood in the queue
-                    self._subscribe(need)
-            elif settled:
-                cell = settled.popleft()
-                users, cell.users = cell.users, []
-                for need in users:
-                    if need.phase != WAITING:  # what an earlier user made of the news has dropped it
-                        continue
-                    if cell.phase == FAILED:
-                        self._failed(need, cell.value)
-                        continue
-                    need.missing -= 1
-                    if not need.missing:
-                        self._ready(need)
-            elif self.orphans:
-                self._cancel_orphans()
-                break
-            else:
-                break
-        ready, self.ready = self.ready, []
-        return ready
+                self._subscribe_wanted()
+        settled.clear()
+        if self.orphans:
+            self._cancel_orphans()
 
-    def _subscribe(self, need: Need) -> None:
+    def _subscribe_wanted(self) -> None:
+        for need in self.wanted:  # grows while it is read
+            if need.phase == WANTED:  # else it was dropped while it stood in the queue
+                self.subscribe(need)
+        self.wanted.clear()
+
+    def subscribe(self, need: Need) -> None:
+        """Have ``need`` wait for the steps of its expression."""
         need.phase = WAITING
         missing = 0
         for hops, plan in need.expr.deps:
@@ -226,12 +233,8 @@ class _Request:
         """Whether some combinator that is still undecided may come back to ``cell``."""
         return any(other.may_want() & cell.plan.bit and _related(other.frame, cell.frame) for other in self.undecided)
 
-    def _give_up(self) -> None:
-        self._drop(self.output)
-        self._advance()
-
     def _deadline_passed(self) -> None:
-        if self.output.done.done():
+        if self.output.phase >= DONE:
             return
         running = next(_running(self.root), None)
         step = running.plan.step if running is not None else None
@@ -242,25 +245,20 @@ class _Request:
                 "the request ran out of time" + (f" in step {name} (node {node})" if name else ""), step=name, node=node
             ),
         )
-        self._advance()
+        self.advance()
 
     # Calls.
 
-    def _start(self, cells: Sequence[Cell]) -> None:
-        for cell in cells:
-            if cell.phase == READY:
-                cell.phase = RUNNING
-                cell.task = task = self.loop.create_task(self._work(cell))
-                _tasks.add(task)
-                task.add_done_callback(_tasks.discard)
-
-    async def _work(self, cell: Cell | None) -> None:
-        """Carry out the call of ``cell``, then one of those that it makes possible, and so on."""
-        task = asyncio.current_task()
-        while cell is not None:
-            plan = cell.plan
-            step = plan.step
-            assert isinstance(step, Call)
+    async def work(self, task: asyncio.Task[None]) -> None:
+        """Carry out calls that are ready, one after the other, in ``task``."""
+        ready = self.ready
+        while ready:
+            cell = ready.popleft()
+            if cell.phase != READY:  # it was dropped
+                continue
+            cell.phase = RUNNING
+            cell.task = task
+            step: Any = cell.plan.step
             try:
                 if step.timeout_s is None and not step.retries:
                     args, kwargs = cell.expr.read(cell.frame)
@@ -272,25 +270,21 @@ class _Request:
                     raise  # no code of the user's: this coroutine itself is being thrown away
                 if cell.task is not task:  # nobody waits for it any more
                     return
-                if isinstance(raised, asyncio.CancelledError) and task is not None and task.cancelling():
-                    self.output.done.cancel()  # the event loop is being shut down
+                if isinstance(raised, asyncio.CancelledError) and task.cancelling():
+                    self.output.cancel(self.loop)  # the event loop is being shut down
                     return
                 error = as_exception(raised)
                 mark(error, step.name, step.node, step.method)
                 self.settle(cell, FAILED, error)
+                del error, cell  # this frame is in the traceback, and both would keep that alive
             else:
                 if cell.task is not task:
                     return
-                self.settle(cell, DONE, value)
-            cell = None
-            ready = self._advance()
-            for index, fresh in enumerate(ready):
-                if fresh.phase == READY:
-                    fresh.phase = RUNNING
-                    fresh.task = task
-                    cell = fresh
-                    self._start(ready[index + 1 :])
-                    break
+                cell.phase = DONE
+                cell.value = value
+                cell.task = None
+                self.settled.append(cell)
+            self.advance()
 
     async def _attempts(self, step: Call, cell: Cell) -> Any:
         for attempt in range(step.retries + 1):
@@ -324,6 +318,16 @@ def _inside(frame: Frame | None, outer: Frame) -> bool:
             return True
         frame = frame.parent
     return False
+
+
+def _forget(root: Frame) -> None:
+    """Let go of what the steps returned. Cells and frames refer to each other: large values would wait for the GC."""
+    frames = [root]
+    for frame in frames:  # grows while it is read
+        for cell in frame.cells:
+            if type(cell) is MapCell:
+                frames += cell.frames or ()
+        frame.cells.clear()
 
 
 def _running(root: Frame) -> Iterator[Cell]:

@@ -13,11 +13,14 @@ import sys
 from typing import Any
 
 from servepipe.graph.failures import message_of
+from servepipe.runtime import json_bytes
 
-__all__ = ["AnswerNotSupportedError", "encode_answer", "encode_json"]
+__all__ = ["BYTES", "JSON", "AnswerNotSupportedError", "encode_answer", "encode_json"]
 
-JSON = "application/json"
-BYTES = "application/octet-stream"
+JSON = b"application/json"
+BYTES = b"application/octet-stream"
+
+_RAW = (bytes, bytearray, memoryview)
 
 
 class AnswerNotSupportedError(Exception):
@@ -33,15 +36,20 @@ class AnswerNotSupportedError(Exception):
         return f"the answer{where} {self.problem}"
 
 
-def encode_answer(value: Any) -> tuple[bytes, str]:
+def encode_answer(value: Any) -> tuple[bytes, bytes]:
     """The body and the content type for ``value``. Raises `AnswerNotSupportedError` naming the part that is wrong."""
-    if isinstance(value, bytes | bytearray | memoryview):
+    if isinstance(value, _RAW):
         return bytes(value), BYTES
     return encode_json(value), JSON
 
 
 def encode_json(value: Any) -> bytes:
     """``value`` as UTF-8 JSON without white space. Raises `AnswerNotSupportedError`."""
+    body = json_bytes.write(value)
+    return _encode_by_json(value) if body is None else body
+
+
+def _encode_by_json(value: Any) -> bytes:
     try:
         text = json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"), default=_plain)
     except Exception as error:  # also what the answer's own properties and methods raise

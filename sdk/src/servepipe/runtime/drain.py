@@ -22,6 +22,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -187,7 +188,7 @@ def drain(
 
 
 def processes(proc: Path = Path("/proc")) -> list[Process]:
-    """All that this one may see; in a pod those of its container."""
+    """All that this one may see; in a pod those of its containers."""
     found = []
     for folder in proc.iterdir():
         if folder.name.isdecimal():
@@ -219,12 +220,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     begun = time.monotonic()
     found = processes()
     node = Node.among(found)
+    keepers = _keepers(node, found)
+    say = partial(_say, keepers)
     why = "Ray does not run"
     if node is not None:
         head = Head(os.environ.get("RAY_ADDRESS") or node.gcs)
-        why = drain(node, head, processes, grace_s=given.grace, proxy=given.proxy, say=_say)
-    _say(f"ending Ray after {time.monotonic() - begun:.1f} s: {why}")
-    _end(_keepers(node, found))
+        why = drain(node, head, processes, grace_s=given.grace, proxy=given.proxy, say=say)
+    say(f"ending Ray after {time.monotonic() - begun:.1f} s: {why}")
+    _end(keepers)
     return 0
 
 
@@ -242,13 +245,19 @@ def _end(pids: Sequence[int]) -> None:
         subprocess.Popen(["sh", "-c", later], stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True)
 
 
-def _say(text: str) -> None:
-    """On the pod's log: nobody sees what a hook prints."""
+def _say(keepers: Sequence[int], text: str) -> None:
+    """On the pod's log, where ``ray start`` writes: nobody sees what a hook prints.
+
+    Process 1 is the pod's own where its containers share their processes.
+    """
     line = f"servepipe: {text}\n"
-    try:
-        Path("/proc/1/fd/1").write_text(line, encoding="utf-8")
-    except OSError:
-        print(line, end="", flush=True)  # noqa: T201
+    for pid in (*reversed(keepers), 1):  # the raylet, which has a log of its own, is the first
+        try:
+            Path(f"/proc/{pid}/fd/1").write_text(line, encoding="utf-8")
+        except OSError:
+            continue
+        return
+    print(line, end="", flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -15,12 +15,10 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
-import json
 import logging
 import sys
 import time
-import uuid
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
@@ -28,21 +26,30 @@ from typing import Any, Protocol, TypeAlias
 from servepipe.errors import BadRequestError, RequestError, StepTimeoutError
 from servepipe.graph.failures import as_exception, asked_for, opened
 from servepipe.graph.inputs import describe_arguments
-from servepipe.graph.instance import in_thread, is_async
-from servepipe.runtime.answers import AnswerNotSupportedError, encode_answer, encode_json
+from servepipe.graph.instance import is_async
+from servepipe.graph.threads import in_thread
+from servepipe.runtime.answers import JSON, AnswerNotSupportedError, encode_answer, encode_json
+from servepipe.runtime.http_request import (
+    Message,
+    Receive,
+    Scope,
+    Send,
+    arguments,
+    known_headers,
+    read_body,
+    replay,
+    route_path,
+    too_large,
+)
 from servepipe.runtime.interface import Interface
+from servepipe.runtime.limit import Limit
 from servepipe.runtime.problems import HookError, problem_of
 
-__all__ = ["Endpoint", "Hook", "HttpApp", "Run", "arguments", "request_id_of", "too_large"]
+__all__ = ["Endpoint", "Hook", "HttpApp", "Run"]
 
-Message: TypeAlias = dict[str, Any]
-Scope: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[Message]]
-Send: TypeAlias = Callable[[Message], Awaitable[None]]
 Endpoint: TypeAlias = Callable[[], Awaitable[tuple[int, Any]]]
 
 REQUEST_ID = "x-request-id"
-MAX_REQUEST_ID_LENGTH = 128
 GRACE_S = 0.1
 
 log = logging.getLogger("servepipe.ingress")
@@ -121,69 +128,85 @@ class HttpApp:
         self._max_body_bytes = max_body_bytes
         self._timeout_s = timeout_s
         self._sends_request_id = sends_request_id
+        self._methods = ("POST",) if preprocessor is None else ("GET", "POST", "PUT")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await _lifespan(receive, send)
-            return
         if scope["type"] != "http":
-            if scope["type"] == "websocket":
+            if scope["type"] == "lifespan":
+                await _lifespan(receive, send)
+            elif scope["type"] == "websocket":
                 await send({"type": "websocket.close", "code": 1008})
             return
-        request_id = request_id_of(scope["headers"])
+        request_id, too_long = known_headers(scope["headers"], self._max_body_bytes)
         try:
-            answer = await self._answer(scope, receive, request_id)
+            path = route_path(scope) if scope.get("root_path") else scope["path"]
+            if path != "/" and path:
+                answer: Any = await self._elsewhere(path, scope["method"])
+            elif scope["method"] not in self._methods:
+                raise _method_not_allowed(scope["method"], self._methods)
+            elif too_long:
+                raise too_large(self._max_body_bytes)
+            else:
+                answer = await self._within_limit(scope, receive, request_id)
         except Exception as error:
             await self._send_error(error, scope, request_id, send)
         else:
             await self._send_answer(answer, scope, request_id, receive, send)
 
-    async def _answer(self, scope: Scope, receive: Receive, request_id: str) -> Any:
-        path = _route_path(scope)
-        if endpoint := self._endpoints.get(path):
-            _check_method(scope["method"], ("GET", "HEAD"))
-            return _Status(*await endpoint())
-        if path not in ("", "/"):
+    async def _elsewhere(self, path: str, method: str) -> _Status:
+        endpoint = self._endpoints.get(path)
+        if endpoint is None:
             raise BadRequestError(
                 f"nothing is served at {path}", status=404, code="NotFound", fix="Send requests to the route itself."
             )
-        _check_method(scope["method"], ("POST",) if self._preprocessor is None else ("GET", "POST", "PUT"))
-        deadline = None if self._timeout_s is None else time.time() + self._timeout_s
+        if method not in ("GET", "HEAD"):
+            raise _method_not_allowed(method, ("GET", "HEAD"))
+        return _Status(*await endpoint())
+
+    async def _within_limit(self, scope: Scope, receive: Receive, request_id: str) -> Any:
+        if self._timeout_s is None:
+            return await self._answer(scope, receive, request_id, None)
+        # The graph keeps the deadline by itself, and knows which step is late; it gets the chance to say so.
+        limit = Limit(self._timeout_s + GRACE_S)
         try:
-            # The graph keeps the deadline by itself, and knows which step is late; it gets the chance to say so.
-            async with asyncio.timeout(None if self._timeout_s is None else self._timeout_s + GRACE_S) as limit:
-                body = await _read_body(scope, receive, self._max_body_bytes)
-                args, kwargs = await self._inputs(scope, body, receive)
-                output = await self._run_graph(args, kwargs, request_id, deadline)
-                return output if self._postprocessor is None else await self._postprocess(output)
+            return await limit.keep(self._answer(scope, receive, request_id, time.time() + self._timeout_s))
         except Exception as error:
             # Whatever the graph makes of being cancelled, past the deadline the answer is that it took too long.
-            if not limit.expired():
+            if not limit.expired:
                 raise
             raise StepTimeoutError(
                 f"the request took longer than {self._timeout_s:g} s", fix="See spec.ingress.requestTimeoutSeconds."
             ) from error
 
-    async def _inputs(self, scope: Scope, body: bytes, receive: Receive) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    async def _answer(self, scope: Scope, receive: Receive, request_id: str, deadline: float | None) -> Any:
+        body = await read_body(receive, self._max_body_bytes)
         if self._preprocessor is None:
-            return arguments(body, self._interface)
+            args, kwargs = arguments(body, self._interface)
+            output = await self._run(args, kwargs, request_id=request_id, deadline=deadline)
+        else:
+            value = await self._preprocess(self._preprocessor, scope, body, receive)
+            output = await self._run_preprocessed((value,), {}, request_id, deadline)
+        return output if self._postprocessor is None else await self._postprocess(output)
+
+    async def _preprocess(self, preprocessor: Hook, scope: Scope, body: bytes, receive: Receive) -> Any:
         from starlette.requests import Request
 
         try:
-            return (await self._preprocessor(Request(scope, _replay(body, receive))),), {}
+            return await preprocessor(Request(scope, replay(body, receive)))
         except RequestError:
             raise
         except Exception as error:
-            raise HookError("preprocessor", self._preprocessor.import_path, error) from error
+            raise HookError("preprocessor", preprocessor.import_path, error) from error
 
-    async def _run_graph(
+    async def _run_preprocessed(
         self, args: Sequence[Any], kwargs: Mapping[str, Any], request_id: str, deadline: float | None
     ) -> Any:
+        assert self._preprocessor is not None
         try:
             return await self._run(args, kwargs, request_id=request_id, deadline=deadline)
         except BadRequestError as error:
             missing = self._interface.missing(args, kwargs)
-            if self._preprocessor is None or not missing or error.status != 422:
+            if not missing or error.status != 422:
                 raise
             raise BadRequestError(
                 f"the graph reads {', '.join(missing)}, but the preprocessor {self._preprocessor.import_path} returned "
@@ -235,7 +258,7 @@ class HttpApp:
             log.error("request %s: %s", request_id, problem.message, exc_info=problem.log_exception)
         body = encode_json({"error": problem.body(request_id)})
         headers = (*self._headers(request_id), *problem.headers)
-        await _send(send, scope, problem.status, body, "application/json", headers)
+        await _send(send, scope, problem.status, body, JSON, headers)
 
     def _headers(self, request_id: str) -> tuple[tuple[bytes, bytes], ...]:
         return ((REQUEST_ID.encode(), request_id.encode()),) if self._sends_request_id else ()
@@ -247,94 +270,10 @@ class _Status:
     value: Any
 
 
-def arguments(body: bytes, interface: Interface) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments that a JSON body stands for. Raises `BadRequestError` (400) for what is not JSON.
-
-    An array with one element stays one argument, the array, where the graph reads its input by index: ``[5]`` then
-    gives 5 for ``dag_input[0]``, as ``[5, 6]`` does.
-    """
-    if not body.strip():
-        if not interface.reads:
-            return (), {}
-        raise BadRequestError(
-            "the body is empty", status=400, code="InvalidJson", fix="Send a JSON array with one element per input."
-        )
-    try:
-        value = json.loads(body, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
-        raise BadRequestError(f"the body is not JSON: {error}", status=400, code="InvalidJson") from None
-    if isinstance(value, list) and not (len(value) == 1 and interface.by_index):
-        return tuple(value), {}
-    if isinstance(value, dict) and interface.by_keyword:
-        return (), value
-    return (value,), {}
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not a JSON number")
-
-
-def request_id_of(headers: Sequence[tuple[bytes, bytes]]) -> str:
-    """The caller's ``x-request-id`` where it is printable and of sane length, else a new one."""
-    for name, value in headers:
-        if name == b"x-request-id":
-            text = value.decode("latin-1")
-            if 0 < len(text) <= MAX_REQUEST_ID_LENGTH and text.isascii() and text.isprintable():
-                return text
-    return uuid.uuid4().hex
-
-
-async def _read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
-    for name, value in scope["headers"]:
-        # Python reads no integer of thousands of digits, and none of twenty fits any memory.
-        if name == b"content-length" and value.isdigit() and (len(value) > 20 or int(value) > limit):
-            raise too_large(limit)
-    chunks: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise BadRequestError("the caller went away while it sent the body", status=400, code="Disconnected")
-        chunk = message.get("body", b"")
-        size += len(chunk)
-        if size > limit:
-            raise too_large(limit)
-        chunks.append(chunk)
-        if not message.get("more_body", False):
-            return b"".join(chunks)
-
-
-def too_large(limit: int) -> BadRequestError:
-    """The 413 for a body of more than ``limit`` bytes."""
+def _method_not_allowed(method: str, allowed: tuple[str, ...]) -> BadRequestError:
     return BadRequestError(
-        f"the body is larger than {limit} bytes", status=413, code="BodyTooLarge", fix="See spec.ingress.maxBodyBytes."
+        f"{method} is not served here", status=405, code="MethodNotAllowed", fix=f"Use {' or '.join(allowed)}."
     )
-
-
-def _replay(body: bytes, receive: Receive) -> Receive:
-    """A ``receive`` that gives the body once more, and after that what the server says: whether the caller is there."""
-    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def again() -> Message:
-        return messages.pop() if messages else await receive()
-
-    return again
-
-
-def _check_method(method: str, allowed: tuple[str, ...]) -> None:
-    if method not in allowed:
-        raise BadRequestError(
-            f"{method} is not served here", status=405, code="MethodNotAllowed", fix=f"Use {' or '.join(allowed)}."
-        )
-
-
-def _route_path(scope: Scope) -> str:
-    """The path below the route. ``path`` includes ``root_path`` (ASGI), except from servers that strip it."""
-    path: str = scope["path"]
-    root: str = scope.get("root_path", "").rstrip("/")
-    if root and (path == root or path.startswith(root + "/")):
-        return path[len(root) :]
-    return path
 
 
 def _is_response(value: Any) -> bool:
@@ -347,18 +286,15 @@ async def _send(
     scope: Scope,
     status: int,
     body: bytes,
-    content_type: str,
+    content_type: bytes,
     headers: Sequence[tuple[bytes, bytes]],
 ) -> None:
+    length = (b"content-length", b"%d" % len(body))
     await send(
         {
             "type": "http.response.start",
             "status": status,
-            "headers": [
-                (b"content-type", content_type.encode()),
-                (b"content-length", str(len(body)).encode()),
-                *headers,
-            ],
+            "headers": [(b"content-type", content_type), length, *headers],
         }
     )
     await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})

@@ -1,7 +1,8 @@
 """The deployment that callers talk to: it holds the graph and the weights, and runs a request through the nodes.
 
-Everything that a request needs is in one `_State`, made when the table changes and swapped in one assignment. A request
-keeps the state it started with, so it never sees half of a change.
+Everything that a request needs is in one `_State`, made when the table changes and swapped in one assignment, so that a
+request never sees half of a change. One whose body takes long to come meets two: it runs by the graph that it was read
+for, and draws its revisions when it begins to run.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ import asyncio
 import logging
 import sys
 import time
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections import Counter
+from collections.abc import Coroutine, Mapping, MutableMapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from google.protobuf.wrappers_pb2 import BytesValue
@@ -20,7 +23,7 @@ from ray import serve
 
 from servepipe.authoring import code, loader
 from servepipe.errors import RequestError
-from servepipe.graph.calls import NodeHandle, RequestContext, cancel_nested_calls, current_request
+from servepipe.graph.calls import NodeHandle, RequestContext, current_request, new_request_id
 from servepipe.graph.interpreter import run
 from servepipe.graph.ir import Const
 from servepipe.graph.program import Program
@@ -28,7 +31,8 @@ from servepipe.graph.wire import parse_graph
 from servepipe.runtime import versions
 from servepipe.runtime.answers import encode_answer, encode_json
 from servepipe.runtime.grpc_service import STATUS_CODES
-from servepipe.runtime.http import Hook, HttpApp, Receive, Send, arguments, request_id_of, too_large
+from servepipe.runtime.http import Hook, HttpApp
+from servepipe.runtime.http_request import Receive, Send, arguments, request_id_of, too_large
 from servepipe.runtime.inline import InlineNodes
 from servepipe.runtime.interface import Interface
 from servepipe.runtime.observer import Observer
@@ -54,6 +58,7 @@ class Ingress:
         self._application: str = serve.get_replica_context().app_name
         self._state: _State | None = None
         self._coming: _State | None = None
+        self._former: list[_State] = []
         self._in_flight = InFlight()
         self._error = ""
         self._serve_caller = ServeCaller(self._pin, self._is_off)
@@ -73,7 +78,12 @@ class Ingress:
             elif self._state is None:
                 await HttpApp(_no_run, _NOTHING, endpoints={"/-/ready": self._ready})(scope, receive, send)
             else:
-                await self._state.http(scope, receive, send)
+                state = self._state
+                state.requests += 1
+                try:
+                    await state.http(scope, receive, send)
+                finally:
+                    state.requests -= 1
 
         return app
 
@@ -98,6 +108,8 @@ class Ingress:
             await self._inline.ensure(application, node, spec)
         for application in state.places.dedicated:
             self._serve_caller.handle(application)  # now, so that its router knows the replicas when weight comes
+        if self._state is not None and self._state.graph != state.graph:
+            self._former.append(self._state)
         self._state, self._coming = state, None
         task = asyncio.create_task(self._retire())
         self._retiring.add(task)
@@ -132,7 +144,7 @@ class Ingress:
             told = replace(problem, message=problem.message[:2000])
             grpc_context.set_details(encode_json(told.body(request_id)).decode())
             raise
-        grpc_context.set_trailing_metadata([("content-type-of-value", content_type)])
+        grpc_context.set_trailing_metadata([("content-type-of-value", content_type.decode())])
         return BytesValue(value=body)
 
     async def acknowledge(self) -> dict[str, Any]:
@@ -141,25 +153,29 @@ class Ingress:
             "replica": serve.get_replica_context().replica_id.unique_id,
             "application": self._application,
             "table": "" if self._state is None else self._state.table,
-            "busy": self._in_flight.by_application(),
+            "busy": self._busy(),
             "errors": self._inline.errors | ({self._application: self._error} if self._error else {}),
         }
 
+    def _busy(self) -> dict[str, int]:
+        """How many requests under way may call each application."""
+        busy = Counter(self._in_flight.by_application())
+        for state in self._used():
+            for application in (*state.places.inline, *state.places.dedicated):
+                busy[application] = max(busy[application], state.requests)
+        return dict(busy)
+
     # The Caller of the interpreter, and of handles inside Inline nodes.
 
-    async def call(
+    def call(
         self, node: str, method: str | None, args: Sequence[Any], kwargs: Mapping[str, Any], context: RequestContext
-    ) -> Any:
+    ) -> Coroutine[Any, Any, Any]:
         """See `servepipe.graph.calls.Caller.call`."""
         revision = context.pins.get(node) or self._pin(node)
-        if revision is not None and (application := application_name(node, revision)) in self._inline:
-            token = current_request.set(context)
-            try:
-                with cancel_nested_calls():
-                    return await self._inline.call(application, node, method, args, kwargs)
-            finally:
-                current_request.reset(token)
-        return await self._serve_caller.call(node, method, args, kwargs, context)
+        if revision is None or (application := application_name(node, revision)) not in self._inline:
+            return self._serve_caller.call(node, method, args, kwargs, context)
+        call = self._inline.call(application, node, method, args, kwargs)
+        return call if current_request.get() is context else _within(context, call)
 
     def _pin(self, node: str) -> str | None:
         return None if self._state is None else self._state.routes.draw().revisions.get(node)
@@ -183,17 +199,23 @@ class Ingress:
         request_id: str | None = None,
         deadline: float | None = None,
     ) -> Any:
+        if self._state is not None and self._state is not state and self._state.graph == state.graph:
+            state = self._state  # what the former one names may be gone
         pins = state.routes.draw()
         if deadline is None and state.timeout_s is not None:
             deadline = time.time() + state.timeout_s
-        context = RequestContext(request_id or request_id_of(()), deadline, pins.revisions)
-        with self._in_flight.request(pins):
+        context = RequestContext(request_id or new_request_id(), deadline, pins.revisions)
+        self._in_flight.begin(pins)
+        try:
             return await run(state.program, args, kwargs, self, context)
+        finally:
+            self._in_flight.end(pins)
 
     async def _retire(self) -> None:
         """Close Inline revisions and drop handles that the table no longer has, once no request may use them.
 
-        What a table that is being prepared needs stays: this may still be waiting when the next one comes.
+        What a table that is being prepared needs stays: this may still be waiting when the next one comes. So does what
+        a former graph needs whose requests are still being read.
         """
         while True:
             busy = self._in_flight.by_application()
@@ -202,7 +224,7 @@ class Ingress:
                 # Closing one runs the user's code, and a table may come meanwhile that needs the next.
                 if not self._needed(application):
                     await self._inline.close(application)
-            if not any(name in busy for name in unused):
+            if not self._used() and not any(name in busy for name in unused):
                 used = {name for state in self._tables() for name in state.places.dedicated}
                 await self._serve_caller.keep_only(used | busy.keys())
                 return
@@ -212,8 +234,13 @@ class Ingress:
         return any(inline in state.places.inline for state in self._tables())
 
     def _tables(self) -> list[_State]:
-        """The table in force and the one that is being prepared, where there are."""
-        return [state for state in (self._state, self._coming) if state is not None]
+        """The table in force and the one that is being prepared, where there are; and those of graphs in use."""
+        return [state for state in (self._state, self._coming, *self._used()) if state is not None]
+
+    def _used(self) -> list[_State]:
+        """Tables of other graphs than the present one that requests still run by."""
+        self._former = [state for state in self._former if state.requests]
+        return self._former
 
     # Endpoints
 
@@ -238,12 +265,18 @@ class Ingress:
 
 
 class _State:
-    """One table, prepared. Raises what `parse_graph` and `Program` raise: Serve then keeps the replica from serving."""
+    """One table, prepared. Raises what `parse_graph` and `Program` raise: Serve then keeps the replica from serving.
+
+    Attributes:
+        requests: How many HTTP requests began with it and have not ended.
+    """
 
     def __init__(self, config: dict[str, Any], ingress: Ingress) -> None:
         graph = parse_graph(config["graph"])
         nodes: dict[str, Any] = config["nodes"]
         self.table: str = config["table"]
+        self.graph: Any = config["graph"]
+        self.requests = 0
         self.program = Program(graph)
         self.interface = Interface.of(graph)
         self.routes = Routes({name: node["routes"] for name, node in nodes.items()})
@@ -265,13 +298,8 @@ class _State:
             },
         }
 
-        async def run_this(
-            args: Sequence[Any], kwargs: Mapping[str, Any], *, request_id: str, deadline: float | None
-        ) -> Any:
-            return await ingress._run_state(self, args, kwargs, request_id=request_id, deadline=deadline)
-
         self.http = HttpApp(
-            run_this,
+            partial(ingress._run_state, self),
             self.interface,
             preprocessor=ingress._preprocessor,
             postprocessor=ingress._postprocessor,
@@ -283,6 +311,15 @@ class _State:
 
 
 _NOTHING = Interface((), Const(None))
+
+
+async def _within(context: RequestContext, call: Coroutine[Any, Any, Any]) -> Any:
+    """The call of a handle that was made outside a request."""
+    token = current_request.set(context)
+    try:
+        return await call
+    finally:
+        current_request.reset(token)
 
 
 async def _no_run(args: Any, kwargs: Any, *, request_id: str, deadline: float | None) -> Any:

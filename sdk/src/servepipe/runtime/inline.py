@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from typing import Any
 
 from servepipe.authoring import code, loader
-from servepipe.graph.calls import NodeHandle
+from servepipe.graph.calls import NodeHandle, cancel_nested_calls
 from servepipe.graph.expressions import decode_value
 from servepipe.graph.instance import NodeInstance
 from servepipe.runtime.arguments import constructor_arguments
@@ -25,8 +25,10 @@ log = logging.getLogger("servepipe.ingress")
 
 
 class _Inline:
-    def __init__(self, instance: NodeInstance) -> None:
+    def __init__(self, instance: NodeInstance, holds: bool) -> None:
         self.instance = instance
+        self.holds = holds
+        """Whether it has handles to other nodes."""
         self.user_config: Any = None
         self.configured = False
 
@@ -59,14 +61,16 @@ class InlineNodes:
             log.exception("inline node %s cannot be used", application)
             self.errors[application] = first_line(error)
 
-    async def call(
+    def call(
         self, application: str, node: str, method: str | None, args: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> Any:
+    ) -> Coroutine[Any, Any, Any]:
         """Call a revision that runs here. Raises `NotReadyError` where it could not be built."""
         inline = self._nodes.get(application)
         if inline is None or not inline.configured:
-            raise not_ready(node, f"could not be built: {self.errors.get(application, 'it is gone')}")
-        return await inline.instance.call(method, args, kwargs)
+            return self._refuse(application, node)
+        if inline.holds:
+            return _with_nested_calls(inline.instance, method, args, kwargs)
+        return inline.instance.call(method, args, kwargs)
 
     async def close(self, application: str) -> None:
         """Close and forget a revision; an error of its ``close()`` is logged."""
@@ -84,8 +88,17 @@ class InlineNodes:
             await asyncio.to_thread(code.verify, spec["code"], module, node=node)
         target = await asyncio.to_thread(loader.load_object, spec["import"])
         instance = NodeInstance(node, target, blocking=spec.get("blocking"))
-        await instance.build(*constructor_arguments(spec, self._handle))
-        return _Inline(instance)
+        held: list[str] = []
+
+        def handle(name: str) -> NodeHandle:
+            held.append(name)
+            return self._handle(name)
+
+        await instance.build(*constructor_arguments(spec, handle))
+        return _Inline(instance, holds=bool(held))
+
+    async def _refuse(self, application: str, node: str) -> None:
+        raise not_ready(node, f"could not be built: {self.errors.get(application, 'it is gone')}")
 
     async def _configure(self, inline: _Inline, spec: Mapping[str, Any]) -> None:
         inline.instance.limit_calls(int(spec.get("maxOngoingRequests") or 5))
@@ -94,3 +107,10 @@ class InlineNodes:
             await inline.instance.reconfigure(None if own is None else decode_value(own))
             inline.user_config = own
         inline.configured = True
+
+
+async def _with_nested_calls(
+    instance: NodeInstance, method: str | None, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> Any:
+    with cancel_nested_calls():
+        return await instance.call(method, args, kwargs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from servepipe.errors import BadRequestError
@@ -22,22 +22,21 @@ class Interface:
 
     reads: tuple[Path, ...]
     output: Expr
+    by_index: bool = field(init=False)
+    """Whether some step reads ``dag_input[0]``, by number."""
+    by_keyword: bool = field(init=False)
+    """Whether some step reads ``dag_input["k"]`` or ``dag_input.k``, by name."""
+
+    def __post_init__(self) -> None:
+        firsts = [path[0] for path in self.reads if path]
+        object.__setattr__(self, "by_index", any(isinstance(key, int) for key in firsts))
+        object.__setattr__(self, "by_keyword", any(not isinstance(key, int) for key in firsts))
 
     @classmethod
     def of(cls, graph: Graph) -> Interface:
         tops = [*(top for step in graph.steps for top in operands(step)), graph.output]
         reads = dict.fromkeys(part.path for top in tops for part in parts(top) if isinstance(part, InputRef))
         return cls(tuple(reads), graph.output)
-
-    @property
-    def by_index(self) -> bool:
-        """Whether some step reads ``dag_input[0]``, by number."""
-        return any(path and isinstance(path[0], int) for path in self.reads)
-
-    @property
-    def by_keyword(self) -> bool:
-        """Whether some step reads ``dag_input["k"]`` or ``dag_input.k``, by name."""
-        return any(path and not isinstance(path[0], int) for path in self.reads)
 
     def missing(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[str, ...]:
         """The inputs that the graph reads somewhere and that these arguments do not have, as people write them."""

@@ -50,9 +50,12 @@ class Routes:
                 revisions, weights = zip(*weighted, strict=True)
                 self._split.append((node, list(revisions), list(itertools.accumulate(weights))))
         self._drawn: dict[tuple[str, ...], Pins] = {}
+        self._always = None if self._split else Pins(self._fixed)
 
     def draw(self) -> Pins:
         """The pins of a new request, by weight."""
+        if self._always is not None:
+            return self._always
         drawn = tuple(random.choices(revisions, cum_weights=total)[0] for _, revisions, total in self._split)
         pins = self._drawn.get(drawn)
         if pins is None:
@@ -102,17 +105,25 @@ class InFlight:
     def __init__(self) -> None:
         self._busy: set[Pins] = set()
 
-    @contextmanager
-    def request(self, pins: Pins) -> Iterator[None]:
+    def begin(self, pins: Pins) -> None:
+        """A request has drawn ``pins``."""
         if not pins.busy:
             self._busy.add(pins)
         pins.busy += 1
+
+    def end(self, pins: Pins) -> None:
+        """It has been answered."""
+        pins.busy -= 1
+        if not pins.busy:
+            self._busy.discard(pins)
+
+    @contextmanager
+    def request(self, pins: Pins) -> Iterator[None]:
+        self.begin(pins)
         try:
             yield
         finally:
-            pins.busy -= 1
-            if not pins.busy:
-                self._busy.discard(pins)
+            self.end(pins)
 
     def by_application(self) -> dict[str, int]:
         """How many requests under way may call each application; applications that none may call are left out."""
