@@ -191,6 +191,7 @@ CASES: Mapping[str, Case] = {
             ("left", "right", "measure"),
             ("separate", "serve-tuned", "serve-by-value", "serve-default", "one-deployment"),
             _value_loads(),
+            least_seconds=3.0,
         ),
         Case(
             "batch",

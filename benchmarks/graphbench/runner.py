@@ -4,34 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.util
-import json
 import signal
-import sys
 import tempfile
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from graphbench import startup, steps
-from graphbench.cases import Case, Load, Request
+from graphbench.cases import Case, Load
 from graphbench.client import DRAIN_S, order_for
 from graphbench.contestants import CONTESTANTS, Contestant
+from graphbench.driving import drive, filled
 from graphbench.figures import Sample
 from graphbench.freezing import Freezer
 from graphbench.machine import CpuUse, cpu_of
 from graphbench.schedule import Pace, Selection, order, systems_of
-from graphbench.systems.base import BENCHMARKS, ROOT, System, SystemFailedError
+from graphbench.systems.base import System, SystemFailedError
 from graphbench.systems.http_services import HttpSystem, ReferenceSystem
 from graphbench.systems.ray_serve import RaySystem
 from graphbench.systems.up import PLACEMENTS, ServepipeUp
 
-__all__ = ["Say", "filled", "run_all"]
+__all__ = ["Say", "run_all"]
 
 Say = Callable[[str], None]
 MARGIN_S = 30.0
+SILENT_AT_MOST = 3
 
 
 async def run_all(selection: Selection, pace: Pace, say: Say, keep: Callable[[list[Sample]], None]) -> list[Sample]:
@@ -76,6 +74,8 @@ class _Turns:
         self._case, self._pace, self._folder, self._say = case, pace, folder, say
         self._systems: dict[str, System] = {}
         self._broken: dict[str, str] = {}
+        self._silent: dict[str, int] = {}
+        self._given_up: dict[str, str] = {}
         self._freezer: Freezer | None = None
         self._ending = contextlib.ExitStack()
 
@@ -95,8 +95,7 @@ class _Turns:
                 yield found
         finally:
             self._ending.close()
-            for system in reversed(self._systems.values()):
-                await _finish(system.stop())
+            await _finish(asyncio.gather(*(system.stop() for system in self._systems.values())))
 
     async def _start(self, name: str) -> None:
         folder = self._folder / name
@@ -142,8 +141,8 @@ class _Turns:
 
     async def _measure(self, load: Load, contestant: Contestant, number: int) -> Sample:
         place = (self._case.name, load.name, contestant.name, number)
-        if contestant.system in self._broken:
-            return Sample(*place, problem=self._broken[contestant.system])
+        if problem := self._broken.get(contestant.system) or self._given_up.get(contestant.name):
+            return Sample(*place, problem=problem)
         pids = await self._turn(contestant)
         before = {name: cpu_of(found) for name, found in pids.items()}
         machine, began = CpuUse.now(), time.perf_counter()
@@ -151,7 +150,18 @@ class _Turns:
         used, wall_s = CpuUse.now().since(machine), time.perf_counter() - began
         spent = {name: cpu_of(found) - before[name] for name, found in pids.items()}
         details = _details(result, spent, contestant.system, used, wall_s)
+        self._count_failure(contestant, result)
         return Sample(*place, figures=result["figures"], problem=result["problem"], details=details)
+
+    def _count_failure(self, contestant: Contestant, result: dict[str, Any]) -> None:
+        """Give up on one that answers nothing again and again: each time takes as long as answers are waited for."""
+        if result["figures"]:
+            self._silent.pop(contestant.name, None)
+            return
+        self._silent[contestant.name] = self._silent.get(contestant.name, 0) + 1
+        if self._silent[contestant.name] >= SILENT_AT_MOST:
+            self._given_up[contestant.name] = f"given up: {result['problem']}"
+            self._say(f"  {contestant.name}: {self._given_up[contestant.name]}")
 
     async def _load(self, contestant: Contestant, load: Load, seconds: float, warmup_s: float) -> dict[str, Any]:
         seconds = max(seconds, self._case.least_seconds)
@@ -165,45 +175,6 @@ class _Turns:
             noop=contestant.path == "noop",
         )
         return await drive(instructions, seconds + warmup_s + DRAIN_S + MARGIN_S)
-
-
-def filled(request: Request) -> Request:
-    """The request with its body, where that is in a file."""
-    if not request.file:
-        return request
-    package, _, path = request.file.rpartition(":")
-    folder = ROOT
-    if package:
-        found = importlib.util.find_spec(package)
-        if found is None or found.origin is None:
-            raise FileNotFoundError(f"{request.file}: there is no package {package!r}")
-        folder = Path(found.origin).parent
-    return replace(request, body=(folder / path).read_bytes(), file="")
-
-
-async def drive(instructions: dict[str, Any], timeout_s: float) -> dict[str, Any]:
-    """The client's figures; a client that fails gives a problem and no figures."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "graphbench.client"),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        cwd=BENCHMARKS,
-    )
-    try:
-        out, err = await asyncio.wait_for(process.communicate(json.dumps(instructions).encode()), timeout_s)
-    except BaseException as error:
-        process.kill()
-        await process.wait()
-        if not isinstance(error, TimeoutError):
-            raise
-        return {"figures": {}, "problem": f"the load client did not end within {timeout_s:.0f} s"}
-    if process.returncode != 0:
-        return {"figures": {}, "problem": f"the load client failed: {err.decode(errors='replace')[-2000:]}"}
-    result: dict[str, Any] = json.loads(out)
-    if not result["figures"] and not result["problem"]:
-        result["problem"] = "no request was answered inside the measured time"
-    return result
 
 
 def _details(

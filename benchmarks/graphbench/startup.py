@@ -17,7 +17,9 @@ from typing import Any
 import aiohttp
 
 from graphbench.cases import Case
+from graphbench.client import DRAIN_S, order_for
 from graphbench.contestants import CONTESTANTS
+from graphbench.driving import drive
 from graphbench.figures import Sample
 from graphbench.machine import cpu_of, memory_mb
 from graphbench.schedule import Pace, order
@@ -30,6 +32,7 @@ from servepipe_operator.ports import UnreachableError
 __all__ = ["rounds"]
 
 START_S = 240.0
+USE_S = 1.0
 
 
 async def rounds(
@@ -86,7 +89,9 @@ async def _servepipe(case: Case, folder: Path) -> dict[str, float]:
         first = time.perf_counter()
         await wait_for("eight nodes that run", up.settled, START_S)
         done = time.perf_counter()
-        return _figures(started, ray, first, done, cpu_of(up.pids()) - before, up.replica_pids())
+        cpu_s = cpu_of(up.pids()) - before
+        await _use(case, up.url(CONTESTANTS["separate"]))
+        return _figures(started, ray, first, done, cpu_s, up.replica_pids())
     finally:
         await up.stop()
 
@@ -114,9 +119,20 @@ async def _by_hand(case: Case, folder: Path) -> dict[str, float]:
         finally:
             putting.cancel()
         done = time.perf_counter()
-        return _figures(started, ray, first, done, cpu_of(system.pids()) - before, system.replica_pids())
+        cpu_s = cpu_of(system.pids()) - before
+        await _use(case, system.url(contestant))
+        return _figures(started, ray, first, done, cpu_s, system.replica_pids())
     finally:
         await system.stop()
+
+
+async def _use(case: Case, url: str) -> None:
+    """Some right answers: what runs answers, and a replica that was never used weighs less."""
+    load = case.loads[0]
+    instructions = order_for(url, load.connections, load.requests, seconds=USE_S, warmup_s=0.0)
+    result = await drive(instructions, USE_S + 2 * DRAIN_S)
+    if result["problem"]:
+        raise SystemFailedError(result["problem"])
 
 
 def _figures(started: float, ray: float, first: float, done: float, cpu_s: float, pids: list[int]) -> dict[str, float]:

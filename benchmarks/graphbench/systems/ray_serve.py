@@ -51,8 +51,12 @@ def applications_for(case: Case, contestants: list[Contestant], *, access_log: b
 
 
 def route_of(contestant: Contestant) -> str:
-    """``/handles-by-value``: the application's, so that contestants that only differ in the path below share it."""
-    return "/" + contestant.application.replace(":", "-").replace("_", "-")
+    """``/by-value-handles``: the application's, so that contestants that only differ in the path below share it.
+
+    No route begins with another one: which of two that do is meant differs between Serve's proxies.
+    """
+    module, _, variant = contestant.application.partition(":")
+    return "/" + f"{variant}-{module}".lstrip("-").replace("_", "-")
 
 
 class RaySystem:

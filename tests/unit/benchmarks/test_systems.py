@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from graphbench.cases import CASES, TEXTS, Case, Load
 from graphbench.contestants import CONTESTANTS
-from graphbench.runner import filled
+from graphbench.driving import filled
 from graphbench.systems.base import ROOT, Child, SystemFailedError, wait_for
 from graphbench.systems.http_services import MODELS, free_ports
 from graphbench.systems.ray_serve import applications_for, route_of
@@ -74,10 +74,12 @@ def test_each_application_has_a_route_of_its_own_and_the_no_op_shares_the_floor(
     applications = applications_for(CASES["values"], mine, access_log=False)
     assert [one["route_prefix"] for one in applications] == [
         "/handles",
-        "/handles-by-value",
+        "/by-value-handles",
         "/one-deployment",
         "/floor",
     ]
+    routes = [one["route_prefix"] for one in applications]
+    assert not [(a, b) for a in routes for b in routes if a != b and a.startswith(b)]
     assert [one["args"]["graph"] for one in applications] == ["values", "values-by-value", "values", "values"]
     assert all(one["logging_config"] == {"enable_access_log": False} for one in applications)
     assert route_of(CONTESTANTS["noop"]) == route_of(CONTESTANTS["floor"])
