@@ -1,7 +1,8 @@
 """What the interpreter costs without Ray: per step of async methods, and for a call of a sync one.
 
-The async figure is that of ``benchmarks/interpreter.py``, with the caller that ``execute`` uses, for a chain of 100
-steps. The sync one is a whole request of one step, beside `loop.run_in_executor` with the same function.
+Both are of a chain of 100 steps, with the caller that ``execute`` uses. The async figure is that of
+``benchmarks/interpreter.py``: CPU time, less what the hand-written coroutines take. The sync one is wall time, beside
+100 calls of `loop.run_in_executor` with the same function.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import statistics
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
 import interpreter
 
@@ -27,7 +27,7 @@ from servepipe.graph.program import Program
 __all__ = ["rounds"]
 
 STEPS = 100
-CALLS = 1500
+TURNS = 15
 ASYNC_ROUNDS = 30
 
 
@@ -58,33 +58,31 @@ class Sync:
 
 
 async def _sync_us() -> dict[str, float]:
-    """Microseconds of wall time for one call after the other; turn by turn, so that both see the same machine."""
+    """Microseconds for one call, each after the other; turn by turn, so that both see the same machine."""
     loop = asyncio.get_running_loop()
     caller = InProcessCaller({"n": NodeDefinition("n", Sync, max_ongoing_requests=100)})
-    program, context = Program(interpreter.chain(1)), RequestContext("benchmark")
+    program, context = Program(interpreter.chain(STEPS)), RequestContext("benchmark")
     node = Sync()
     with ThreadPoolExecutor(5) as threads:
+
+        async def by_hand() -> int:
+            value = 1
+            for _ in range(STEPS):
+                value = await loop.run_in_executor(threads, node.step, value)
+            return value
+
         ways: dict[str, Callable[[], Awaitable[int]]] = {
             "interpreter": lambda: run(program, (1,), {}, caller, context),
-            "by-hand": lambda: loop.run_in_executor(threads, node.step, 1),
+            "by-hand": by_hand,
         }
         times: dict[str, list[float]] = {name: [] for name in ways}
         for way in ways.values():
             assert await way() == 1
         gc.collect()
-        for _ in range(10):
+        for _ in range(TURNS):
             for name, way in ways.items():
-                times[name].append(await _timed(partial(_repeat, way)))
+                started = time.perf_counter()
+                await way()
+                times[name].append(time.perf_counter() - started)
     await caller.close()
-    return {name: statistics.median(values) / CALLS * 10 * 1e6 for name, values in times.items()}
-
-
-async def _repeat(way: Callable[[], Awaitable[int]]) -> None:
-    for _ in range(CALLS // 10):
-        await way()
-
-
-async def _timed(work: Callable[[], Awaitable[None]]) -> float:
-    started = time.perf_counter()
-    await work()
-    return time.perf_counter() - started
+    return {name: statistics.median(values) / STEPS * 1e6 for name, values in times.items()}
