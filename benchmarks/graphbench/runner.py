@@ -49,7 +49,7 @@ async def run_all(selection: Selection, pace: Pace, say: Say, keep: Callable[[li
     samples: list[Sample] = []
     for case in selection.cases:
         say(f"{case.name}: {case.title}")
-        with tempfile.TemporaryDirectory(prefix="svb-") as folder:
+        with tempfile.TemporaryDirectory(prefix="svb-", ignore_cleanup_errors=True) as folder:
             async with contextlib.aclosing(_rounds(case, pace, Path(folder), say)) as rounds:
                 async for found in rounds:
                     samples += found
@@ -95,7 +95,10 @@ class _Turns:
                 yield found
         finally:
             self._ending.close()
-            await _finish(asyncio.gather(*(system.stop() for system in self._systems.values())))
+            ends = [system.stop() for system in self._systems.values()]
+            for error in await _finish(asyncio.gather(*ends, return_exceptions=True)):
+                if error is not None:
+                    self._say(f"  at the end: {error!r}")
 
     async def _start(self, name: str) -> None:
         folder = self._folder / name
@@ -208,12 +211,9 @@ def _short(samples: Iterable[Sample], case: Case) -> str:
     return f"[{last}] " + ", ".join(words)
 
 
-async def _finish(stopping: Any) -> None:
+async def _finish(stopping: asyncio.Future[list[Any]]) -> list[Any]:
     """Through to the end, also when this is cancelled meanwhile: nothing may be left behind."""
-    task = asyncio.ensure_future(stopping)
-    while not task.done():
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError:
-            continue
-    task.result()
+    while not stopping.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.shield(stopping)
+    return stopping.result()
