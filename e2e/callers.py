@@ -38,6 +38,11 @@ class Seen:
     at: float
     since: float | None
 
+    @property
+    def unnoticed(self) -> bool:
+        """Nobody saw an error, nor would have without sending a request a second time."""
+        return not self.failures and not self.resent
+
     def __str__(self) -> str:
         text = f"{self.answered} answered, {len(self.failures)} failed, slowest {self.slowest:.2f} s"
         if self.reopened:

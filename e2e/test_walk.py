@@ -19,6 +19,8 @@ Say = Callable[[str], None]
 PAGES = ("install.md", "first-pipeline.md", "operate.md")
 #: Steps of the pages that have been done here in another way.
 DONE = ("images", "cluster", "kuberay", "load")
+#: Namespaces that the pages make and leave, as their reader goes on.
+MADE = ("shop",)
 
 
 @pytest.mark.needs(Ability.CLUSTER_OBJECTS)
@@ -42,6 +44,10 @@ def test_from_install_to_operating(cluster: Cluster, helm: Helm, images: ImageSe
         "HOME": str(tmp_path),
     }
     instead = dict.fromkeys(DONE, "")
-    for page in PAGES:
-        done = walk([ROOT / "docs" / page], instead=instead, cwd=work, environment=environment, say=say)
-        say(f"e2e: docs/{page}: {done} commands as it says")
+    try:
+        for page in PAGES:
+            done = walk([ROOT / "docs" / page], instead=instead, cwd=work, environment=environment, say=say)
+            say(f"e2e: docs/{page}: {done} commands as it says")
+    finally:
+        for namespace in MADE:
+            cluster.kubectl("delete", "namespace", namespace, "--ignore-not-found", "--timeout=180s", timeout=190)

@@ -36,7 +36,11 @@ class Kind(Cluster):
         self._name, self._say = name, say
         kubeconfig = folder / "kubeconfig"
         say(f"kind: creating cluster {name}")
-        _run(create(name, kubeconfig), 600)
+        try:
+            _run(create(name, kubeconfig), 600)
+        except BaseException:
+            _run(delete(name, kubeconfig), 180)
+            raise
         super().__init__(kubeconfig, binaries, folder)
 
     def load(self, archives: Sequence[Path]) -> None:

@@ -145,6 +145,9 @@ def test_suspend_pause_and_resume(applied: Cli) -> None:
     assert applied.run("pause", NAME, *applied.place).out.endswith("shop was paused already\n")
     assert applied.apply(pipeline("shop:2", replicas=3), "--no-wait").status == 0
     assert spec() == {"suspend": True, "paused": True}
+    told = "shop is paused: nothing of this happens until `servepipe resume shop`\n"
+    assert applied.run("suspend", NAME, *applied.place).out.endswith(f"shop was suspended already\n{told}")
+    assert applied.run("scale", "m1=4", *applied.place).out.endswith(f"m1 scaled to 4\n{told}")
     assert applied.run("resume", NAME, *applied.place).out.endswith("shop resumed\n")
     assert spec() == {}
     assert applied.run("resume", NAME, *applied.place).out.endswith("shop was resumed already\n")

@@ -13,7 +13,7 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A kind that notes how it was called, and fails when asked to load what is called broken."""
     log, program = tmp_path / "calls", tmp_path / "bin" / "kind"
     program.parent.mkdir()
-    refuses = 'case "$*" in *broken*) echo "no such file" >&2; exit 1;; esac'
+    refuses = 'case "$*" in delete*) ;; *broken*) echo "no such file" >&2; exit 1;; esac'
     program.write_text(f'#!/bin/sh\necho "$@" >> {log}\n{refuses}\n')
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
@@ -38,3 +38,11 @@ def test_what_kind_says_is_told(calls: Path, tmp_path: Path) -> None:
     cluster = Kind("servepipe-1", {}, tmp_path, lambda _: None)
     with pytest.raises(KindError, match=r"load image-archive .*broken.tar .* ended with 1:\nno such file"):
         cluster.load([tmp_path / "broken.tar"])
+
+
+def test_what_did_not_come_up_is_taken_away(calls: Path, tmp_path: Path) -> None:
+    with pytest.raises(KindError, match="create cluster"):
+        Kind("servepipe-broken", {}, tmp_path, lambda _: None)
+    assert calls.read_text().splitlines()[1:] == [
+        f"delete cluster --name servepipe-broken --kubeconfig {tmp_path}/kubeconfig"
+    ]

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import gc
+import inspect
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+import weakref
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextvars import ContextVar
 from types import SimpleNamespace
 from typing import Any
 
+import anyio
+import anyio.lowlevel
 import pytest
+import uvloop
 
 from servepipe.graph import ir, workers
 from servepipe.graph.calls import RequestContext
@@ -19,6 +26,22 @@ from servepipe.graph.ir import Const, First, StepRef
 from servepipe.graph.program import Program
 
 WITHIN_S = 30.0
+
+
+def on_each_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Replicas run on uvloop, other programs on what Python has."""
+
+    @functools.wraps(test)
+    def both(run_loop: Callable[..., None], **fixtures: Any) -> None:
+        run_loop(test(**fixtures))
+
+    signature = inspect.signature(test)
+    run_loop = inspect.Parameter("run_loop", inspect.Parameter.KEYWORD_ONLY)
+    both.__signature__ = signature.replace(parameters=[*signature.parameters.values(), run_loop])  # type: ignore[attr-defined]
+    mark: pytest.MarkDecorator = pytest.mark.parametrize(
+        "run_loop", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"]
+    )
+    return mark(both)
 
 
 class Direct:
@@ -43,6 +66,7 @@ def call(name: str, *args: ir.Expr) -> ir.Call:
     return ir.Call(name, "n", name.partition("-")[0], args)
 
 
+@on_each_loop
 async def test_calls_that_do_not_wait_take_no_turn_of_the_loop(make: SimpleNamespace) -> None:
     class Node:
         async def f(self, *values: int) -> int:
@@ -59,6 +83,32 @@ async def test_calls_that_do_not_wait_take_no_turn_of_the_loop(make: SimpleNames
     assert {task.get_name() for task in asyncio.all_tasks()} & {"servepipe-calls"} == set()
 
 
+@on_each_loop
+async def test_values_of_calls_that_do_not_wait_live_no_longer_than_their_request(make: SimpleNamespace) -> None:
+    class Large:
+        pass
+
+    made: list[weakref.ref[Large]] = []
+
+    class Node:
+        async def make(self) -> Large:
+            large = Large()
+            made.append(weakref.ref(large))
+            return large
+
+        async def f(self, _: Large) -> str:
+            return "answer"
+
+    gc.disable()
+    try:
+        graph = make.graph(call("make"), call("f", StepRef("make")))
+        assert await run(Program(graph), (), {}, Direct(Node()), RequestContext()) == "answer"
+        assert made[0]() is None  # and its task has not even had its turn
+    finally:
+        gc.enable()
+
+
+@on_each_loop
 async def test_a_call_is_in_one_task_from_its_start_to_its_end(make: SimpleNamespace) -> None:
     tasks: dict[str, list[Any]] = {}
 
@@ -76,6 +126,7 @@ async def test_a_call_is_in_one_task_from_its_start_to_its_end(make: SimpleNames
     assert len({asyncio.current_task(), *(seen[0] for seen in tasks.values())}) == 4
 
 
+@on_each_loop
 async def test_a_timeout_in_user_code_ends_what_it_is_about(make: SimpleNamespace) -> None:
     class Node:
         async def f(self) -> str:
@@ -90,6 +141,32 @@ async def test_a_timeout_in_user_code_ends_what_it_is_about(make: SimpleNamespac
     ]
 
 
+@on_each_loop
+async def test_libraries_that_look_at_tasks_find_what_they_know(make: SimpleNamespace) -> None:
+    """HTTP clients and databases stand on anyio, which keeps books of tasks and looks into their coroutines."""
+
+    class Node:
+        async def f(self) -> str:
+            with anyio.move_on_after(0.01):
+                await anyio.sleep(WITHIN_S)
+            async with anyio.create_task_group() as group:
+                group.start_soon(anyio.sleep, WITHIN_S)
+                await anyio.lowlevel.checkpoint()
+                group.cancel_scope.cancel()
+            with anyio.CancelScope(shield=True):
+                await anyio.lowlevel.checkpoint()
+            return "done"
+
+        async def g(self) -> str:
+            with anyio.CancelScope():  # noqa: ASYNC100 - as code has that need not wait this time
+                return "at once"
+
+    graph = make.graph(call("f-1"), call("f-2"), call("g"), output=make.listed("f-1", "f-2", "g"))
+
+    assert await answer(graph, Node()) == ["done", "done", "at once"]
+
+
+@on_each_loop
 async def test_a_task_group_in_user_code_is_cancelled_with_its_call(make: SimpleNamespace) -> None:
     ended: list[str] = []
 
@@ -117,6 +194,7 @@ async def test_a_task_group_in_user_code_is_cancelled_with_its_call(make: Simple
             await asyncio.sleep(0)
 
 
+@on_each_loop
 @pytest.mark.parametrize("how", ["future", "task", "gather", "shield", "turn", "generator"])
 async def test_a_call_cancelled_before_its_tasks_first_turn_cleans_up(make: SimpleNamespace, how: str) -> None:
     """The other option of a `first` has won at once: nothing has had a turn of the loop yet."""
@@ -185,6 +263,7 @@ async def test_a_call_cancelled_before_its_tasks_first_turn_cleans_up(make: Simp
             assert each.cancelled()
 
 
+@on_each_loop
 async def test_calls_may_wait_for_the_same_future(make: SimpleNamespace) -> None:
     future = asyncio.get_running_loop().create_future()
 
@@ -206,6 +285,7 @@ async def test_calls_may_wait_for_the_same_future(make: SimpleNamespace) -> None
     assert await task == [[n, "there"] for n in range(6)]
 
 
+@on_each_loop
 async def test_context_variables_stay_with_their_call(make: SimpleNamespace) -> None:
     variable: ContextVar[str] = ContextVar("variable", default="outside")
 
@@ -224,6 +304,7 @@ async def test_context_variables_stay_with_their_call(make: SimpleNamespace) -> 
     assert variable.get() == "outside"
 
 
+@on_each_loop
 async def test_any_number_of_calls_may_wait_without_recursion(make: SimpleNamespace) -> None:
     width = 3 * sys.getrecursionlimit()
 
@@ -250,6 +331,7 @@ class Yields:
         return (yield "rubbish")
 
 
+@on_each_loop
 async def test_what_no_task_takes_fails_the_step(make: SimpleNamespace) -> None:
     class Node:
         async def f(self) -> Any:
@@ -259,6 +341,7 @@ async def test_what_no_task_takes_fails_the_step(make: SimpleNamespace) -> None:
         await answer(make.graph(call("f")), Node())
 
 
+@on_each_loop
 async def test_user_code_that_cancels_its_own_task_is_cancelled(make: SimpleNamespace) -> None:
     seen: list[str] = []
 
@@ -280,6 +363,7 @@ async def test_user_code_that_cancels_its_own_task_is_cancelled(make: SimpleName
     assert seen == ["cancelled"]
 
 
+@on_each_loop
 async def test_a_task_of_calls_can_be_looked_at(gates: Any, make: SimpleNamespace) -> None:
     task = asyncio.create_task(run(Program(make.graph(make.step("a"))), (), {}, Direct(gates), RequestContext()))
     await gates.until_started("a")

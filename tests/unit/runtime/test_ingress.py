@@ -17,7 +17,7 @@ from grpc import StatusCode
 
 from servepipe.errors import RequestError
 from servepipe.runtime import observer as observing
-from servepipe.runtime.ingress import Ingress, _State
+from servepipe.runtime.ingress import Ingress, _Calls, _State
 from servepipe.runtime.inline import InlineNodes
 from servepipe.runtime.observer import Observer, Replicas
 from servepipe.runtime.routing import InFlight
@@ -44,6 +44,7 @@ class StandIn(Ingress):  # type: ignore[misc]
         self._coming = None
         self._former = []
         self._in_flight = InFlight()
+        self._calls = _Calls(self)
         self._inline = InlineNodes(lambda node: None)  # type: ignore[arg-type, return-value]
         self._retiring = set()
         self._preprocessor = self._postprocessor = None
@@ -288,6 +289,39 @@ class TestObserver:
         monkeypatch.setattr(observing, "_look", lambda: dict(seen))
         monkeypatch.setattr(observing, "_broadcast", ask)
         return Observer("ingress", lambda application: application)  # type: ignore[arg-type, return-value]
+
+    @pytest.mark.parametrize("controller", ["raises", "says nothing", "knows nobody"])
+    @pytest.mark.parametrize("answering", [("a--r1", "b--r1"), ("a--r1",)], ids=["all", "one"])
+    async def test_replicas_tell_while_the_controller_starts_again(
+        self, monkeypatch: pytest.MonkeyPatch, controller: str, answering: tuple[str, ...]
+    ) -> None:
+        over = threading.Event()
+
+        def look() -> dict[str, Replicas]:
+            if controller == "raises":
+                raise OSError("no controller")
+            if controller == "says nothing":
+                over.wait(30)
+            return {}
+
+        async def ask(handle: Any) -> Any:
+            return time.monotonic(), [{"application": handle}] if handle in answering else []
+
+        observer = self.observer(monkeypatch, {}, ask)
+        monkeypatch.setattr(observing, "_look", look)
+        monkeypatch.setattr(observing, "CONTROLLER_WITHIN_S", 0.05)
+        monkeypatch.setattr(observing, "LOOK_WITHIN_S", 0.5)
+        nodes = {"a": [("r1", 100)], "b": [("r1", 100)]}
+        try:
+            if len(answering) == 2:
+                assert await observer.not_ready(nodes) == []
+            elif controller == "knows nobody":
+                assert await observer.not_ready(nodes) == ["b"]
+            else:
+                with pytest.raises(OSError if controller == "raises" else TimeoutError):
+                    await observer.not_ready(nodes)
+        finally:
+            over.set()
 
     async def test_several_may_ask_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
         asked, answer = asyncio.Semaphore(0), asyncio.Event()

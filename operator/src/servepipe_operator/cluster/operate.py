@@ -45,11 +45,13 @@ def scale(arguments: argparse.Namespace) -> int:
 
     async def work() -> int:
         async with connect_as(OPS_MANAGER, arguments) as connection:
-            name = (await connection.get(arguments.pipeline))["metadata"]["name"]
+            live = await connection.get(arguments.pipeline)
+            name = live["metadata"]["name"]
             print(f"{name} in {connection.place()}", flush=True)
             await _patched(connection, name, lambda live: scaling(live, sizes))
             for node, replicas in sizes.items():
                 print(f"{node} scaled to {replicas}", flush=True)
+            _tell_paused(live)
             return 0
 
     return run(work())
@@ -149,13 +151,22 @@ def switching(live: Mapping[str, Any], switches: Mapping[str, bool]) -> list[Jso
 def _switch(arguments: argparse.Namespace, switches: Mapping[str, bool], done: str) -> int:
     async def work() -> int:
         async with connect_as(OPS_MANAGER, arguments) as connection:
-            name = (await connection.get(arguments.pipeline))["metadata"]["name"]
+            live = await connection.get(arguments.pipeline)
+            name = live["metadata"]["name"]
             print(f"{name} in {connection.place()}", flush=True)
             changed = await _patched(connection, name, lambda live: switching(live, switches))
             print(f"{name} {done}" if changed else f"{name} was {done} already", flush=True)
+            if "paused" not in switches:
+                _tell_paused(live)
             return 0
 
     return run(work())
+
+
+def _tell_paused(live: Mapping[str, Any]) -> None:
+    if live["spec"].get("paused"):
+        name = live["metadata"]["name"]
+        print(f"{name} is paused: nothing of this happens until `servepipe resume {name}`", flush=True)
 
 
 async def _patched(connection: Connection, name: str, patch_for: Callable[[Json], list[Json]]) -> bool:

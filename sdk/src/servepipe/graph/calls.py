@@ -12,8 +12,7 @@ import concurrent.futures
 import os
 import random
 import threading
-from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
@@ -288,19 +287,20 @@ class _NestedCalls:
 _nested: ContextVar[_NestedCalls | None] = ContextVar("servepipe_nested_calls", default=None)
 
 
-@contextmanager
-def cancel_nested_calls() -> Iterator[None]:
+class cancel_nested_calls:  # noqa: N801 - written as a function is, `with cancel_nested_calls():`
     """Calls that are started through handles inside this block are cancelled when the block itself is cancelled.
 
     A method that has started calls without awaiting them yet, or waits for one in a thread that nobody can interrupt,
     would otherwise leave them running for a request that is gone.
     """
-    nested = _NestedCalls()
-    token = _nested.set(nested)
-    try:
-        yield
-    except asyncio.CancelledError:
-        nested.cancel()
-        raise
-    finally:
-        _nested.reset(token)
+
+    __slots__ = ("_nested", "_token")
+
+    def __enter__(self) -> None:
+        self._nested = _NestedCalls()
+        self._token = _nested.set(self._nested)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        _nested.reset(self._token)
+        if kind is not None and issubclass(kind, asyncio.CancelledError):
+            self._nested.cancel()

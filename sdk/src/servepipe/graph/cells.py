@@ -26,6 +26,7 @@ __all__ = [
     "RUNNING",
     "WAITING",
     "WANTED",
+    "CallCell",
     "Cell",
     "MapCell",
     "Need",

@@ -21,7 +21,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from servepipe.errors import StepTimeoutError
@@ -35,14 +35,16 @@ from servepipe.graph.cells import (
     RUNNING,
     WAITING,
     WANTED,
+    CallCell,
     Cell,
-    MapCell,
     Need,
     Output,
     Part,
 )
 from servepipe.graph.failures import as_exception, mark
+from servepipe.graph.frames import forget, related, running_calls
 from servepipe.graph.ir import Call
+from servepipe.graph.limit import Limit
 from servepipe.graph.program import Frame, Program
 from servepipe.graph.workers import start_workers
 
@@ -81,7 +83,7 @@ async def run(
         return output.value
     finally:
         current_request.reset(token)
-        _forget(root)
+        forget(root)
 
 
 class _Request:
@@ -170,6 +172,9 @@ class _Request:
             self._ready(need)
 
     def _ready(self, need: Need) -> None:
+        if type(need) is CallCell:  # most of them are, and cannot fail
+            need.ready(self)
+            return
         try:
             need.ready(self)
         except Exception as error:
@@ -231,12 +236,12 @@ class _Request:
 
     def _may_be_wanted(self, cell: Cell) -> bool:
         """Whether some combinator that is still undecided may come back to ``cell``."""
-        return any(other.may_want() & cell.plan.bit and _related(other.frame, cell.frame) for other in self.undecided)
+        return any(other.may_want() & cell.plan.bit and related(other.frame, cell.frame) for other in self.undecided)
 
     def _deadline_passed(self) -> None:
         if self.output.phase >= DONE:
             return
-        running = next(_running(self.root), None)
+        running = next(running_calls(self.root), None)
         step = running.plan.step if running is not None else None
         name, node = (step.name, step.node) if isinstance(step, Call) else ("", "")
         self._failed(
@@ -289,12 +294,13 @@ class _Request:
     async def _attempts(self, step: Call, cell: Cell) -> Any:
         for attempt in range(step.retries + 1):
             args, kwargs = cell.expr.read(cell.frame)
+            limit = None if step.timeout_s is None else Limit(step.timeout_s)
             try:
-                async with asyncio.timeout(step.timeout_s) as limit:
-                    return await self.caller.call(step.node, step.method, args, kwargs, self.context)
+                call = self.caller.call(step.node, step.method, args, kwargs, self.context)
+                return await (call if limit is None else limit.keep(call))
             except TimeoutError as error:
                 raised: Exception = error
-                if limit.expired():
+                if limit is not None and limit.expired:
                     raised = StepTimeoutError(
                         f"step {step.name} (node {step.node}) took longer than {step.timeout_s:g} s",
                         step=step.name,
@@ -303,38 +309,8 @@ class _Request:
             except Exception as error:
                 raised = error
             if attempt == step.retries:
-                raise raised
+                try:
+                    raise raised
+                finally:
+                    del raised  # or the traceback would keep itself alive
         raise AssertionError("unreachable")
-
-
-def _related(one: Frame, other: Frame) -> bool:
-    """Whether one of the frames is the other or lies inside it."""
-    return _inside(one, other) or _inside(other, one)
-
-
-def _inside(frame: Frame | None, outer: Frame) -> bool:
-    while frame is not None:
-        if frame is outer:
-            return True
-        frame = frame.parent
-    return False
-
-
-def _forget(root: Frame) -> None:
-    """Let go of what the steps returned. Cells and frames refer to each other: large values would wait for the GC."""
-    frames = [root]
-    for frame in frames:  # grows while it is read
-        for cell in frame.cells:
-            if type(cell) is MapCell:
-                frames += cell.frames or ()
-        frame.cells.clear()
-
-
-def _running(root: Frame) -> Iterator[Cell]:
-    frames = [root]
-    for frame in frames:  # grows while it is read
-        for cell in frame.cells:
-            if cell is not None and cell.phase == RUNNING:
-                yield cell
-            if isinstance(cell, MapCell):
-                frames.extend(cell.frames or ())

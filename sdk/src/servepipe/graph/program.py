@@ -251,6 +251,11 @@ class _Preparation:
         readers = tuple(self.reader(arg, depth) for arg in args)
         named = tuple((key, self.reader(value, depth)) for key, value in kwargs)
         if not named:
+            match readers:  # most calls have one or two
+                case (one,):
+                    return lambda frame: ([one(frame)], {})
+                case (one, two):
+                    return lambda frame: ([one(frame), two(frame)], {})
             return lambda frame: ([read(frame) for read in readers], {})
         return lambda frame: ([read(frame) for read in readers], {key: read(frame) for key, read in named})
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import contextvars
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -83,8 +82,10 @@ class Threads(ThreadPoolExecutor):
         # Whoever finds the loop asleep wakes it for all who end before it looks.
         if not self._loop_knows:
             self._loop_knows = True
-            with contextlib.suppress(RuntimeError):  # the loop has been closed, and nobody waits any more
+            try:
                 loop.call_soon_threadsafe(self._tell)
+            except RuntimeError:  # the loop has been closed, and nobody waits any more
+                self._loop_knows = False
 
     def _tell(self) -> None:
         self._loop_knows = False  # first: what ends from here on may be missed below

@@ -50,7 +50,7 @@ def start_workers(request: Request) -> None:
             try:
                 worker.begun = _taken(variables.run(work.send, None))
             except StopIteration:
-                worker.ended = True
+                worker.request = worker.work = None  # its task still has a turn to come: nothing may live on till then
             else:
                 _workers.add(worker)
             finally:
@@ -66,17 +66,19 @@ _NOTHING = object()
 class _Worker(Coroutine[Any, Any, None]):
     """The coroutine of a worker's task: goes on with ``work``, which has been started."""
 
-    __slots__ = ("__weakref__", "begun", "ended", "request", "work")
+    __slots__ = ("__weakref__", "begun", "request", "work")
 
-    work: Coroutine[Any, Any, None]
+    work: Coroutine[Any, Any, None] | None
+    """None once it has ended before the task's first turn."""
 
     def __init__(self, request: Request) -> None:
-        self.request = request
+        self.request: Request | None = request
         self.begun: Any = _NOTHING
         """What ``work`` waits for since before the task's first turn."""
-        self.ended = False
 
     def send(self, value: Any) -> Any:
+        if self.work is None:
+            raise StopIteration
         begun = self.begun
         if begun is not _NOTHING:
             self.begun = _NOTHING
@@ -86,6 +88,8 @@ class _Worker(Coroutine[Any, Any, None]):
         return self._go_on(self.work.send, value)
 
     def throw(self, error: Any, *more: Any) -> Any:
+        if self.work is None:
+            raise StopIteration
         begun = self.begun
         if begun is not _NOTHING:
             self.begun = _NOTHING
@@ -95,7 +99,8 @@ class _Worker(Coroutine[Any, Any, None]):
         return self._go_on(self.work.throw, error, *more)
 
     def close(self) -> None:
-        self.work.close()
+        if self.work is not None:
+            self.work.close()
 
     def __await__(self) -> Any:
         raise TypeError("a worker belongs to its task")
@@ -106,15 +111,13 @@ class _Worker(Coroutine[Any, Any, None]):
         return getattr(self.work, name)  # what shows tasks to people asks for names, code and frames
 
     def _go_on(self, step: Callable[..., Any], *args: Any) -> Any:
-        if self.ended:
-            raise StopIteration
         try:
             waits_for = step(*args)
         except BaseException:
             _workers.discard(self)
             raise
         request = self.request
-        if not request.ready:
+        if request is None or not request.ready:
             return waits_for
         _taken(waits_for)
         start_workers(request)  # it waits, and there is more to do

@@ -20,13 +20,14 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
 from servepipe.errors import BadRequestError, RequestError, StepTimeoutError
 from servepipe.graph.failures import as_exception, asked_for, opened
 from servepipe.graph.inputs import describe_arguments
 from servepipe.graph.instance import is_async
+from servepipe.graph.limit import Limit
 from servepipe.graph.threads import in_thread
 from servepipe.runtime.answers import JSON, AnswerNotSupportedError, encode_answer, encode_json
 from servepipe.runtime.http_request import (
@@ -42,7 +43,6 @@ from servepipe.runtime.http_request import (
     too_large,
 )
 from servepipe.runtime.interface import Interface
-from servepipe.runtime.limit import Limit
 from servepipe.runtime.problems import HookError, problem_of
 
 __all__ = ["Endpoint", "Hook", "HttpApp", "Run"]
@@ -73,6 +73,10 @@ class Hook:
 
     import_path: str
     function: Callable[[Any], Any]
+    _is_async: bool = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_is_async", is_async(self.function))
 
     async def __call__(self, value: Any) -> Any:
         """Sync functions run in a thread, so that they cannot hold up other requests.
@@ -81,7 +85,7 @@ class Hook:
         """
         function = self.function
         try:
-            if is_async(function):
+            if self._is_async:
                 return await function(value)
             context = contextvars.copy_context()
             thread = _HOOK_THREADS.submit(context.run, in_thread, function, (value,), {})
@@ -138,6 +142,7 @@ class HttpApp:
                 await send({"type": "websocket.close", "code": 1008})
             return
         request_id, too_long = known_headers(scope["headers"], self._max_body_bytes)
+        limit = None
         try:
             path = route_path(scope) if scope.get("root_path") else scope["path"]
             if path != "/" and path:
@@ -146,12 +151,25 @@ class HttpApp:
                 raise _method_not_allowed(scope["method"], self._methods)
             elif too_long:
                 raise too_large(self._max_body_bytes)
+            elif self._timeout_s is None:
+                answer = await self._answer(scope, receive, request_id, None)
             else:
-                answer = await self._within_limit(scope, receive, request_id)
+                # The graph keeps the deadline by itself, and knows which step is late; it gets the chance to say so.
+                limit = Limit(self._timeout_s + GRACE_S)
+                answer = await limit.keep(self._answer(scope, receive, request_id, time.time() + self._timeout_s))
         except Exception as error:
-            await self._send_error(error, scope, request_id, send)
+            # Whatever the graph makes of being cancelled, past the limit the answer is that it took too long.
+            told = self._timeout(error) if limit is not None and limit.expired else error
+            await self._send_error(told, scope, request_id, send)
         else:
             await self._send_answer(answer, scope, request_id, receive, send)
+
+    def _timeout(self, error: Exception) -> StepTimeoutError:
+        told = StepTimeoutError(
+            f"the request took longer than {self._timeout_s:g} s", fix="See spec.ingress.requestTimeoutSeconds."
+        )
+        told.__cause__ = error
+        return told
 
     async def _elsewhere(self, path: str, method: str) -> _Status:
         endpoint = self._endpoints.get(path)
@@ -162,21 +180,6 @@ class HttpApp:
         if method not in ("GET", "HEAD"):
             raise _method_not_allowed(method, ("GET", "HEAD"))
         return _Status(*await endpoint())
-
-    async def _within_limit(self, scope: Scope, receive: Receive, request_id: str) -> Any:
-        if self._timeout_s is None:
-            return await self._answer(scope, receive, request_id, None)
-        # The graph keeps the deadline by itself, and knows which step is late; it gets the chance to say so.
-        limit = Limit(self._timeout_s + GRACE_S)
-        try:
-            return await limit.keep(self._answer(scope, receive, request_id, time.time() + self._timeout_s))
-        except Exception as error:
-            # Whatever the graph makes of being cancelled, past the deadline the answer is that it took too long.
-            if not limit.expired:
-                raise
-            raise StepTimeoutError(
-                f"the request took longer than {self._timeout_s:g} s", fix="See spec.ingress.requestTimeoutSeconds."
-            ) from error
 
     async def _answer(self, scope: Scope, receive: Receive, request_id: str, deadline: float | None) -> Any:
         body = await read_body(receive, self._max_body_bytes)

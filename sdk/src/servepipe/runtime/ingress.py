@@ -60,11 +60,12 @@ class Ingress:
         self._coming: _State | None = None
         self._former: list[_State] = []
         self._in_flight = InFlight()
+        self._calls = _Calls(self)
         self._error = ""
         self._serve_caller = ServeCaller(self._pin, self._is_off)
         self._observer = Observer(self._application, self._serve_caller.handle, self._serve_caller.answered)
         loop = asyncio.get_running_loop()
-        self._inline = InlineNodes(lambda node: NodeHandle(node, self, loop))
+        self._inline = InlineNodes(lambda node: NodeHandle(node, self._calls, loop))
         self._retiring: set[asyncio.Task[None]] = set()
         loader.only_imports()
         sys.path[:0] = [path for path in args.get("paths") or [] if path not in sys.path]
@@ -165,12 +166,15 @@ class Ingress:
                 busy[application] = max(busy[application], state.requests)
         return dict(busy)
 
-    # The Caller of the interpreter, and of handles inside Inline nodes.
+    async def call(
+        self, node: str, method: str | None, args: Sequence[Any], kwargs: Mapping[str, Any], context: RequestContext
+    ) -> Any:
+        """Call one node as the graph does, for a Serve handle. See `servepipe.graph.calls.Caller.call`."""
+        return await self._call(node, method, args, kwargs, context)
 
-    def call(
+    def _call(
         self, node: str, method: str | None, args: Sequence[Any], kwargs: Mapping[str, Any], context: RequestContext
     ) -> Coroutine[Any, Any, Any]:
-        """See `servepipe.graph.calls.Caller.call`."""
         revision = context.pins.get(node) or self._pin(node)
         if revision is None or (application := application_name(node, revision)) not in self._inline:
             return self._serve_caller.call(node, method, args, kwargs, context)
@@ -207,7 +211,7 @@ class Ingress:
         context = RequestContext(request_id or new_request_id(), deadline, pins.revisions)
         self._in_flight.begin(pins)
         try:
-            return await run(state.program, args, kwargs, self, context)
+            return await run(state.program, args, kwargs, self._calls, context)
         finally:
             self._in_flight.end(pins)
 
@@ -262,6 +266,13 @@ class Ingress:
 
     async def _routing(self) -> tuple[int, Any]:
         return 200, {"replicas": await self._observer.acknowledgements()}
+
+
+class _Calls:
+    """The `servepipe.graph.calls.Caller` of the interpreter, and of handles inside Inline nodes."""
+
+    def __init__(self, ingress: Ingress) -> None:
+        self.call = ingress._call
 
 
 class _State:

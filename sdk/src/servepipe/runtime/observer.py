@@ -1,8 +1,8 @@
 """What an ingress replica can say about the whole pipeline: which nodes are ready, and who uses which routing table.
 
 Both answers need others. A node that answered a moment ago is ready, whatever else is known; Serve's controller knows
-the replicas of the others, unless it is just being started again. The replicas know their tables and are asked
-directly, all of them, with Serve's broadcast.
+the replicas of the others. While it is being started again, replicas tell by answering. They know their tables, too,
+and are asked directly, all of them, with Serve's broadcast.
 
 A broadcast waits for a free slot of a busy replica, like any request. So one that is slow is not repeated but left
 running, and the next question takes its answer: an acknowledgement is made when the replica gets to it, so it is as
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Self
@@ -27,6 +27,8 @@ from servepipe.runtime.serve_caller import INGRESS
 __all__ = ["Observer"]
 
 READY_CACHE_S = 1.0
+#: After that replicas are asked themselves.
+CONTROLLER_WITHIN_S = 1.0
 ANSWER_WITHIN_S = 2.0
 LOOK_WITHIN_S = 10.0
 #: For how long an answer shows that the next request would be answered, unless one was lost since.
@@ -80,14 +82,29 @@ class Observer:
         Args:
             nodes: For each node that runs on replicas of its own its revisions with their weights, together 100.
 
-        Raises whatever Serve's controller says instead of an answer, ``TimeoutError`` where it says nothing.
+        Raises whatever Serve's controller says instead of an answer, ``TimeoutError`` where it says nothing, unless all
+        nodes answer by themselves.
         """
         lately = time.monotonic() - ANSWERED_S
         asked = _failing(nodes, lambda application: self._answered.get(application, 0.0) > lately)
         if not asked:
             return []
-        seen = await self._replicas()
-        return list(_failing(asked, lambda application: _serves(seen.get(application))))
+        look = asyncio.create_task(self._replicas())
+        await asyncio.wait([look], timeout=CONTROLLER_WITHIN_S)
+        seen = look.result() if look.done() and not look.exception() else {}
+        left = _failing(asked, lambda application: _serves(seen.get(application)))
+        if not left:
+            return []
+        # It may be starting again, while replicas answer as ever.
+        applications = {application_name(node, revision) for node, routes in left.items() for revision, _ in routes}
+        answers = await self._collect(applications, applications)
+        if not (left := _failing(left, lambda application: bool(answers.get(application)))):
+            look.cancel()
+            return []
+        seen = await look
+        return list(
+            _failing(left, lambda application: bool(answers.get(application)) or _serves(seen.get(application)))
+        )
 
     async def acknowledgements(self) -> list[dict[str, Any]]:
         """What the replicas of the ingress and of all nodes say; those that are silent for long are left out.
@@ -96,12 +113,21 @@ class Observer:
         """
         seen = await self._replicas(fresh=True)
         self._forget(seen)
-        asked = [name for name in seen if "--" in name and seen[name].running]
-        tasks = {name: self._ask(name) for name in [self._ingress, *asked]}
-        await asyncio.wait(
-            [task for name, task in tasks.items() if name not in self._no_holders], timeout=ANSWER_WITHIN_S
-        )
-        answers: list[dict[str, Any]] = []
+        asked = [self._ingress, *(name for name in seen if "--" in name and seen[name].running)]
+        found = await self._collect(asked, set(asked) - self._no_holders)
+        for name, answers in found.items():
+            for answer in answers:
+                # Which nodes a revision holds is part of its identity: this never changes.
+                if not answer.pop("holds", True):
+                    self._no_holders.add(name)
+        return [answer for answers in found.values() for answer in answers]
+
+    async def _collect(self, asked: Iterable[str], awaited: Collection[str]) -> dict[str, list[dict[str, Any]]]:
+        """What the replicas of applications answer within `ANSWER_WITHIN_S`, waiting for some of them only."""
+        tasks = {name: self._ask(name) for name in asked}
+        if awaited:
+            await asyncio.wait([tasks[name] for name in awaited], timeout=ANSWER_WITHIN_S)
+        answers = {}
         for name, task in tasks.items():
             if not task.done():
                 continue
@@ -109,13 +135,8 @@ class Observer:
                 del self._asking[name]
             # Cancelled: the application has gone meanwhile.
             at, found = (0.0, []) if task.cancelled() or task.exception() else task.result()
-            if time.monotonic() - at > ANSWER_WITHIN_S:
-                continue  # from long before this question
-            for answer in found:
-                # Which nodes a revision holds is part of its identity: this never changes.
-                if not answer.pop("holds", True):
-                    self._no_holders.add(name)
-            answers += found
+            if time.monotonic() - at <= ANSWER_WITHIN_S:  # not from long before this question
+                answers[name] = found
         return answers
 
     def _ask(self, application: str) -> asyncio.Task[tuple[float, list[dict[str, Any]]]]:

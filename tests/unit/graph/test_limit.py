@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from servepipe.runtime.limit import Limit
+from servepipe.graph.limit import Limit
 
 
 async def never() -> None:
@@ -21,7 +21,7 @@ async def test_what_does_not_wait_needs_no_timer(monkeypatch: pytest.MonkeyPatch
     async def bad() -> None:
         raise ValueError("bad")
 
-    monkeypatch.setattr(asyncio.get_running_loop(), "call_at", None)
+    monkeypatch.setattr(asyncio.get_running_loop(), "call_later", None)
     assert await Limit(10).keep(now()) == 5
     with pytest.raises(ValueError, match="bad"):
         await Limit(10).keep(bad())
@@ -132,7 +132,10 @@ def test_what_is_thrown_away_is_closed() -> None:
             raise
 
     async def main() -> None:
-        kept = Limit(10).keep(slow())
+        async def within() -> None:
+            await Limit(10).keep(slow())
+
+        kept = within()
         kept.send(None)
         kept.close()
 
