@@ -41,11 +41,13 @@ $(READY): requirements.lock pyproject.toml
 demo: $(READY) ## run the document-triage pipeline on this machine and upgrade two of its models under load
 	@$(BIN)/python examples/document_triage/demo.py
 
-# Two of them at a time, as many of them wait more than they compute (test-kube is two by itself); the longest come first. Each
-# shows its output in one piece when it is done, and writes it to .cache/logs meanwhile.
+# Two of them at a time, as many of them wait more than they compute. test-kube is two by itself, and beside them a Ray that starts
+# dozens of processes would keep the API server from answering for minutes on a machine with two processors. Each shows its output in
+# one piece when it is done, and writes it to .cache/logs meanwhile.
 test: $(READY) ## all tests
 	@$(MAKE) --no-print-directory --jobs=2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=line) TOGETHER=1 \
-		test-ray test-kube test-unit test-property
+		test-ray test-unit test-property
+	@$(MAKE) --no-print-directory TOGETHER=1 test-kube
 
 ifdef TOGETHER
 LOGGED = 2>&1 | tee .cache/logs/$@.log

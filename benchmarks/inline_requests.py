@@ -12,8 +12,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
-import json
-import platform
 import statistics
 import sys
 import time
@@ -25,10 +23,9 @@ from typing import Any
 
 import msgspec
 import uvloop
+from results_file import save
 
 from servepipe.runtime.ingress import Ingress
-from servepipe.runtime.inline import InlineNodes
-from servepipe.runtime.routing import InFlight
 
 App = Callable[[dict[str, Any], Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Awaitable[None]]
 
@@ -44,13 +41,7 @@ class Local(Ingress):  # type: ignore[misc]
     """The ingress without Serve around it."""
 
     def __init__(self) -> None:
-        self._pipeline, self._application, self._error = "benchmark", "ingress", ""
-        self._state = self._coming = None
-        self._former = []
-        self._in_flight = InFlight()
-        self._inline = InlineNodes(lambda node: None)  # type: ignore[arg-type, return-value]
-        self._retiring = set()
-        self._preprocessor = self._postprocessor = None
+        self._set_up("benchmark", "ingress")
 
         async def keep_only(applications: Any) -> None:
             pass
@@ -191,13 +182,7 @@ def main() -> int:
             f"{each.added_us:>8.1f}{quartiles:>16}"
         )
     if options.json:
-        figures = {
-            "benchmark": "inline requests",
-            "python": platform.python_version(),
-            "rounds": options.rounds,
-            "results": [asdict(result) for result in results],
-        }
-        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+        save(options.json, "inline requests", rounds=options.rounds, results=[asdict(result) for result in results])
     # Of large bodies the JSON is the most, and that depends on what is in them.
     worst = max((each for each in results if "KiB" not in each.name), key=lambda result: result.added_us)
     if worst.added_us > options.at_most:

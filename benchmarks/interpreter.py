@@ -13,8 +13,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
-import json
-import platform
 import statistics
 import sys
 import time
@@ -23,6 +21,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from results_file import save
 
 from servepipe.graph.calls import NodeDefinition, RequestContext
 from servepipe.graph.inprocess import InProcessCaller
@@ -284,14 +284,8 @@ def main() -> int:
             f"{each.name:<15}{each.at_once:>8}{each.bare_us:>18.1f}{each.graph_us:>8.1f}{each.ratio:>8.2f}{quartiles:>14}"
         )
     if options.json:
-        figures = {
-            "benchmark": "interpreter",
-            "python": platform.python_version(),
-            "rounds": options.rounds,
-            "results": [asdict(result) for result in results],
-            "sync": [asdict(result) for result in sync],
-        }
-        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+        figures = {"results": [asdict(result) for result in results], "sync": [asdict(result) for result in sync]}
+        save(options.json, "interpreter", rounds=options.rounds, **figures)
     failed = [
         f"{result.name}: {result.in_process_us_per_step} us per step, more than {options.at_most:g}"
         for result in results

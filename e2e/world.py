@@ -158,7 +158,8 @@ class World:
         if pipeline:
             told.append(self.kubectl("get", "svp", pipeline, "-o", "jsonpath={.status}", check=False))
             told.append(self.kubectl("get", "raycluster", "-o", "yaml", check=False)[-6000:])
-            heads = [pod["metadata"]["name"] for pod in self.pods(pipeline, "ray.io/node-type=head")]
+            chosen = f"servepipe.dev/pipeline={pipeline},ray.io/node-type=head"
+            heads = self.kubectl("get", "pods", "-l", chosen, "-o", "name", check=False).split()
             told += [
                 self.kubectl("exec", head, "-c", "ray-head", "--", *_CONTROLLER_LOG, check=False) for head in heads
             ]

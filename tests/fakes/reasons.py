@@ -15,7 +15,7 @@ _ROOT = Path(servepipe_operator.__file__).parent
 _FILES = (
     *sorted(_ROOT.glob("engine/*.py")),
     *sorted(_ROOT.glob("objects/*.py")),
-    _ROOT / "adapters" / "kube_cluster.py",
+    *sorted(_ROOT.glob("adapters/*.py")),
     _ROOT / "reconcile.py",
 )
 

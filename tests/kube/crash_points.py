@@ -30,7 +30,7 @@ NAME = "shop"
 SIGKILL = 9
 PODS = "/api/v1/namespaces/{}/pods"
 #: For one step of one scenario; many go on at the same time.
-WAIT_S = 120.0
+WAIT_S = 360.0
 LOOK_S = 0.7
 CALLER_S = 0.2
 

@@ -11,6 +11,9 @@ from bed.control_plane import ControlPlane
 from bed.processes import wait_for
 from cluster_cli import NAME, Cli, interruptible, pipeline, ready
 
+from servepipe_operator.objects.names import Owner, metadata
+from servepipe_operator.objects.services import token_secret
+
 
 @pytest.fixture
 def cli(control_plane: ControlPlane, namespace: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Cli:
@@ -185,6 +188,36 @@ def test_delete_waits_for_what_belongs_to_the_pipeline(applied: Cli) -> None:
         assert "There is no pipeline" in ran.err, "it may be gone by itself by now"
     wait_for("the child to be gone", lambda: applied.plane.api.find(f"{children}/shop-1") is None, 60)
     assert applied.find() is None
+
+
+def test_delete_waits_for_a_redis_to_be_emptied(applied: Cli) -> None:
+    """KubeRay does that after the pipeline is gone, by a Job that belongs to the RayCluster and needs Ray's token."""
+    namespace, api = applied.namespace, applied.plane.api
+    children = f"/apis/ray.io/v1/namespaces/{namespace}/rayclusters"
+    secrets = f"/api/v1/namespaces/{namespace}/secrets"
+    applied.kubectl_patch({"cluster": {"gcsFaultTolerance": {"redisAddress": "redis:6379"}}})
+    owner = Owner(NAME, namespace, applied.live()["metadata"]["uid"], "main")
+    head = {"rayStartParams": {}, "template": {"spec": {"containers": [{"name": "ray-head", "image": "ray"}]}}}
+    child = {
+        "apiVersion": "ray.io/v1",
+        "kind": "RayCluster",
+        "metadata": {**metadata(owner, "shop-1"), "finalizers": ["tests/redis"]},
+        "spec": {"headGroupSpec": head},
+    }
+    made = api.create(children, child)
+    api.create(secrets, token_secret(owner, "t0ken", made))
+    applied.report(ready("True") | {"more": {"clusters": [{"name": "shop-1", "role": "Active"}]}})
+    late = applied.run("delete", NAME, "--wait", "--timeout", "3s", *applied.place)
+    assert late.status == 2
+    assert "what holds it: tests/redis" in late.err
+    assert applied.find() is None
+    wait_for(
+        "the garbage collector to see that the RayCluster needs the Secret",
+        lambda: len(api.get(f"{secrets}/{NAME}-token")["metadata"]["ownerReferences"]) == 1,
+        60,
+    )
+    api.merge(f"{children}/shop-1", {"metadata": {"finalizers": None}})
+    wait_for("the Secret to go with the RayCluster", lambda: api.find(f"{secrets}/{NAME}-token") is None, 60)
 
 
 def test_delete_without_waiting(applied: Cli) -> None:

@@ -23,7 +23,7 @@ from pipelines import Pipelines
 
 Json = dict[str, Any]
 
-AT_ONCE = 10
+AT_ONCE = 8
 #: Status is written as often as it changes between looks, so that one run has some writes more or less than another:
 #: this many of a short one, a quarter of a long one.
 SLACK = 3

@@ -15,7 +15,8 @@ HUNG = WORKERS + 4
 def test_a_change_reaches_its_dashboard_while_more_of_them_hang_than_there_are_workers(
     control_plane: ControlPlane, kuberay: KubeRay, namespace: str, start_operator: StartOperator
 ) -> None:
-    operator = start_operator(namespace, namespaces=[namespace], env={**ENV, "SERVEPIPE_WORKERS": str(WORKERS)})
+    env = {**ENV, "SERVEPIPE_WORKERS": str(WORKERS), "SERVEPIPE_LEASE_DURATION_S": "300"}
+    operator = start_operator(namespace, namespaces=[namespace], env=env)
     operator.wait_ready()
     pipelines = Pipelines(control_plane, kuberay, namespace, operator)
     hung = [f"hung-{number}" for number in range(HUNG)]

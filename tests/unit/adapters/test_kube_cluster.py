@@ -13,7 +13,7 @@ from fake_kube import FakeKube, Fault, serving, status
 from simulated_world import node, resource
 
 from servepipe.api.v1alpha1 import ServePipeline
-from servepipe_operator.adapters.kube_cluster import Kept, KubeCluster
+from servepipe_operator.adapters.kube_cluster import KubeCluster
 from servepipe_operator.adapters.kube_errors import (
     Conflict,
     Forbidden,
@@ -23,6 +23,7 @@ from servepipe_operator.adapters.kube_errors import (
     QuotaExceeded,
     error_from,
 )
+from servepipe_operator.adapters.ray_token import Kept
 from servepipe_operator.adapters.refusals import problem_of
 from servepipe_operator.adapters.remembered_history import RememberedHistory
 from servepipe_operator.adapters.revision_history import RecordError
@@ -137,6 +138,34 @@ async def test_everything_is_made_once() -> None:
         assert len(bed.fake.writes) == writes
 
 
+async def test_a_cluster_with_a_redis_keeps_the_token_until_it_is_gone() -> None:
+    """KubeRay empties the Redis after the pipeline is deleted, by a Job that needs the token."""
+    redis = resource(
+        {"m1": node("good")}, image="models:1", cluster={"gcsFaultTolerance": {"redisAddress": "redis:6379"}}
+    )
+    bed = Bed()
+    async with bed.cluster() as cluster:
+        await cluster.look(kept_of(redis))
+        assert await cluster.apply(plan_of(redis)) == ()
+        name = plan_of(redis).name
+        assert f"rayclusters/{name}" in bed.names()
+        assert "secrets/diamond-token" not in bed.names(), "it belongs to the RayCluster, too, which has no uid before"
+        await cluster.look(kept_of(redis))
+        assert await cluster.apply(plan_of(redis)) == ()
+        pipeline, kept_by = bed.get(f"{V1}/secrets", "diamond-token")["metadata"]["ownerReferences"]
+        assert (pipeline["kind"], pipeline["controller"]) == ("ServePipeline", True)
+        uid = bed.get(CLUSTERS, name)["metadata"]["uid"]
+        assert kept_by == {"apiVersion": "ray.io/v1", "kind": "RayCluster", "name": name, "uid": uid}
+        # Its pipeline is deleted, and one of the same name is made before the Redis is empty.
+        bed.get(f"{V1}/secrets", "diamond-token")["metadata"]["ownerReferences"] = [kept_by]
+        bed.fake.objects.pop((CLUSTERS, name))
+        bed.kept.token = ""
+        await cluster.look(kept_of(redis))
+        (problem,) = await cluster.apply(plan_of(redis))
+        assert (problem.reason, problem.stalled) == ("PreviousDeletionPending", False)
+        assert f"rayclusters/{name}" not in bed.names()
+
+
 async def test_what_somebody_changed_is_changed_back_and_what_is_no_longer_wanted_goes() -> None:
     bed = Bed()
     async with bed.cluster() as cluster:
@@ -228,12 +257,12 @@ async def test_a_lost_secret_comes_back_with_the_same_token_and_is_looked_for_no
         await cluster.apply(plan_of(live=state.slots))
         assert bed.get(f"{V1}/secrets", "diamond-token")["data"] == secret["data"]
 
-        bed.kept = cluster._kept = Kept()
+        bed.kept = cluster._kept = cluster._token._kept = Kept()
         await cluster.look(kept_of())
         assert cluster._kept.token == base64.b64decode(secret["data"]["auth_token"]).decode()
 
         bed.get(f"{V1}/secrets", "diamond-token")["data"] = {}
-        cluster._kept = Kept()
+        bed.kept.token = ""
         problem = (await cluster.look(kept_of())).problem
         assert problem is not None
         assert (problem.reason, problem.stalled) == ("TokenMissing", True)

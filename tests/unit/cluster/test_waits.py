@@ -92,12 +92,12 @@ async def test_a_pipeline_that_is_late_is_not_blamed_on_the_cluster() -> None:
 async def test_delete_waits_no_longer_than_it_was_told_to(silence: Exception | None) -> None:
     async with asyncio.timeout(MUCH_S):
         with pytest.raises(ClusterError, match=r"not gone after 0 s; The cluster does not answer"):
-            await operate._until_gone(Silent(pipeline(), silence).connection(), "shop", "u1", 0.5)
+            await operate._until_gone(Silent(pipeline(), silence).connection(), "shop", "u1", [], 0.5)
 
 
 async def test_delete_goes_on_when_the_cluster_answers_again(capsys: pytest.CaptureFixture[str]) -> None:
     server = Silent(pipeline(), REFUSED, REFUSED, NotFound("gone", 404))
-    await operate._until_gone(server.connection(), "shop", "u1", MUCH_S)
+    await operate._until_gone(server.connection(), "shop", "u1", [], MUCH_S)
     assert server.asked == 4
     assert capsys.readouterr().err.count("The cluster does not answer") == 1
 

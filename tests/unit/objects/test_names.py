@@ -49,6 +49,15 @@ def test_ownership(owner: Owner) -> None:
     assert ownership(child, owner) == "foreign"
 
 
+def test_what_a_raycluster_keeps_is_a_former_pipelines(owner: Owner) -> None:
+    kept = {"apiVersion": "ray.io/v1", "kind": "RayCluster", "name": "diamond-ab12c", "uid": "uid-9"}
+    child = {"metadata": {**metadata(owner, "child"), "ownerReferences": [kept]}}
+    assert ownership(child, owner) == "former"
+    assert ownership(child, replace(owner, name="other")) == "foreign"
+    child["metadata"]["ownerReferences"] = [{**kept, "controller": True}]  # KubeRay's own children
+    assert ownership(child, owner) == "foreign"
+
+
 def test_somebody_elses_kind_is_foreign_even_with_our_uid(owner: Owner) -> None:
     reference = {
         "apiVersion": "apps/v1",

@@ -17,10 +17,8 @@ from grpc import StatusCode
 
 from servepipe.errors import RequestError
 from servepipe.runtime import observer as observing
-from servepipe.runtime.ingress import Ingress, _Calls, _State
-from servepipe.runtime.inline import InlineNodes
+from servepipe.runtime.ingress import Ingress, _State
 from servepipe.runtime.observer import Observer, Replicas
-from servepipe.runtime.routing import InFlight
 
 GRAPH = {"steps": [{"name": "s", "node": "a", "args": [{"$input": []}]}], "output": {"$step": "s"}}
 OTHER_GRAPH = {**GRAPH, "output": {"out": {"$step": "s"}}}
@@ -39,15 +37,7 @@ class StandIn(Ingress):  # type: ignore[misc]
     """The ingress without Serve around it."""
 
     def __init__(self) -> None:
-        self._pipeline, self._application, self._error = "p", "ingress", ""
-        self._state = None
-        self._coming = None
-        self._former = []
-        self._in_flight = InFlight()
-        self._calls = _Calls(self)
-        self._inline = InlineNodes(lambda node: None)  # type: ignore[arg-type, return-value]
-        self._retiring = set()
-        self._preprocessor = self._postprocessor = None
+        self._set_up("p", "ingress")
         self.kept: list[set[str]] = []
 
         async def keep_only(applications: Any) -> None:
@@ -165,22 +155,22 @@ class TestTableChanges:
 
         ingress._inline.ensure = ensure_slowly  # type: ignore[method-assign]
         await ingress.reconfigure(table("t1", a=[route("i1", 100, inline=INLINE)]))
-        with ingress._in_flight.request(ingress._current().routes.draw()):
-            await ingress.reconfigure(table("t2", a=[route("i2", 100, inline=INLINE)]))
-            await asyncio.wait_for(waiting.wait(), 10)
-            change = asyncio.create_task(
-                ingress.reconfigure(
-                    table("t3", a=[route("i3", 100, inline=INLINE)], b=[route("i3", 100, inline=INLINE)])
-                )
-            )
-            await asyncio.wait_for(building.wait(), 10)  # a--i3 and b--i3 are built, and t2 is in force
-            waiting.clear()
-            turns[0].set()
-            await asyncio.wait_for(waiting.wait(), 10)  # the retirement has looked again
-            go_on.set()
-            await change
-            assert "a--i3" in ingress._inline
-            assert "b--i3" in ingress._inline
+        pins = ingress._current().routes.draw()
+        ingress._in_flight.begin(pins)
+        await ingress.reconfigure(table("t2", a=[route("i2", 100, inline=INLINE)]))
+        await asyncio.wait_for(waiting.wait(), 10)
+        change = asyncio.create_task(
+            ingress.reconfigure(table("t3", a=[route("i3", 100, inline=INLINE)], b=[route("i3", 100, inline=INLINE)]))
+        )
+        await asyncio.wait_for(building.wait(), 10)  # a--i3 and b--i3 are built, and t2 is in force
+        waiting.clear()
+        turns[0].set()
+        await asyncio.wait_for(waiting.wait(), 10)  # the retirement has looked again
+        go_on.set()
+        await change
+        assert "a--i3" in ingress._inline
+        assert "b--i3" in ingress._inline
+        ingress._in_flight.end(pins)
         waiting.clear()
         for turn in turns:
             turn.set()

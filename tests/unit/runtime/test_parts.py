@@ -44,10 +44,13 @@ class TestRouting:
     def test_in_flight_requests_are_counted_by_application_across_tables(self):
         flying = InFlight()
         old, new = Routes({"m1": [route("a", 100)]}), Routes({"m1": [route("b", 100)], "m2": [route("c", 100)]})
-        with flying.request(old.draw()), flying.request(new.draw()):
-            with flying.request(new.draw()):
-                assert flying.by_application() == {"m1--a": 1, "m1--b": 2, "m2--c": 2}
-            assert flying.by_application() == {"m1--a": 1, "m1--b": 1, "m2--c": 1}
+        for routes in (old, new, new):
+            flying.begin(routes.draw())
+        assert flying.by_application() == {"m1--a": 1, "m1--b": 2, "m2--c": 2}
+        flying.end(new.draw())
+        assert flying.by_application() == {"m1--a": 1, "m1--b": 1, "m2--c": 1}
+        for routes in (new, old):
+            flying.end(routes.draw())
         assert flying.by_application() == {}
 
     def test_an_application_is_named_after_node_and_revision(self):

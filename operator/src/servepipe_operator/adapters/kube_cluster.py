@@ -7,11 +7,9 @@ and is not ours is left alone and told.
 from __future__ import annotations
 
 import contextlib
-import math
-import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Protocol
 
 from servepipe.api.problem import Problem
@@ -25,7 +23,8 @@ from servepipe_operator.adapters.kube_errors import (
     NotFound,
     Unavailable,
 )
-from servepipe_operator.adapters.kube_resource import NETWORK_POLICIES, PDBS, RAYCLUSTERS, SECRETS, SERVICES, Resource
+from servepipe_operator.adapters.kube_resource import NETWORK_POLICIES, PDBS, RAYCLUSTERS, SERVICES, Resource
+from servepipe_operator.adapters.ray_token import Kept, NoTokenError, RayToken
 from servepipe_operator.adapters.refusals import problem_of
 from servepipe_operator.engine.cluster import wanted_cluster
 from servepipe_operator.engine.names import cluster_name
@@ -36,14 +35,9 @@ from servepipe_operator.objects.cluster_view import KUBERAY_MISSING, ClusterView
 from servepipe_operator.objects.names import Owner, claim, ownership, token_secret_name
 from servepipe_operator.objects.patch import label_patch, patch
 from servepipe_operator.objects.raycluster import raycluster
-from servepipe_operator.objects.services import TOKEN_KEY, token_of, token_secret
 from servepipe_operator.ports import ClusterState, UnreachableError
 
-__all__ = ["Kept", "KubeCluster", "Seen"]
-
-
-#: Seconds for which a Secret that was seen is taken to be there.
-SECRET_S = 300.0
+__all__ = ["KubeCluster", "Seen"]
 
 _APPLIED = {one.kind: one for one in (SERVICES, NETWORK_POLICIES, PDBS)}
 
@@ -58,21 +52,6 @@ class Seen(Protocol):
     def missing(self) -> frozenset[str]:
         """Kinds that the API server does not serve, as CRDs are named."""
         ...
-
-
-@dataclass(slots=True)
-class Kept:
-    """What is kept of one pipeline between looks.
-
-    Args:
-        token: Ray's, as it was read or made last, or "".
-        token_at: When the Secret was seen last, in monotonic seconds.
-        versions: What the pod of a head, by its uid, answered as its version of Ray.
-    """
-
-    token: str = ""
-    token_at: float = -math.inf
-    versions: dict[str, str] = field(default_factory=dict)
 
 
 class KubeCluster:
@@ -99,6 +78,7 @@ class KubeCluster:
     ) -> None:
         self._kube, self._owner, self._seen, self._defaults = kube, owner, seen, defaults
         self._kept, self._ray_version, self._peers, self._clock = kept, ray_version, operator_peers, clock
+        self._token = RayToken(kube, owner, kept, clock)
         self.view = ClusterView(None, None, absent=True)
 
     async def look(self, kept: Json | None) -> ClusterState:
@@ -119,9 +99,9 @@ class KubeCluster:
         if kept is not None and found.live is not None and not found.absent:
             try:
                 if not self._kept.token:
-                    await self._read_token()
-            except _NoTokenError as error:
-                problem = problem or _no_token(error)
+                    await self._token.read()
+            except NoTokenError as error:
+                problem = problem or error.problem
             problem = problem or await self._other_version(kept["rayVersion"])
         return ClusterState(problem, found.slots, found.absent, found.up)
 
@@ -134,18 +114,6 @@ class KubeCluster:
         told = version_mismatch(wanted, self._kept.versions.get(uid, wanted))
         return ClusterProblem("RayVersionMismatch", told, stalled=True) if told else None
 
-    async def _read_token(self) -> bool:
-        """Whether there is a Secret of ours; its token is kept."""
-        self._kept.token_at = self._clock()
-        try:
-            found = await self._kube.get(SECRETS, self._owner.namespace, token_secret_name(self._owner.name))
-        except NotFound:
-            return False
-        if ownership(found, self._owner) != "ours":
-            return False
-        self._kept.token = _token_in(found)
-        return True
-
     async def refusals(self, pipeline: ServePipeline) -> tuple[Problem, ...]:
         """See `servepipe_operator.ports.Cluster.refusals`."""
         image = wanted_cluster(pipeline.spec, None, self._defaults)["image"]
@@ -154,7 +122,7 @@ class KubeCluster:
     async def apply(self, plan: ClusterPlan) -> tuple[ClusterProblem, ...]:
         """See `servepipe_operator.ports.Cluster.apply`."""
         problems: list[ClusterProblem] = []
-        secret = await self._checked(self._secret(), problems, blocking=True)
+        secret = await self._checked(self._secret(plan), problems, blocking=True)
         wanted = children(self._owner, plan.name, plan.spec, self._peers)
         # The policies first: pods that start are closed from the beginning. Those that run are not stopped for it.
         starts = not plan.suspend and not self._runs(plan.name)
@@ -181,29 +149,19 @@ class KubeCluster:
             raise
         except KubeError as error:
             problem = problem_of(error, blocking)
-        except _NoTokenError as error:
-            problem = _no_token(error)
+        except NoTokenError as error:
+            problem = error.problem
         if problem is not None:
             problems.append(replace(problem, blocking=blocking))
         return problem is None
 
-    # -- the token
-
-    async def _secret(self) -> ClusterProblem | None:
-        """Makes the Secret where there is none. Secrets are not watched, so it is looked for now and then."""
-        # Without it no pod starts: what goes wrong with pods may be just that.
-        fresh = self._clock() - self._kept.token_at < SECRET_S and self.view.problem is None
-        if (self._kept.token and self.view.live is not None and fresh) or await self._read_token():
-            return None
-        # One that is lost comes back with the token that Ray's processes were started with, as long as it is known.
-        body = token_secret(self._owner, self._kept.token or secrets.token_urlsafe(32))
-        there = await self._made(SECRETS, body)
-        if there and (problem := claim("Secret", there, self._owner)):
-            return problem
-        self._kept.token = _token_in(there or body)
-        return None
-
     # -- the RayCluster
+
+    async def _secret(self, plan: ClusterPlan) -> ClusterProblem | None:
+        live, spec = self.view.live, plan.spec.cluster
+        there = live if live is not None and live["metadata"]["name"] == plan.name else None
+        outlives = spec is not None and spec.gcs_fault_tolerance is not None
+        return await self._token.ensure(there, outlives=outlives, well=self.view.problem is None)
 
     def _runs(self, name: str) -> bool:
         """Whether it has pods, or is about to."""
@@ -291,26 +249,8 @@ class KubeCluster:
                     await self._kube.delete(resource, self._owner.namespace, metadata["name"], uid=metadata["uid"])
 
 
-class _NoTokenError(Exception):
-    """A Secret of ours without Ray's token."""
-
-
 def _without_policy(problem: ClusterProblem, policy: Json, starts: bool) -> ClusterProblem:
     """What went wrong with a NetworkPolicy, and what that means: who reaches Ray's dashboard runs code there."""
     which = f"NetworkPolicy {policy['metadata']['namespace']}/{policy['metadata']['name']}"
     means = "no pod is started without it" if starts else "what runs goes on, and may be open to other pods"
     return replace(problem, message=f"{which} is not as wanted ({means}): {problem.message}")
-
-
-def _no_token(error: _NoTokenError) -> ClusterProblem:
-    return ClusterProblem("TokenMissing", str(error), stalled=True)
-
-
-def _token_in(secret: Json) -> str:
-    token = token_of(secret)
-    if token is None:
-        raise _NoTokenError(
-            f"Secret {secret['metadata'].get('namespace')}/{secret['metadata']['name']} has no {TOKEN_KEY!r}; "
-            "delete it together with the RayCluster, and both are made again"
-        )
-    return token

@@ -11,13 +11,13 @@ import contextlib
 import difflib
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from servepipe import api
 from servepipe.errors import ServePipeError
-from servepipe_operator.adapters.kube_errors import Conflict, NotFound
-from servepipe_operator.adapters.kube_resource import PIPELINES
+from servepipe_operator.adapters.kube_errors import Conflict, Forbidden, NotFound
+from servepipe_operator.adapters.kube_resource import PIPELINES, RAYCLUSTERS
 from servepipe_operator.cluster.changes import plain
 from servepipe_operator.cluster.connection import (
     SILENCE_S,
@@ -80,12 +80,14 @@ def delete(arguments: argparse.Namespace) -> int:
             live = await connection.get(arguments.pipeline)
             name, uid = live["metadata"]["name"], live["metadata"]["uid"]
             print(f"{name} in {connection.place()}", flush=True)
+            clusters = emptied_later(live)
             with in_words(connection), contextlib.suppress(NotFound):
-                # In the foreground the object goes last, after everything that it owns.
-                propagation = "Foreground" if arguments.wait else "Background"
+                # In the foreground the object goes last, after all that it owns; but KubeRay's Job would go with
+                # its RayCluster, before it has emptied the Redis.
+                propagation = "Foreground" if arguments.wait and not clusters else "Background"
                 await connection.kube.delete(PIPELINES, connection.namespace, name, uid=uid, propagation=propagation)
             if arguments.wait:
-                await _until_gone(connection, name, uid, arguments.timeout)
+                await _until_gone(connection, name, uid, clusters, arguments.timeout)
             print(f"{name} {'is gone' if arguments.wait else 'is being deleted'}", flush=True)
             return 0
 
@@ -163,6 +165,15 @@ def _switch(arguments: argparse.Namespace, switches: Mapping[str, bool], done: s
     return run(work())
 
 
+async def _one_left(connection: Connection, clusters: Sequence[str]) -> Json | None:
+    """One of these RayClusters that is there still, as far as the user may see them."""
+    for name in clusters:
+        with in_words(connection), contextlib.suppress(NotFound, Forbidden):
+            found: Json = await connection.kube.get(RAYCLUSTERS, connection.namespace, name)
+            return found
+    return None
+
+
 def _tell_paused(live: Mapping[str, Any]) -> None:
     if live["spec"].get("paused"):
         name = live["metadata"]["name"]
@@ -187,13 +198,22 @@ async def _patched(connection: Connection, name: str, patch_for: Callable[[Json]
     raise AssertionError("unreachable")
 
 
-async def _until_gone(connection: Connection, name: str, uid: str, timeout_s: float) -> None:
+def emptied_later(live: Mapping[str, Any]) -> list[str]:
+    """The RayClusters that go after the pipeline, when KubeRay has emptied their Redis."""
+    if (live["spec"].get("cluster") or {}).get("gcsFaultTolerance") is None:
+        return []
+    return [one["name"] for one in (live.get("status") or {}).get("clusters") or []]
+
+
+async def _until_gone(connection: Connection, name: str, uid: str, clusters: Sequence[str], timeout_s: float) -> None:
     held, heard, told = "nothing", time.monotonic(), False
     try:
         async with asyncio.timeout(timeout_s):
             while True:
                 try:
                     live = await connection.find(name)
+                    if live is None or live["metadata"]["uid"] != uid:
+                        live = await _one_left(connection, clusters)
                 except ClusterError as error:
                     if not unanswered(error):
                         raise
@@ -201,7 +221,7 @@ async def _until_gone(connection: Connection, name: str, uid: str, timeout_s: fl
                         print(error.what, file=sys.stderr, flush=True)
                     told = True
                 else:
-                    if live is None or live["metadata"]["uid"] != uid:
+                    if live is None:
                         return
                     held = ", ".join(live["metadata"].get("finalizers") or ()) or "nothing"
                     heard, told = time.monotonic(), False

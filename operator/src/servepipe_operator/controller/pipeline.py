@@ -13,11 +13,12 @@ from servepipe.api.v1alpha1 import API_VERSION, KIND, ServePipeline, Service
 from servepipe_operator.adapters import owner as references
 from servepipe_operator.adapters.dashboard import Dashboard, Dashboards, Place
 from servepipe_operator.adapters.following import FollowingRouting, RememberingServe, deployed_route
-from servepipe_operator.adapters.kube_cluster import Kept, KubeCluster
+from servepipe_operator.adapters.kube_cluster import KubeCluster
 from servepipe_operator.adapters.kube_errors import Conflict, KubeError, NotFound
 from servepipe_operator.adapters.kube_events import KubeEvents, ToldEvents
 from servepipe_operator.adapters.kube_resource import PIPELINES
 from servepipe_operator.adapters.kube_status import KubeStatus
+from servepipe_operator.adapters.ray_token import Kept
 from servepipe_operator.adapters.refusals import problem_of
 from servepipe_operator.adapters.remembered_history import RememberedHistory
 from servepipe_operator.adapters.revision_history import RecordError, RevisionHistory

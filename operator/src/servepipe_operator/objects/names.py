@@ -109,7 +109,11 @@ def ownership(live: Mapping[str, Any], owner: Owner) -> Literal["ours", "former"
         ``former``: a deleted pipeline's of the same name; wait until it is collected (``PreviousDeletionPending``).
         ``foreign``: anybody else's; it is never adopted, changed or deleted.
     """
-    references = live.get("metadata", {}).get("ownerReferences") or []
+    metadata = live.get("metadata", {})
+    references = metadata.get("ownerReferences") or []
+    if references and all(one.get("kind") == "RayCluster" and not one.get("controller") for one in references):
+        # What a RayCluster keeps whose pipeline is deleted: see `services.token_secret`.
+        return "former" if (metadata.get("labels") or {}).get(PIPELINE_LABEL) == owner.name else "foreign"
     controller: Mapping[str, Any] = next((one for one in references if one.get("controller")), {})
     group = str(controller.get("apiVersion", "")).partition("/")[0]
     if group != API_VERSION.partition("/")[0] or controller.get("kind") != KIND:

@@ -111,12 +111,13 @@ def slots_of(
         ending: How many of them are terminating.
         troubles: Why pods do not come, by the same label.
     """
-    slots = [
-        replace(slot_of(group), pods=pods.get(name, 0), ending=ending.get(name, 0))
-        for group in live["spec"].get("workerGroupSpecs") or []
-        if (name := group["groupName"])
+    return [
+        _with_trouble(
+            replace(slot, pods=pods.get(slot.name, 0), ending=ending.get(slot.name, 0)),
+            (troubles or {}).get(slot.name),
+        )
+        for slot in map(slot_of, live["spec"].get("workerGroupSpecs") or [])
     ]
-    return [_with_trouble(slot, (troubles or {}).get(slot.name)) for slot in slots]
 
 
 def _with_trouble(slot: Slot, found: PodTrouble | None) -> Slot:

@@ -43,16 +43,21 @@ def ingress_labels(pipeline: str, cluster: str) -> dict[str, str]:
     return {PIPELINE_LABEL: pipeline, ROLE_LABEL: "ingress", "ray.io/cluster": cluster}
 
 
-def token_secret(owner: Owner, token: str) -> Json:
+def token_secret(owner: Owner, token: str, cluster: Mapping[str, Any] | None = None) -> Json:
     """The Secret that ``authOptions.secretName`` names.
 
     Args:
         token: Random text, made once by the caller and never changed.
+        cluster: The live RayCluster that needs it after the pipeline, if there is one.
     """
+    made = metadata(owner, token_secret_name(owner.name))
+    if cluster is not None:
+        kept_by = {key: cluster["metadata"][key] for key in ("name", "uid")}
+        made["ownerReferences"].append({"apiVersion": cluster["apiVersion"], "kind": cluster["kind"], **kept_by})
     return {
         "apiVersion": "v1",
         "kind": "Secret",
-        "metadata": metadata(owner, token_secret_name(owner.name)),
+        "metadata": made,
         "type": "Opaque",
         "data": {TOKEN_KEY: base64.b64encode(token.encode()).decode()},
     }

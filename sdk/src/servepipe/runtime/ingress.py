@@ -52,10 +52,21 @@ class Ingress:
         digests of both, attempt; and the builder's versions (`servepipe.runtime.versions`).
     """
 
+    _preprocessor: Hook | None
+    _postprocessor: Hook | None
+
     async def __init__(self, args: dict[str, Any]) -> None:  # type: ignore[misc]  # Serve awaits it
         versions.verify(args)
-        self._pipeline: str = args["pipeline"]
-        self._application: str = serve.get_replica_context().app_name
+        self._set_up(args["pipeline"], serve.get_replica_context().app_name)
+        loader.only_imports()
+        sys.path[:0] = [path for path in args.get("paths") or [] if path not in sys.path]
+        self._preprocessor = await asyncio.to_thread(_hook, args.get("preprocessor"), args.get("preprocessorCode"))
+        self._postprocessor = await asyncio.to_thread(_hook, args.get("postprocessor"), args.get("postprocessorCode"))
+
+    def _set_up(self, pipeline: str, application: str) -> None:
+        """All that needs no Serve around it: an ingress without hooks and without a table."""
+        self._pipeline = pipeline
+        self._application = application
         self._state: _State | None = None
         self._coming: _State | None = None
         self._former: list[_State] = []
@@ -63,14 +74,10 @@ class Ingress:
         self._calls = _Calls(self)
         self._error = ""
         self._serve_caller = ServeCaller(self._pin, self._is_off)
-        self._observer = Observer(self._application, self._serve_caller.handle, self._serve_caller.answered)
-        loop = asyncio.get_running_loop()
-        self._inline = InlineNodes(lambda node: NodeHandle(node, self._calls, loop))
+        self._observer = Observer(application, self._serve_caller.handle, self._serve_caller.answered)
+        self._inline = InlineNodes(lambda node: NodeHandle(node, self._calls, asyncio.get_running_loop()))
         self._retiring: set[asyncio.Task[None]] = set()
-        loader.only_imports()
-        sys.path[:0] = [path for path in args.get("paths") or [] if path not in sys.path]
-        self._preprocessor = await asyncio.to_thread(_hook, args.get("preprocessor"), args.get("preprocessorCode"))
-        self._postprocessor = await asyncio.to_thread(_hook, args.get("postprocessor"), args.get("postprocessorCode"))
+        self._preprocessor = self._postprocessor = None
 
     def __serve_build_asgi_app__(self) -> Any:
         async def app(scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:

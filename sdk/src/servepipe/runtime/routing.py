@@ -9,8 +9,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from servepipe.errors import NotReadyError
@@ -116,14 +115,6 @@ class InFlight:
         pins.busy -= 1
         if not pins.busy:
             self._busy.discard(pins)
-
-    @contextmanager
-    def request(self, pins: Pins) -> Iterator[None]:
-        self.begin(pins)
-        try:
-            yield
-        finally:
-            self.end(pins)
 
     def by_application(self) -> dict[str, int]:
         """How many requests under way may call each application; applications that none may call are left out."""
