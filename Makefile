@@ -112,8 +112,9 @@ generate: $(READY) ## write the generated files (the CRD and its reference; the 
 # BENCH="--only diamond/32": one thing; see docs/benchmarks.md. A goal that is missed does not keep the others from being measured.
 bench: $(READY) ## all benchmarks, more than an hour; writes benchmarks/results/, fails when a goal is missed
 	@mkdir -p benchmarks/results
-	@status=0; \
+	@status=0; trap 'exit 130' INT; \
 	$(BIN)/python benchmarks/interpreter.py --json benchmarks/results/interpreter.json || status=$$?; \
+	$(BIN)/python benchmarks/inline_requests.py --json benchmarks/results/inline.json || status=$$?; \
 	$(BIN)/python benchmarks/operator_load.py --json benchmarks/results/operator.json || status=$$?; \
 	$(BIN)/python benchmarks/graphs.py $(BENCH) || status=$$?; \
 	exit $$status

@@ -3,6 +3,7 @@
 python -m graphbench                                  all of it (more than an hour); fails when a goal is missed
 python -m graphbench --quick                          the most important figures, below five minutes
 python -m graphbench --only diamond/32/separate+serve-tuned --rounds 9
+python -m graphbench --without triage
 python -m graphbench --again benchmarks/results/graphs.json     the tables and pictures of an earlier run
 """
 
@@ -19,17 +20,15 @@ from pathlib import Path
 
 from graphbench import report
 from graphbench.cases import CASES
-from graphbench.contestants import CONTESTANTS
 from graphbench.figures import Sample
 from graphbench.goals import GOALS
-from graphbench.machine import describe
+from graphbench.needs import MissingError, check
 from graphbench.schedule import FULL, QUICK, Pace, Selection, SelectionError, seconds_of, select
 from graphbench.tables import goals_table
 from graphbench.verdicts import judge_all
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
-OURS = frozenset(name for name, one in CONTESTANTS.items() if one.ours) | {"interpreter"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,18 +41,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         freeze=not options.no_freeze,
     )
     try:
-        selection = select(options.only, quick=options.quick)
-    except SelectionError as error:
+        if options.again:
+            machine, samples = report.load_samples(options.again)
+            measured = {sample.case for sample in samples}
+            selection = Selection(tuple(case for case in CASES.values() if case.name in measured))
+        else:
+            selection = select(options.only, quick=options.quick, without=options.without)
+            check(selection.cases)
+        options.out.mkdir(parents=True, exist_ok=True)
+    except (SelectionError, MissingError, report.UnreadableError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    options.out.mkdir(parents=True, exist_ok=True)
-    name = "graphs-quick" if options.quick else "graphs-only" if options.only else "graphs"
+    partly = options.only or options.without
+    name = "graphs-quick" if options.quick else "graphs-only" if partly else "graphs"
     if options.again:
-        machine, samples = report.load_samples(options.again)
-        measured = {sample.case for sample in samples}
-        selection = Selection(tuple(case for case in CASES.values() if case.name in measured))
         name = options.again.stem
     else:
+        from graphbench.machine import describe
+
         machine, samples = describe(ROOT), []
         minutes = seconds_of(selection, pace) / 60
         _say(f"{machine['cpu']}, {machine['cores']} cores; about {minutes:.0f} minutes")
@@ -85,8 +90,9 @@ def _conclude(
     page = out / f"{name}.md"
     page.write_text(report.markdown(machine, selection, pace, samples, outcomes, plots), encoding="utf-8")
     shown = [one for one in outcomes if one.verdict != "not run"]
-    print(f"\n{goals_table(shown)}\n\n{report.verdict_line(outcomes, pace)}\nAll figures: {page}", flush=True)
-    return report.exit_code(outcomes, samples, pace, OURS)
+    lines = [report.verdict_line(outcomes, pace), *report.failure_lines(samples), f"All figures: {page}"]
+    print("", goals_table(shown), "", *lines, sep="\n", flush=True)
+    return report.exit_code(outcomes, samples, pace)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -103,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="CASE[/LOAD[/CONTESTANT+...]]",
         help="just that; may be repeated. Goals are judged as far as what they compare was measured",
     )
+    parser.add_argument("--without", action="append", default=[], metavar="CASE", help="leave it out; may be repeated")
     parser.add_argument("--rounds", type=_positive, metavar="N", help=f"default {FULL.rounds}, quick {QUICK.rounds}")
     parser.add_argument("--seconds", type=float, metavar="S", help="measured in each round")
     parser.add_argument("--no-freeze", action="store_true", help="let those that wait for their turn go on meanwhile")

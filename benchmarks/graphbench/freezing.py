@@ -52,8 +52,13 @@ class Freezer:
 
     def __exit__(self, *_: object) -> None:
         self.release()
-        if self._guard is not None:
+        if self._guard is None:
+            return
+        try:
             self._guard.communicate(timeout=GUARD_S)  # the end of its input is its end
+        except subprocess.TimeoutExpired:
+            self._guard.kill()
+            self._guard.communicate()
 
     async def turn(self, active: str, systems: Mapping[str, Iterable[int]]) -> float:
         """Stop everybody but ``active``, and wait until that one has caught up with the time that it was stopped.

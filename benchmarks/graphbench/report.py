@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +15,7 @@ from graphbench.schedule import Pace, Selection
 from graphbench.tables import case_tables, goals_table, machine_lines
 from graphbench.verdicts import Outcome
 
-__all__ = ["exit_code", "load_samples", "markdown", "verdict_line", "write_json"]
+__all__ = ["UnreadableError", "exit_code", "failure_lines", "load_samples", "markdown", "verdict_line", "write_json"]
 
 
 def write_json(
@@ -47,10 +48,17 @@ def write_json(
     coming.replace(file)
 
 
+class UnreadableError(Exception):
+    """A file is not the results of a run; the message says which."""
+
+
 def load_samples(file: Path) -> tuple[dict[str, Any], list[Sample]]:
-    """The machine and the samples of an earlier run."""
-    content = json.loads(file.read_text(encoding="utf-8"))
-    return content["machine"], [Sample(**one) for one in content["samples"]]
+    """The machine and the samples of an earlier run. Raises `OSError` and `UnreadableError`."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        return content["machine"], [Sample(**one) for one in content["samples"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UnreadableError(f"{file} is not the JSON of an earlier run: {error!r}") from error
 
 
 def markdown(
@@ -101,8 +109,20 @@ def verdict_line(outcomes: Sequence[Outcome], pace: Pace) -> str:
     return words + "."
 
 
-def exit_code(outcomes: Sequence[Outcome], samples: Sequence[Sample], pace: Pace, ours: frozenset[str]) -> int:
-    """0 when all is well; 1 for a missed goal, where goals count, and for wrong or missing answers of ours always."""
-    if any(sample.problem and sample.contestant in ours for sample in samples):
+def failure_lines(samples: Sequence[Sample]) -> list[str]:
+    """Who did not start, or answered wrongly or not at all, where, how often, and how that showed first."""
+    asked = Counter((one.case, one.contestant) for one in samples)
+    failed = Counter((one.case, one.contestant) for one in samples if one.problem)
+    first = {(one.case, one.contestant): one for one in reversed(samples) if one.problem}
+    return [
+        f"FAILED {times} of {asked[place]} times: {place[0]}, {place[1]}; "
+        f"at {first[place].load!r} in round {first[place].round}: {first[place].problem.splitlines()[0]}"
+        for place, times in failed.items()
+    ]
+
+
+def exit_code(outcomes: Sequence[Outcome], samples: Sequence[Sample], pace: Pace) -> int:
+    """0 when all is well; 1 for a missed goal, where goals count, and for wrong or missing answers always."""
+    if any(sample.problem for sample in samples):
         return 1
     return 1 if pace.verdicts and any(one.verdict == "MISSED" for one in outcomes) else 0

@@ -7,7 +7,8 @@ import contextlib
 import signal
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable
+import traceback
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ SILENT_AT_MOST = 3
 async def run_all(selection: Selection, pace: Pace, say: Say, keep: Callable[[list[Sample]], None]) -> list[Sample]:
     """Every case, one after the other; SIGINT and SIGTERM end it with everything that it started.
 
+    A case that breaks off fails all who take part in it, and the next one follows.
+
     Args:
         keep: Given all samples so far after each round, so that what was measured is not lost.
 
@@ -50,11 +53,27 @@ async def run_all(selection: Selection, pace: Pace, say: Say, keep: Callable[[li
     for case in selection.cases:
         say(f"{case.name}: {case.title}")
         with tempfile.TemporaryDirectory(prefix="svb-", ignore_cleanup_errors=True) as folder:
-            async with contextlib.aclosing(_rounds(case, pace, Path(folder), say)) as rounds:
-                async for found in rounds:
-                    samples += found
-                    keep(samples)
+            try:
+                async with contextlib.aclosing(_rounds(case, pace, Path(folder), say)) as rounds:
+                    async for found in rounds:
+                        samples += found
+                        keep(samples)
+            except (Exception, SystemExit) as error:
+                traceback.print_exc()
+                say(f"  {case.name} broke off: {error!r}")
+                samples += _broken_off(case, samples, repr(error))
+                keep(samples)
     return samples
+
+
+def _broken_off(case: Case, samples: Sequence[Sample], problem: str) -> list[Sample]:
+    """A failure of everybody in the round that was not finished."""
+    last = max((sample.round for sample in samples if sample.case == case.name), default=0)
+    return [
+        Sample(case.name, load.name, name, last + 1, problem=f"the case broke off: {problem}")
+        for load in case.loads
+        for name in case.contestants
+    ]
 
 
 def _rounds(case: Case, pace: Pace, folder: Path, say: Say) -> AsyncGenerator[list[Sample], None]:

@@ -55,31 +55,45 @@ class Selection:
     cases: tuple[Case, ...]
 
 
-def select(only: Sequence[str], *, quick: bool) -> Selection:
+def select(only: Sequence[str], *, quick: bool, without: Sequence[str] = ()) -> Selection:
     """What to run.
 
     Args:
         only: ``CASE``, ``CASE/LOAD`` or ``CASE/LOAD/CONTESTANT+CONTESTANT``; an empty part or ``*`` is everything.
             Nothing at all: everything.
         quick: Without ``only`` just the quick cases; with it, all that it names.
+        without: Cases that are left out, whatever else is said.
 
     Raises:
-        SelectionError: There is no such case, load or contestant.
+        SelectionError: There is no such case, load or contestant, or nothing is left.
     """
-    if not only:
-        return Selection(
-            tuple(_quick(case) for case in CASES.values() if case.quick) if quick else tuple(CASES.values())
-        )
+    for name in without:
+        _known(name)
+    chosen = _chosen(only) if only else [_quick(case) if quick else case for case in CASES.values()]
+    left = tuple(case for case in chosen if case.loads and case.name not in without)
+    if not left:
+        raise SelectionError("nothing is left to measure")
+    return Selection(left)
+
+
+def _chosen(only: Sequence[str]) -> list[Case]:
     chosen: dict[str, Case] = {}
     for word in only:
         case = _narrowed(word)
         if case.name in chosen:
             case = _both(chosen[case.name], case)
         chosen[case.name] = case
-    return Selection(tuple(chosen[name] for name in CASES if name in chosen))
+    return [chosen[name] for name in CASES if name in chosen]
+
+
+def _known(name: str) -> Case:
+    if name not in CASES:
+        raise SelectionError(f"there is no case {name!r}; the cases are: {', '.join(CASES)}")
+    return CASES[name]
 
 
 def _quick(case: Case) -> Case:
+    """Its part of a quick run; without loads where it has none."""
     loads = tuple(load for load in case.loads if load.name in case.quick)
     return replace(case, loads=loads, contestants=case.quick_contestants)
 
@@ -87,9 +101,7 @@ def _quick(case: Case) -> Case:
 def _narrowed(word: str) -> Case:
     name, _, rest = word.partition("/")
     load, _, contestants = rest.partition("/")
-    if name not in CASES:
-        raise SelectionError(f"there is no case {name!r}; the cases are: {', '.join(CASES)}")
-    case = CASES[name]
+    case = _known(name)
     if load not in ("", "*"):
         loads = {one.name: one for one in case.loads}
         if load not in loads:

@@ -141,9 +141,11 @@ class ServepipeUp:
         )
         try:
             output, _ = await asyncio.wait_for(process.communicate(), COMPILE_S)
-        except TimeoutError:
+        except BaseException as error:
             process.kill()
             await process.wait()
+            if not isinstance(error, TimeoutError):
+                raise
             raise SystemFailedError(f"servepipe {words[0]} took longer than {COMPILE_S:.0f} s") from None
         if process.returncode != 0:
             raise SystemFailedError(f"servepipe {' '.join(words)}: {output.decode(errors='replace')}")

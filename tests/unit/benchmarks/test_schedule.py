@@ -92,3 +92,11 @@ def test_every_case_is_complete(case: Case) -> None:
     if case.kind == "load":
         assert {CONTESTANTS[name].system for name in case.contestants} <= set(SYSTEMS)
         assert all(load.requests for load in case.loads)
+
+
+def test_cases_can_be_left_out() -> None:
+    assert "triage" not in [case.name for case in select([], quick=False, without=["triage"]).cases]
+    with pytest.raises(SelectionError, match="no case 'triag'"):
+        select([], quick=False, without=["triag"])
+    with pytest.raises(SelectionError, match="nothing is left"):
+        select(["fan"], quick=False, without=["fan"])
