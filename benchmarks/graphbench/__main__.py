@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     try:
         if options.again:
-            machine, samples = report.load_samples(options.again)
+            machine, pace, samples = report.load_run(options.again)
             measured = {sample.case for sample in samples}
             selection = Selection(tuple(case for case in CASES.values() if case.name in measured))
         else:

@@ -36,6 +36,11 @@ COLORS = {
     "by-hand": "#8a8a8a",
 }
 
+#: Of a bar, where 1 is the distance between two loads.
+WIDEST = 0.25
+#: How many characters of loads fit below a picture without being turned.
+ONE_LINE = 40
+
 
 class Panel:
     """One figure of one case: by load and contestant.
@@ -54,7 +59,7 @@ def panels_of(case: Case, samples: Sequence[Sample]) -> list[Panel]:
     if case.kind == "load":
         label = next((one.requests[0].label and "fast" for one in case.loads), "")
         p50 = f"p50 {label}".strip()
-        chosen = [("throughput", "requests per second"), (p50, f"{p50}, ms")]
+        chosen = [("throughput", "requests per second"), (p50, f"p50 of {label} calls, ms" if label else "p50, ms")]
     elif case.kind == "startup":
         chosen = [("running_s", "seconds to RUNNING"), ("replica_mb", "a replica's memory (PSS), MB")]
     else:
@@ -96,10 +101,10 @@ def draw(case: Case, samples: Sequence[Sample], file: Path) -> bool:
 
 
 def _bars(ax: Any, panel: Panel) -> None:
-    width = 0.86 / len(panel.bars)
+    width = min(0.86 / len(panel.bars), WIDEST)
     for number, (name, by_load) in enumerate(panel.bars.items()):
         shown = [load for load in panel.loads if load in by_load]
-        places = [panel.loads.index(load) - 0.43 + width * (number + 0.5) for load in shown]
+        places = [panel.loads.index(load) + width * (number + 0.5 - len(panel.bars) / 2) for load in shown]
         medians = [by_load[load].median for load in shown]
         around = [
             [by_load[load].median - by_load[load].low for load in shown],
@@ -108,14 +113,15 @@ def _bars(ax: Any, panel: Panel) -> None:
         title = CONTESTANTS[name].title if name in CONTESTANTS else name
         ax.bar(places, medians, width * 0.94, color=COLORS.get(name, "#999999"), label=title)
         ax.errorbar(places, medians, yerr=around, fmt="none", ecolor="#202020", elinewidth=0.9, capsize=1.5)
-    ax.set_xticks(range(len(panel.loads)), panel.loads, rotation=30 if max(map(len, panel.loads)) > 6 else 0)
+    ax.set_xticks(range(len(panel.loads)), panel.loads, rotation=30 if sum(map(len, panel.loads)) > ONE_LINE else 0)
+    ax.set_xlim(-0.6, len(panel.loads) - 0.4)
     heading = panel.heading
     # Ways that differ by a hundred times are to be seen beside each other.
     medians = [measured.median for by_load in panel.bars.values() for measured in by_load.values()]
     if min(medians) > 0 and max(medians) / min(medians) > 20:
         ax.set_yscale("log")
         ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        heading += " (each line ten times the one below)"
+        heading += " (log scale)"
     ax.set_title(heading, fontsize=10)
     ax.set_xlabel(panel.below, fontsize=9)
     ax.spines[["top", "right"]].set_visible(False)

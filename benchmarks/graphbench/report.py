@@ -15,7 +15,7 @@ from graphbench.schedule import Pace, Selection
 from graphbench.tables import case_tables, goals_table, machine_lines
 from graphbench.verdicts import Outcome
 
-__all__ = ["UnreadableError", "exit_code", "failure_lines", "load_samples", "markdown", "verdict_line", "write_json"]
+__all__ = ["UnreadableError", "exit_code", "failure_lines", "load_run", "markdown", "verdict_line", "write_json"]
 
 
 def write_json(
@@ -52,11 +52,11 @@ class UnreadableError(Exception):
     """A file is not the results of a run; the message says which."""
 
 
-def load_samples(file: Path) -> tuple[dict[str, Any], list[Sample]]:
-    """The machine and the samples of an earlier run. Raises `OSError` and `UnreadableError`."""
+def load_run(file: Path) -> tuple[dict[str, Any], Pace, list[Sample]]:
+    """The machine, the pace and the samples of an earlier run. Raises `OSError` and `UnreadableError`."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        return content["machine"], [Sample(**one) for one in content["samples"]]
+        return content["machine"], Pace(**content["pace"]), [Sample(**one) for one in content["samples"]]
     except (ValueError, KeyError, TypeError) as error:
         raise UnreadableError(f"{file} is not the JSON of an earlier run: {error!r}") from error
 
@@ -70,7 +70,8 @@ def markdown(
     plots: dict[str, str],
 ) -> str:
     """The page; ``plots`` are the names of the pictures' files, by case."""
-    how = f"{pace.rounds} rounds in turn, {pace.seconds:g} s each after {pace.warmup_s:g} s of warm-up"
+    rounds = "1 round" if pace.rounds == 1 else f"{pace.rounds} rounds in turn"
+    how = f"{rounds}, {pace.seconds:g} s each after {pace.warmup_s:g} s of warm-up"
     parts = [
         "# Graphs of models: servepipe and others",
         *_list(machine_lines(machine, samples)),
@@ -99,11 +100,12 @@ def verdict_line(outcomes: Sequence[Outcome], pace: Pace) -> str:
     missed = [one for one in run if one.verdict == "MISSED"]
     if not run:
         return "No goal was measured."
-    words = (
-        f"{len(missed)} of {len(run)} goals missed" if missed else f"All {len(run)} goals that were measured reached"
-    )
+    if missed:
+        words = f"{len(missed)} of {len(run)} goals missed"
+    else:
+        words = f"All {len(run)} goals that were measured reached"
     if not pace.verdicts:
-        words += ": of a quick run, which is too short for a verdict and does not fail"
+        words += ": of a run that is too short for a verdict and does not fail"
     if left := len(outcomes) - len(run):
         words += f"; {left} not measured"
     return words + "."

@@ -25,7 +25,6 @@ class Pace:
         seconds: That are measured in each.
         warmup_s: Under the same load before those.
         first_warmup_s: Once before the first round, under the largest load.
-        verdicts: Whether a missed goal fails the run; a quick run only indicates.
         freeze: Whether those that wait for their turn are stopped meanwhile.
     """
 
@@ -33,12 +32,17 @@ class Pace:
     seconds: float
     warmup_s: float
     first_warmup_s: float
-    verdicts: bool
     freeze: bool = True
 
+    @property
+    def verdicts(self) -> bool:
+        """Whether a missed goal fails the run; one with fewer rounds only indicates."""
+        return self.rounds >= ENOUGH_ROUNDS
 
-FULL = Pace(rounds=5, seconds=2.0, warmup_s=0.7, first_warmup_s=3.0, verdicts=True)
-QUICK = Pace(rounds=3, seconds=1.5, warmup_s=0.5, first_warmup_s=2.0, verdicts=False)
+
+ENOUGH_ROUNDS = 5
+FULL = Pace(rounds=5, seconds=2.0, warmup_s=0.7, first_warmup_s=3.0)
+QUICK = Pace(rounds=3, seconds=1.5, warmup_s=0.5, first_warmup_s=2.0)
 
 #: About how long a system takes to start and to end, in seconds, on two cores.
 _START_S: Mapping[str, float] = {"http": 5.0, "reference": 1.0}

@@ -37,9 +37,11 @@ def number(value: float) -> str:
 
 
 def told(found: Spread | None, unit: str = "") -> str:
-    """``6.10 (5.90 to 6.40)``: the median and the quartiles around it."""
+    """``6.10 (5.90 to 6.40)``: the median and the quartiles around it, of one value just that."""
     if found is None:
         return "-"
+    if found.count == 1:
+        return f"{number(found.median)}{unit}"
     return f"{number(found.median)}{unit} ({number(found.low)} to {number(found.high)})"
 
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncGenerator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import psutil
@@ -21,7 +21,7 @@ from graphbench.cases import CASES
 from graphbench.figures import Sample
 from graphbench.report import exit_code
 from graphbench.runner import run_all
-from graphbench.schedule import QUICK, select
+from graphbench.schedule import FULL, QUICK, select
 from graphbench.systems.base import BENCHMARKS, SystemFailedError
 from graphbench.systems.http_services import HttpSystem
 
@@ -54,10 +54,11 @@ def test_an_earlier_run_is_told_again(tmp_path: Path, capsys: pytest.CaptureFixt
         "began": "",
     }
     old = tmp_path / "old.json"
-    old.write_text(json.dumps({"machine": machine, "samples": samples}))
-    assert main(["--again", str(old), "--out", str(tmp_path)]) == 1
-    assert "MISSED" in capsys.readouterr().out
-    assert main(["--again", str(old), "--quick", "--out", str(tmp_path)]) == 0
+    for pace, code in ((FULL, 1), (QUICK, 0)):
+        old.write_text(json.dumps({"machine": machine, "pace": asdict(pace), "samples": samples}))
+        assert main(["--again", str(old), "--out", str(tmp_path)]) == code
+        assert "MISSED" in capsys.readouterr().out
+    assert "3 rounds in turn, 1.5 s each" in (tmp_path / "old.md").read_text()
     assert (tmp_path / "old-diamond.svg").exists()
 
 

@@ -12,7 +12,7 @@ from graphbench.cases import CASES
 from graphbench.figures import Sample, Spread
 from graphbench.goals import GOALS
 from graphbench.plots import draw, panels_of
-from graphbench.report import load_samples, markdown, write_json
+from graphbench.report import load_run, markdown, write_json
 from graphbench.schedule import FULL, Selection
 from graphbench.tables import case_tables, goals_table, machine_lines, number, table, told
 from graphbench.verdicts import judge_all
@@ -61,6 +61,7 @@ def test_numbers_have_three_figures_that_count(value: float, shown: str) -> None
 
 def test_a_spread_is_told_with_its_quartiles() -> None:
     assert told(Spread(6.1, 5.9, 6.4, 5), "x") == "6.10x (5.90 to 6.40)"
+    assert told(Spread(6.1, 6.1, 6.1, 1), "x") == "6.10x"
     assert told(None) == "-"
 
 
@@ -102,8 +103,8 @@ def test_what_was_measured_comes_back_from_its_file(tmp_path: Path) -> None:
     file = tmp_path / "graphs.json"
     outcomes = judge_all(SAMPLES)
     write_json(file, MACHINE, FULL, SAMPLES, outcomes)
-    machine, samples = load_samples(file)
-    assert (machine, samples) == (MACHINE, SAMPLES)
+    machine, pace, samples = load_run(file)
+    assert (machine, pace, samples) == (MACHINE, FULL, SAMPLES)
     assert judge_all(samples) == outcomes
     content = json.loads(file.read_text())
     assert content["goals"][0]["median"] == pytest.approx(6.3)
