@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -59,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         from graphbench.machine import describe
 
+        _forget_ray()
         machine, samples = describe(ROOT), []
         minutes = seconds_of(selection, pace) / 60
         _say(f"{machine['cpu']}, {machine['cores']} cores; about {minutes:.0f} minutes")
@@ -89,10 +91,15 @@ def _conclude(
             plots[case.name] = picture.name
     page = out / f"{name}.md"
     page.write_text(report.markdown(machine, selection, pace, samples, outcomes, plots), encoding="utf-8")
-    shown = [one for one in outcomes if one.verdict != "not run"]
     lines = [report.verdict_line(outcomes, pace), *report.failure_lines(samples), f"All figures: {page}"]
-    print("", goals_table(shown), "", *lines, sep="\n", flush=True)
+    print("", goals_table(outcomes), "", *lines, sep="\n", flush=True)
     return report.exit_code(outcomes, samples, pace)
+
+
+def _forget_ray() -> None:
+    """Variables that tune some other Ray would tune the contestants, of which one is to be Ray Serve as it comes."""
+    for name in [name for name in os.environ if name.startswith("RAY_")]:
+        _say(f"ignored: {name}={os.environ.pop(name)}")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -77,7 +77,9 @@ def markdown(
         *_list(machine_lines(machine, samples)),
         f"{how}. {_reading()}",
     ]
-    parts += ["## Goals", verdict_line(outcomes, pace), goals_table(outcomes)]
+    parts += ["## Goals", verdict_line(outcomes, pace), *filter(None, [goals_table(outcomes)])]
+    if failures := failure_lines(samples):
+        parts += ["## Failures", *_list(failures)]
     for case in selection.cases:
         if any(sample.case == case.name for sample in samples):
             parts.append(case_tables(CASES[case.name], samples))

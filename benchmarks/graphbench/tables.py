@@ -46,16 +46,19 @@ def told(found: Spread | None, unit: str = "") -> str:
 
 
 def goals_table(outcomes: Sequence[Outcome]) -> str:
-    """Each goal with its median, and below why something was missed that was not just slower."""
+    """Each goal that was measured, and below why one was missed that was not just slower; "" when there is none."""
+    measured = [one for one in outcomes if one.verdict != "not run"]
+    if not measured:
+        return ""
     rows = []
-    for outcome in outcomes:
+    for outcome in measured:
         goal = outcome.goal
         unit = goal.unit if goal.unit == "x" else f" {goal.unit}"
         sign = ">=" if goal.better == "higher" else "<="
         limits = [f"{sign} {limit:g}{unit}" for limit in (goal.at_least, goal.aim)]
         rows.append([f"{goal.case}: {goal.title}", told(outcome.spread, unit), *limits, outcome.verdict])
     lines = [table(["goal", "median (quartiles)", "at least", "aim", ""], rows)]
-    lines += [f"\n- {o.goal.case}, {o.goal.title}: {o.why.splitlines()[0]}" for o in outcomes if o.why]
+    lines += [f"\n- {o.goal.case}, {o.goal.title}: {o.why.splitlines()[0]}" for o in measured if o.why]
     return "".join(lines)
 
 

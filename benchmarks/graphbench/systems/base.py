@@ -14,7 +14,7 @@ from typing import Protocol, TypeVar
 from graphbench.contestants import Contestant
 from servepipe_operator.adapters.processes import Process, descendants, die_with_parent, end, identify
 
-__all__ = ["BENCHMARKS", "ROOT", "Child", "System", "SystemFailedError", "wait_for"]
+__all__ = ["BENCHMARKS", "ROOT", "Child", "System", "SystemFailedError", "last_chars", "wait_for"]
 
 T = TypeVar("T")
 BENCHMARKS = Path(__file__).resolve().parents[2]
@@ -55,6 +55,14 @@ async def wait_for(
     return found
 
 
+def last_chars(log: Path) -> str:
+    """The end of a log; "" where there is none."""
+    try:
+        return log.read_text(encoding="utf-8", errors="replace")[-LAST_CHARS:]
+    except OSError:
+        return ""
+
+
 class Child:
     """A process with a log, which ends with this one.
 
@@ -89,10 +97,7 @@ class Child:
             raise SystemFailedError(f"{' '.join(self._words[:4])} ended with {code}:\n{self.last_lines()}")
 
     def last_lines(self) -> str:
-        try:
-            return self._log.read_text(encoding="utf-8", errors="replace")[-LAST_CHARS:]
-        except OSError:
-            return ""
+        return last_chars(self._log)
 
     def pids(self) -> list[int]:
         if self._process is None or self._process.returncode is not None:

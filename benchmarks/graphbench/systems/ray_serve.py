@@ -11,7 +11,7 @@ import aiohttp
 
 from graphbench.cases import Case
 from graphbench.contestants import Contestant
-from graphbench.systems.base import BENCHMARKS, SystemFailedError, wait_for
+from graphbench.systems.base import BENCHMARKS, SystemFailedError, last_chars, wait_for
 from servepipe.errors import ServePipeError
 from servepipe.runtime.flags import serve_environment
 from servepipe_operator.adapters.local_ray import LocalRay
@@ -135,7 +135,7 @@ class RaySystem:
         """All of them, once they run. Raises `SystemFailedError` for one that never will."""
         assert self._ray is not None
         if not self._ray.running():
-            raise SystemFailedError(f"Ray has ended; see {self._ray.log}")
+            raise SystemFailedError(f"Ray has ended:\n{last_chars(self._ray.log)}")
         found = await self.applications()
         for application in found.values():
             if application.status == "DEPLOY_FAILED":
