@@ -8,7 +8,7 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from graphbench.cases import Case
 from graphbench.contestants import CONTESTANTS
@@ -106,13 +106,13 @@ def _bars(ax: Any, panel: Panel) -> None:
         shown = [load for load in panel.loads if load in by_load]
         places = [panel.loads.index(load) + width * (number + 0.5 - len(panel.bars) / 2) for load in shown]
         medians = [by_load[load].median for load in shown]
-        around = [
-            [by_load[load].median - by_load[load].low for load in shown],
-            [by_load[load].high - by_load[load].median for load in shown],
-        ]
+        low, high = (
+            [abs(getattr(by_load[load], edge) - by_load[load].median) for load in shown] for edge in ("low", "high")
+        )
         title = CONTESTANTS[name].title if name in CONTESTANTS else name
         ax.bar(places, medians, width * 0.94, color=COLORS.get(name, "#999999"), label=title)
-        ax.errorbar(places, medians, yerr=around, fmt="none", ecolor="#202020", elinewidth=0.9, capsize=1.5)
+        if any(low + high):
+            ax.errorbar(places, medians, yerr=(low, high), fmt="none", ecolor="#202020", elinewidth=0.9, capsize=1.5)
     ax.set_xticks(range(len(panel.loads)), panel.loads, rotation=30 if sum(map(len, panel.loads)) > ONE_LINE else 0)
     ax.set_xlim(-0.6, len(panel.loads) - 0.4)
     heading = panel.heading
@@ -120,7 +120,9 @@ def _bars(ax: Any, panel: Panel) -> None:
     medians = [measured.median for by_load in panel.bars.values() for measured in by_load.values()]
     if min(medians) > 0 and max(medians) / min(medians) > 20:
         ax.set_yscale("log")
-        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_minor_locator(NullLocator())
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
         heading += " (log scale)"
     ax.set_title(heading, fontsize=10)
     ax.set_xlabel(panel.below, fontsize=9)

@@ -101,9 +101,9 @@ class _Turns:
     async def rounds(self) -> AsyncGenerator[list[Sample], None]:
         """The samples of each round. A system that does not start fails its contestants, and nobody else."""
         try:
+            self._freezer = self._ending.enter_context(Freezer()) if self._pace.freeze else None
             for name in systems_of(self._case):
                 await self._start(name)
-            self._freezer = self._ending.enter_context(Freezer()) if self._pace.freeze else None
             await self._first_warmup()
             for number in range(1, self._pace.rounds + 1):
                 turns = order(self._case.contestants, number)
@@ -124,6 +124,7 @@ class _Turns:
         folder.mkdir()
         self._systems[name] = system = self._make(name, folder)
         try:
+            await self._turn(name)
             await system.start()
         except SystemFailedError as error:
             self._broken[name] = str(error)
@@ -151,21 +152,21 @@ class _Turns:
             contestant = CONTESTANTS[name]
             if contestant.system not in self._broken:
                 largest = max(self._case.loads, key=lambda load: load.connections)
-                await self._turn(contestant)
+                await self._turn(contestant.system)
                 await self._load(contestant, largest, self._pace.first_warmup_s, 0.0)
 
-    async def _turn(self, contestant: Contestant) -> dict[str, list[int]]:
-        """Give the machine to the contestant's system; the processes of all."""
-        pids = {name: system.pids() for name, system in self._systems.items()}
+    async def _turn(self, name: str) -> dict[str, list[int]]:
+        """Give the machine to a system; the processes of all."""
+        pids = {one: system.pids() for one, system in self._systems.items()}
         if self._freezer is not None:
-            await self._freezer.turn(contestant.system, pids)
+            await self._freezer.turn(name, pids)
         return pids
 
     async def _measure(self, load: Load, contestant: Contestant, number: int) -> Sample:
         place = (self._case.name, load.name, contestant.name, number)
         if problem := self._broken.get(contestant.system) or self._given_up.get(contestant.name):
             return Sample(*place, problem=problem)
-        pids = await self._turn(contestant)
+        pids = await self._turn(contestant.system)
         before = {name: cpu_of(found) for name, found in pids.items()}
         machine, began = CpuUse.now(), time.perf_counter()
         result = await self._load(contestant, load, self._pace.seconds, self._pace.warmup_s)

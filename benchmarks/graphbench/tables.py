@@ -71,8 +71,8 @@ def case_tables(case: Case, samples: Sequence[Sample]) -> str:
         if not figures:
             continue
         parts += [f"### {load.title if case.kind == 'load' else load.name}", _load_table(case, load, figures, own)]
-        failures = {s.contestant: s.problem.splitlines()[0] for s in own if s.load == load.name and s.problem}
-        parts += [f"{_title(name)} failed: {problem}" for name, problem in failures.items()]
+        if failed := dict.fromkeys(_title(s.contestant) for s in own if s.load == load.name and s.problem):
+            parts.append(f"Failed here: {', '.join(failed)}.")
     return "\n\n".join(parts)
 
 

@@ -71,8 +71,7 @@ def test_the_table_of_a_case_has_figures_ratios_and_failures() -> None:
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells[1] == "630 (620 to 640)"
     assert cells[4] == "6.30"
-    assert "uvicorn and a gateway failed: HTTP 500: down" in text
-    assert "and more" not in text
+    assert "Failed here: uvicorn and a gateway." in text
     assert "### 32 connections" in text
     assert "### 8 connections" not in text, "nobody measured that"
 
@@ -95,7 +94,9 @@ def test_a_machine_that_was_not_quiet_is_told() -> None:
 def test_a_page_has_goals_tables_and_pictures() -> None:
     page = markdown(MACHINE, Selection((DIAMOND,)), FULL, SAMPLES, judge_all(SAMPLES), {"diamond": "d.svg"})
     assert "](d.svg)" in page
-    assert page.index("## Goals") < page.index(f"## {DIAMOND.title}")
+    assert page.index("## Goals") < page.index("## Failures") < page.index(f"## {DIAMOND.title}")
+    assert "- FAILED 1 of 1 times: diamond, http; at '32' in round 1: HTTP 500: down\n" in page
+    assert "not run" not in page
     assert "0 of" not in page
 
 
