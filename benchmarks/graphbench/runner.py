@@ -125,12 +125,13 @@ class _Turns:
         self._systems[name] = system = self._make(name, folder)
         try:
             await self._turn(name)
+            began = time.perf_counter()
             await system.start()
         except SystemFailedError as error:
             self._broken[name] = str(error)
             self._say(f"  {name} did not start: {error}")
         else:
-            self._say(f"  {name} is up")
+            self._say(f"  {name} is up after {time.perf_counter() - began:.0f} s")
 
     def _make(self, name: str, folder: Path) -> System:
         if name in PLACEMENTS:
