@@ -31,7 +31,7 @@ from servepipe_operator.ports import UnreachableError
 
 __all__ = ["rounds"]
 
-START_S = 240.0
+START_S = 600.0
 USE_S = 1.0
 
 
@@ -42,8 +42,9 @@ async def rounds(
     for number in range(1, pace.rounds + 1):
         found = []
         for name in order(case.contestants, number):
-            own = folder / f"{number}-{name}"
-            own.mkdir()
+            # With a parent of its own: a run that finds the records of an earlier one is no first start.
+            own = folder / f"{number}-{name}" / "run"
+            own.mkdir(parents=True)
             place = (case.name, case.loads[0].name, name, number)
             try:
                 figures = await (_servepipe if CONTESTANTS[name].ours else _by_hand)(case, own)

@@ -20,7 +20,7 @@ T = TypeVar("T")
 BENCHMARKS = Path(__file__).resolve().parents[2]
 ROOT = BENCHMARKS.parent
 LOOK_EVERY_S = 0.1
-LAST_CHARS = 4000
+LAST_CHARS = 2000
 
 
 class SystemFailedError(Exception):

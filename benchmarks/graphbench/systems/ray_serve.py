@@ -23,7 +23,7 @@ from servepipe_operator.ports import ServeRejectedError, UnreachableError
 __all__ = ["RaySystem", "applications_for"]
 
 CPUS = 64
-START_S = 240.0
+START_S = 600.0
 TIMEOUT_S = 310
 
 

@@ -15,11 +15,11 @@ from graphbench.cases import Case
 from graphbench.contestants import Contestant
 from graphbench.systems.base import BENCHMARKS, ROOT, Child, SystemFailedError, wait_for
 
-__all__ = ["PLACEMENTS", "ServepipeUp", "overlay_for", "ready", "source_of"]
+__all__ = ["PLACEMENTS", "ServepipeUp", "overlay_for", "ready", "source_of", "stalled"]
 
 PLACEMENTS = {"up-separate": "Dedicated", "up-auto": "Auto", "up-inline": "Inline"}
 COMPILE_S = 120.0
-START_S = 240.0
+START_S = 600.0
 STOP_S = 60.0
 
 
@@ -42,6 +42,13 @@ def ready(snapshot: dict[str, Any]) -> bool:
         return False
     conditions = {one["type"]: one["status"] for one in snapshot["status"].get("conditions") or ()}
     return conditions.get("Ready") == "True" and "Reconciling" not in conditions
+
+
+def stalled(snapshot: dict[str, Any]) -> str:
+    """Why it waits for somebody's help; "" while it does not."""
+    conditions = snapshot["status"].get("conditions") or ()
+    found = [one for one in conditions if (one["type"], one["status"]) == ("Stalled", "True")]
+    return ", ".join(f"{one['reason']}: {one['message']}" for one in found)
 
 
 class ServepipeUp:
@@ -80,8 +87,10 @@ class ServepipeUp:
         await self._child.start()
 
     async def settled(self) -> dict[str, Any] | None:
-        """The snapshot, once it is ready."""
+        """The snapshot, once it is ready. Raises `SystemFailedError` when it cannot become so by itself."""
         snapshot = await self.snapshot()
+        if snapshot and (why := stalled(snapshot)):
+            raise SystemFailedError(f"{self._system} is stalled: {why}\n{self._why()}")
         return snapshot if snapshot and ready(snapshot) else None
 
     async def snapshot(self) -> dict[str, Any] | None:
@@ -151,8 +160,7 @@ class ServepipeUp:
             raise SystemFailedError(f"servepipe {' '.join(words)}: {output.decode(errors='replace')}")
 
     def _why(self) -> str:
-        conditions = json.dumps(self._snapshot.get("status", {}).get("conditions"), indent=1)
-        return f"{conditions}\n{self._child.last_lines() if self._child else ''}"
+        return self._child.last_lines() if self._child else ""
 
 
 def _servepipe() -> str:

@@ -13,7 +13,7 @@ from graphbench.driving import filled
 from graphbench.systems.base import ROOT, Child, SystemFailedError, wait_for
 from graphbench.systems.http_services import MODELS, free_ports
 from graphbench.systems.ray_serve import applications_for, route_of
-from graphbench.systems.up import PLACEMENTS, overlay_for, ready, source_of
+from graphbench.systems.up import PLACEMENTS, overlay_for, ready, source_of, stalled
 
 from servepipe import api
 from servepipe.authoring.loader import load_app
@@ -58,7 +58,7 @@ def test_runs_of_one_case_have_names_of_their_own() -> None:
 
 
 def snapshot(*conditions: str, generation: int = 2) -> dict[str, object]:
-    told = [{"type": one, "status": "True"} for one in conditions]
+    told = [{"type": one, "status": "True", "reason": "Because", "message": "it rains"} for one in conditions]
     return {"observedGeneration": 2, "generation": generation, "status": {"conditions": told}}
 
 
@@ -67,6 +67,12 @@ def test_a_run_is_ready_when_what_was_asked_for_last_serves() -> None:
     assert not ready(snapshot("Ready", "Reconciling"))
     assert not ready(snapshot("Available"))
     assert not ready(snapshot("Ready", generation=3))
+
+
+def test_a_run_that_needs_help_is_not_waited_for() -> None:
+    assert stalled(snapshot("Stalled", "Reconciling")) == "Because: it rains"
+    assert stalled(snapshot("Reconciling")) == ""
+    assert stalled({"status": {}}) == ""
 
 
 def test_each_application_has_a_route_of_its_own_and_the_no_op_shares_the_floor() -> None:
