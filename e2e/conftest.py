@@ -15,6 +15,7 @@ from bed.build import cache
 from chart import CHART
 from clusters.choice import MODES, NOTHING_POSSIBLE, Choice, choose, look
 from clusters.cluster import Cluster
+from clusters.current import CurrentError
 from clusters.opening import open_cluster
 from clusters.place import held
 from image_set import ImageSet
@@ -121,7 +122,10 @@ def folder(request: pytest.FixtureRequest) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def cluster(folder: Path, say: Say, request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    cluster = open_cluster(request.config.stash[CHOICE], folder, say)
+    try:
+        cluster = open_cluster(request.config.stash[CHOICE], folder, say)
+    except CurrentError as error:
+        pytest.exit(f"e2e: {error}", returncode=1)
     try:
         yield cluster
     finally:

@@ -12,7 +12,6 @@ from collections.abc import Callable
 
 import pytest
 from clusters.cluster import Ability
-from clusters.on_machine import OnMachine
 from disturbance import ANSWERS, ORDER, disturbed, kill_head, watched
 from resources import SMALL_POD, Shop
 from world import Object, World, condition
@@ -84,23 +83,15 @@ def test_a_replica_is_killed(shop: Shop, say: Say) -> None:
 
 @pytest.mark.needs(Ability.NODES)
 def test_containerd_is_restarted(shop: Shop, say: Say) -> None:
-    cluster = shop.world.cluster
-    if not isinstance(cluster, OnMachine):
-        pytest.skip(f"no way to restart containerd on {cluster.mode} yet")
-    seen = disturbed(shop, say, "containerd restarted", cluster.machine.restart_containerd, loses=False)
+    seen = disturbed(shop, say, "containerd restarted", shop.world.cluster.restart_containerd, loses=False)
     assert seen.failures == []
 
 
 @pytest.mark.needs(Ability.DNS)
 def test_dns_is_gone_for_a_minute(shop: Shop, say: Say) -> None:
-    cluster = shop.world.cluster
-    if not isinstance(cluster, OnMachine):
-        pytest.skip(f"no way to stop the DNS of {cluster.mode} yet")
-
     def disturb() -> None:
-        cluster.machine.stop_daemon("coredns")
-        time.sleep(60)  # what is tested is a minute
-        cluster.machine.start_daemon("coredns")
+        with shop.world.cluster.without_dns():
+            time.sleep(60)  # what is tested is a minute
 
     seen = disturbed(shop, say, "DNS gone for a minute", disturb, loses=False)
     assert seen.failures == []

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+
+from bed.processes import wait_for
 
 from clusters.cluster import Cluster
 
@@ -47,6 +50,21 @@ class Kind(Cluster):
         for archive in archives:
             self._say(f"kind: loading {archive.stem}")
             _run(load(self._name, archive), 600)
+
+    def restart_containerd(self) -> None:
+        _run(["docker", "exec", f"{self._name}-control-plane", "systemctl", "restart", "containerd"], 120)
+
+    @contextmanager
+    def without_dns(self) -> Iterator[None]:
+        dns = ("-n", "kube-system", "deployment/coredns")
+        before = self.kubectl("get", *dns, "-o", "jsonpath={.spec.replicas}").stdout
+        self.kubectl("scale", *dns, "--replicas=0")
+        pods = ("-n", "kube-system", "pod", "-l", "k8s-app=kube-dns")
+        try:
+            wait_for("the pods of CoreDNS to be gone", lambda: self.find(*pods) == [], 60)
+            yield
+        finally:
+            self.kubectl("scale", *dns, f"--replicas={before}")
 
     def down(self) -> None:
         _run(delete(self._name, self.kubeconfig), 180)

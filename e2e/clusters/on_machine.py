@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from bed.build import helm, with_node
@@ -26,6 +27,17 @@ class OnMachine(Cluster):
     def load(self, archives: Sequence[Path]) -> None:
         for archive in archives:
             self.machine.load_image(archive)
+
+    def restart_containerd(self) -> None:
+        self.machine.restart_containerd()
+
+    @contextmanager
+    def without_dns(self) -> Iterator[None]:
+        self.machine.stop_daemon("coredns")
+        try:
+            yield
+        finally:
+            self.machine.start_daemon("coredns")
 
     def down(self) -> None:
         self.machine.down()

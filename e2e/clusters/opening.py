@@ -22,7 +22,7 @@ def open_cluster(choice: Choice, folder: Path, say: Say) -> Cluster:
     folder: Short, as sockets are in it; where the cluster's files go.
 
     Raises:
-        MachineError, BuildError, KindError, DeadlineError: It did not come up; the message says why.
+        MachineError, BuildError, KindError, CurrentError, DeadlineError: It did not come up; the message says why.
     """
     if choice.mode == "machine":
         return OnMachine(folder, say)

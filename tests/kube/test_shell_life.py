@@ -98,7 +98,7 @@ def test_looks_that_hang_delay_no_other_and_end_with_the_process(
     assert operator.messages("cancelled")
 
 
-def test_wrong_settings_and_a_taken_port_end_it_at_once(
+def test_wrong_settings_a_taken_port_and_no_login_end_it_at_once(
     control_plane: ControlPlane, namespace: str, start: Start
 ) -> None:
     wrong = start(env={"SERVEPIPE_WORKERS": "many", "SERVEPIPE_LOG_LEVEL": "loud"})
@@ -108,7 +108,14 @@ def test_wrong_settings_and_a_taken_port_end_it_at_once(
     first = start()
     taken = start(env={"SERVEPIPE_HTTP_PORT": first.url.rpartition(":")[2]})
     assert taken.wait_exit() == 1
-    assert "address already in use" in taken.messages("the operator ends")[0]["message"].lower()
+    (told,) = taken.messages("the operator ends")
+    assert "address already in use" in told["message"].lower()
+    assert "SERVEPIPE_HTTP_PORT" in told["message"]
+    assert "Traceback" not in taken.tail()
+    stranger = start(env={"KUBECONFIG": "/nowhere/config"})
+    assert stranger.wait_exit() == 1
+    assert "no way to log in to Kubernetes" in stranger.messages("the operator ends")[0]["message"]
+    assert "Traceback" not in stranger.tail()
 
 
 def test_each_record_says_what_it_is_about(control_plane: ControlPlane, namespace: str, start: Start) -> None:

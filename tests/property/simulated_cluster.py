@@ -77,7 +77,7 @@ class SimulatedCluster:
         self.groups = [replace(slot, wish=None) for slot in plan.slots]
 
     def _autoscale(self) -> None:
-        """As many pods as there are replicas on them; those of a worker are shared.
+        """As many pods as there are replicas, those of a worker are shared, and never more than a group may have.
 
         KubeRay makes the fewest that a group may have by itself, and writes that number nowhere.
         """
@@ -87,15 +87,12 @@ class SimulatedCluster:
             for one in application.replicas:
                 slot = self._slots.get((application.name, one.version), "")
                 used[slot] = used.get(slot, 0) + 1
-        self.groups = [
-            replace(
-                slot,
-                replicas=needed if (needed := used.get(slot.name, 0)) > slot.low else 0,
-                pods=max(needed, self.stuck_pods.get(slot.name, 0)),
-                ending=max(0, self.stuck_pods.get(slot.name, 0) - needed),
-            )
-            for slot in self.groups
-        ]
+        self.groups = [self._scaled(slot, min(used.get(slot.name, 0), slot.high)) for slot in self.groups]
+
+    def _scaled(self, slot: Slot, needed: int) -> Slot:
+        stuck = self.stuck_pods.get(slot.name, 0)
+        replicas = needed if needed > slot.low else 0
+        return replace(slot, replicas=replicas, pods=max(needed, stuck), ending=max(0, stuck - needed))
 
 
 class ClusterWorld(World):

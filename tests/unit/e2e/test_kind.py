@@ -34,6 +34,27 @@ def test_from_creation_to_the_end(calls: Path, tmp_path: Path) -> None:
     assert said == ["kind: creating cluster servepipe-1", "kind: loading operator", "kind: loading runtime"]
 
 
+def test_its_node_and_its_dns_can_be_disturbed(calls: Path, tmp_path: Path) -> None:
+    kubectl = calls.parent / "bin" / "kubectl"
+    answers = """get*deploy*) printf 2;; get*) echo '{"items": []}';;"""
+    kubectl.write_text(f'#!/bin/sh\nshift; echo "$@" >> {calls}; case "$*" in {answers} esac\n')
+    docker = calls.parent / "bin" / "docker"
+    docker.write_text(f'#!/bin/sh\necho docker "$@" >> {calls}\n')
+    for program in (kubectl, docker):
+        program.chmod(0o755)
+    cluster = Kind("servepipe-1", {"kubectl": kubectl}, tmp_path, lambda _: None)
+    cluster.restart_containerd()
+    with cluster.without_dns():
+        assert calls.read_text().splitlines()[-1].startswith("get -n kube-system pod")
+    assert calls.read_text().splitlines()[1:] == [
+        "docker exec servepipe-1-control-plane systemctl restart containerd",
+        "get -n kube-system deployment/coredns -o jsonpath={.spec.replicas}",
+        "scale -n kube-system deployment/coredns --replicas=0",
+        "get -n kube-system pod -l k8s-app=kube-dns -o json",
+        "scale -n kube-system deployment/coredns --replicas=2",
+    ]
+
+
 def test_what_kind_says_is_told(calls: Path, tmp_path: Path) -> None:
     cluster = Kind("servepipe-1", {}, tmp_path, lambda _: None)
     with pytest.raises(KindError, match=r"load image-archive .*broken.tar .* ended with 1:\nno such file"):

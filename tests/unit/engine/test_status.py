@@ -86,6 +86,18 @@ def test_available_says_what_callers_see_during_an_upgrade(world: World) -> None
     assert not any(available != "True" for available, _ in seen)
 
 
+def test_only_what_replaces_something_is_an_upgrade() -> None:
+    world, seen = World(), set()
+    for pipeline in (resource({"m1": node("good")}), resource({"m1": node("good"), "m2": node("good")})):
+        for _ in range(20):
+            world.look(pipeline)
+            seen.add((world.reason("Reconciling"), world.status.get("upgrading")))
+            world.wait(1)
+
+    assert ("Starting", None) in seen
+    assert {upgrading for _, upgrading in seen} == {None}
+
+
 def test_a_dead_replica_of_the_only_one_is_said(world: World, pipeline: ServePipeline) -> None:
     world.serve.kill_replica(world.node_applications("m1")[0])
 

@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import aiohttp
+from kubernetes.aio.config import ConfigException
 
 from servepipe import __version__
 from servepipe_operator.adapters.kube import Kube
@@ -38,13 +39,17 @@ from servepipe_operator.controller.store import Cache, WatchStore
 from servepipe_operator.controller.watching import Watches
 from servepipe_operator.ports import UnreachableError
 
-__all__ = ["Context", "Key", "Store", "Work", "lease_name", "main", "run"]
+__all__ = ["Context", "Key", "StartError", "Store", "Work", "lease_name", "main", "run"]
 
 log = logging.getLogger(__name__)
 
 STOPPED, BROKEN, WRONG_SETTINGS, LEASE_LOST = range(4)
 #: For tasks to end after they were cancelled; what takes longer is left behind, the process ends all the same.
 CANCEL_S = 2.0
+
+
+class StartError(Exception):
+    """The process cannot begin as it was told to; says what is to be done."""
 
 
 def lease_name(installation: str) -> str:
@@ -82,6 +87,9 @@ async def _to_the_end(settings: Settings, reconciler: Callable[[Context], Work])
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     try:
         code = await run(settings, reconciler, stop)
+    except StartError as error:
+        log.critical("the operator ends: %s", error)
+        code = BROKEN
     except Exception as error:
         log.critical("the operator ends: %s", error, exc_info=error)
         code = BROKEN
@@ -96,21 +104,35 @@ async def run(
     """Run until ``stop`` is set or something breaks; the exit code.
 
     Raises:
-        OSError: The HTTP port is taken.
-        kubernetes.aio.config.ConfigException: No way to log in.
+        StartError: The HTTP port is taken, or there is no way to log in to Kubernetes.
     """
     health, metrics = Health(), Metrics(__version__, settings.installation)
     store = WatchStore(Cache(pipelines(settings.installation)), [Cache(kind) for kind in CHILDREN.values()])
     server = HealthServer(health, metrics, lambda: metrics.pipelines(store.pipelines.conditions()))
-    port = await server.start(settings.http_host, settings.http_port)
+    try:
+        port = await server.start(settings.http_host, settings.http_port)
+    except OSError as error:
+        where = f"{settings.http_host}:{settings.http_port}"
+        raise StartError(f"no HTTP server at {where}: {error}; SERVEPIPE_HTTP_PORT takes another port") from error
     log.info("servepipe %s, installation %s; HTTP port %d", __version__, settings.installation, port)
     try:
-        access = access or await login()
+        access = access or await _login()
         # Watches are connections that stay; the limits of `Kube` are enough for the rest.
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
             return await _lead(settings, reconciler, stop, access, session, health, metrics, store)
     finally:
         await server.stop()
+
+
+async def _login() -> Access:
+    try:
+        return await login()
+    except ConfigException as error:
+        raise StartError(
+            f"no way to log in to Kubernetes: {str(error).rstrip('.')}. "
+            "In a pod its ServiceAccount's token has to be mounted; elsewhere KUBECONFIG, or else ~/.kube/config, "
+            "has to be a file with a current context."
+        ) from error
 
 
 async def _lead(

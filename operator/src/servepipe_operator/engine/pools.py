@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from string import ascii_lowercase
 
+from servepipe.graph.fields import Json
 from servepipe_operator.engine.revisions import digest
-from servepipe_operator.engine.state import Json
 
 __all__ = [
     "DEFAULT_POOL",

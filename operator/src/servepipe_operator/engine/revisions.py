@@ -15,7 +15,7 @@ from typing import Any
 from servepipe.api.quantity import parse_quantity
 from servepipe.api.removals import unmarked
 from servepipe.api.v1alpha1 import NodeSpec
-from servepipe_operator.engine.state import Json
+from servepipe.graph.fields import Json
 
 __all__ = ["SCHEME", "canonical", "digest", "held_nodes", "name_of", "node_identity", "normalised_resources"]
 

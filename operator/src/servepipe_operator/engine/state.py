@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from servepipe.api.problem import Problem
+from servepipe.graph.fields import Json
 from servepipe_operator.engine.reasons import EventReason, Reason
 
 if TYPE_CHECKING:
@@ -33,8 +34,6 @@ __all__ = [
     "Replica",
     "RoutingAck",
 ]
-
-Json: TypeAlias = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

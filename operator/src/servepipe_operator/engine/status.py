@@ -79,9 +79,10 @@ def report(
     }
     if cluster:
         status["clusters"] = [{"name": cluster, "role": "Active"}]
-    upgrading = ", ".join(f"{c.node} {c.weight}%" for c in rollout.candidates.values() if c.active)
-    if upgrading:
-        status["upgrading"] = upgrading
+    # A first revision replaces nothing: that node starts.
+    replaced = [c for c in rollout.candidates.values() if c.active and checkpoint.unit(c.node).stable]
+    if replaced:
+        status["upgrading"] = ", ".join(f"{candidate.node} {candidate.weight}%" for candidate in replaced)
     if deadlines := _deadlines(view, rollout, waiting_for):
         status["deadlines"] = deadlines
     # What failed is only waited for; everything else that is not as it should be is about to change.

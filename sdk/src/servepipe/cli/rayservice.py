@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any, TypeAlias
 
 from servepipe.api.v1alpha1 import Cluster, Head, Resources, ServePipeline, Workers
 from servepipe.cli.serve_export import quantity
+from servepipe.graph.fields import Json
 from servepipe.runtime.flags import serve_environment
 
 __all__ = ["ray_cluster"]
 
-Json: TypeAlias = dict[str, Any]
 
 _HEAD_SIZE = Resources(cpu="2", memory="8Gi")
 _WORKER_SIZE = Resources(cpu="4", memory="16Gi")

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 from servepipe.api import parse_quantity
 from servepipe.api.v1alpha1 import (
@@ -23,11 +23,11 @@ from servepipe.api.v1alpha1 import (
     ServePipeline,
 )
 from servepipe.graph.expressions import parse_fields, parse_list
+from servepipe.graph.fields import Json
 from servepipe.graph.ir import DictOf, ListOf, NodeRef, parts
 
 __all__ = ["Exported", "export", "held_nodes", "quantity"]
 
-Json: TypeAlias = dict[str, Any]
 
 _GRPC_SERVICER = "servepipe.runtime.grpc_service.add_servicer"
 _PROXY_TIMEOUT_MARGIN_S = 10
