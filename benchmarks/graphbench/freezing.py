@@ -3,7 +3,8 @@
 A Ray that does nothing still takes a tenth of a core; five of them would take from each contestant what it is measured
 by, and from one that lives of several processes more than from others. So the processes of all systems but one are
 stopped (SIGSTOP) while that one is measured. Nothing of theirs notices but by the clock, and all of a system stop
-together.
+together. A Ray that has been stopped for a minute takes itself for lost, though, when it goes on: so everybody breathes
+before that.
 
 What is stopped cannot end by itself. A guard in a process of its own lets everything go on when this process is gone,
 however it went.
@@ -18,7 +19,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from pathlib import Path
 
 from graphbench.machine import cpu_of
@@ -26,6 +27,12 @@ from servepipe_operator.adapters.processes import Process, identify
 
 __all__ = ["Freezer"]
 
+#: At most so long is anybody stopped, and by then a turn that lasts longer is disturbed.
+BREATHE_AFTER_S = 25.0
+#: How long all of them run then.
+BREATH_S = 1.0
+#: A turn begins with a breath where the last one is longer ago, so that few are disturbed.
+BREATHE_FIRST_S = 10.0
 CALM_CORES = 0.3
 WINDOW_S = 0.2
 CALM_WITHIN_S = 4.0
@@ -37,6 +44,7 @@ class Freezer:
 
     def __init__(self) -> None:
         self._stopped: dict[int, Process] = {}
+        self._breathed = 0.0
         self._guard: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Freezer:
@@ -60,21 +68,37 @@ class Freezer:
             self._guard.kill()
             self._guard.communicate()
 
-    async def turn(self, active: str, systems: Mapping[str, Iterable[int]]) -> float:
-        """Stop everybody but ``active``, and wait until that one has caught up with the time that it was stopped.
+    @contextlib.asynccontextmanager
+    async def turn(self, active: str, systems: Mapping[str, Iterable[int]]) -> AsyncIterator[None]:
+        """Stop everybody but ``active`` meanwhile; it begins when that one has caught up with the time it was stopped.
 
         Args:
             systems: The processes of each.
-
-        Returns:
-            The seconds that it took to become calm.
         """
-        for name, pids in systems.items():
-            if name != active:
-                self._stop(pids)
         own = list(systems[active])
+        others = [pid for name, pids in systems.items() if name != active for pid in pids]
+        if time.monotonic() - self._breathed > BREATHE_FIRST_S:
+            await self._breathe()
+        self._stop(others)
         self.release(own)
-        return await _calm(own)
+        await _calm(own)
+        breathing = asyncio.create_task(self._keep_breathing(others))
+        try:
+            yield
+        finally:
+            breathing.cancel()
+            await asyncio.wait([breathing])
+
+    async def _keep_breathing(self, others: list[int]) -> None:
+        while True:
+            await asyncio.sleep(max(0.0, self._breathed + BREATHE_AFTER_S - time.monotonic()))
+            await self._breathe()
+            self._stop(others)
+
+    async def _breathe(self) -> None:
+        self.release()
+        await asyncio.sleep(BREATH_S)
+        self._breathed = time.monotonic()
 
     def release(self, pids: Iterable[int] | None = None) -> None:
         """Let these go on, or everybody."""
@@ -99,15 +123,15 @@ def _signal(process: Process, number: signal.Signals) -> None:
             os.kill(process.pid, number)
 
 
-async def _calm(pids: list[int]) -> float:
-    """Until they use little CPU, or for as long as `CALM_WITHIN_S`; the seconds that it took."""
+async def _calm(pids: list[int]) -> None:
+    """Until they use little CPU, or for as long as `CALM_WITHIN_S`."""
     started = time.perf_counter()
     while True:
         before, at = cpu_of(pids), time.perf_counter()
         await asyncio.sleep(WINDOW_S)
         now = time.perf_counter()
         if (cpu_of(pids) - before) / (now - at) < CALM_CORES or now - started > CALM_WITHIN_S:
-            return now - started
+            return
 
 
 def guard(lines: Iterable[str]) -> None:

@@ -8,7 +8,7 @@ import signal
 import tempfile
 import time
 import traceback
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -124,9 +124,9 @@ class _Turns:
         folder.mkdir()
         self._systems[name] = system = self._make(name, folder)
         try:
-            await self._turn(name)
-            began = time.perf_counter()
-            await system.start()
+            async with self._turn(name):
+                began = time.perf_counter()
+                await system.start()
         except SystemFailedError as error:
             self._broken[name] = str(error)
             self._say(f"  {name} did not start: {error}")
@@ -153,25 +153,25 @@ class _Turns:
             contestant = CONTESTANTS[name]
             if contestant.system not in self._broken:
                 largest = max(self._case.loads, key=lambda load: load.connections)
-                await self._turn(contestant.system)
-                await self._load(contestant, largest, self._pace.first_warmup_s, 0.0)
+                async with self._turn(contestant.system):
+                    await self._load(contestant, largest, self._pace.first_warmup_s, 0.0)
 
-    async def _turn(self, name: str) -> dict[str, list[int]]:
+    @contextlib.asynccontextmanager
+    async def _turn(self, name: str) -> AsyncIterator[dict[str, list[int]]]:
         """Give the machine to a system; the processes of all."""
         pids = {one: system.pids() for one, system in self._systems.items()}
-        if self._freezer is not None:
-            await self._freezer.turn(name, pids)
-        return pids
+        async with self._freezer.turn(name, pids) if self._freezer else contextlib.nullcontext():
+            yield pids
 
     async def _measure(self, load: Load, contestant: Contestant, number: int) -> Sample:
         place = (self._case.name, load.name, contestant.name, number)
         if problem := self._broken.get(contestant.system) or self._given_up.get(contestant.name):
             return Sample(*place, problem=problem)
-        pids = await self._turn(contestant.system)
-        before = {name: cpu_of(found) for name, found in pids.items()}
-        machine, began = CpuUse.now(), time.perf_counter()
-        result = await self._load(contestant, load, self._pace.seconds, self._pace.warmup_s)
-        used, wall_s = CpuUse.now().since(machine), time.perf_counter() - began
+        async with self._turn(contestant.system) as pids:
+            before = {name: cpu_of(found) for name, found in pids.items()}
+            machine, began = CpuUse.now(), time.perf_counter()
+            result = await self._load(contestant, load, self._pace.seconds, self._pace.warmup_s)
+            used, wall_s = CpuUse.now().since(machine), time.perf_counter() - began
         spent = {name: cpu_of(found) - before[name] for name, found in pids.items()}
         details = _details(result, spent, contestant.system, used, wall_s)
         self._count_failure(contestant, result)
