@@ -93,6 +93,7 @@ class _Turns:
         self._case, self._pace, self._folder, self._say = case, pace, folder, say
         self._systems: dict[str, System] = {}
         self._broken: dict[str, str] = {}
+        self._failed: set[str] = set()
         self._silent: dict[str, int] = {}
         self._given_up: dict[str, str] = {}
         self._freezer: Freezer | None = None
@@ -174,11 +175,17 @@ class _Turns:
             used, wall_s = CpuUse.now().since(machine), time.perf_counter() - began
         spent = {name: cpu_of(found) - before[name] for name, found in pids.items()}
         details = _details(result, spent, contestant.system, used, wall_s)
-        self._count_failure(contestant, result)
+        self._look_at(contestant, load, result)
         return Sample(*place, figures=result["figures"], problem=result["problem"], details=details)
 
-    def _count_failure(self, contestant: Contestant, result: dict[str, Any]) -> None:
-        """Give up on one that answers nothing again and again: each time takes as long as answers are waited for."""
+    def _look_at(self, contestant: Contestant, load: Load, result: dict[str, Any]) -> None:
+        """Tell the first failure of each, and give up on one that answers nothing again and again: each time takes as
+        long as answers are waited for.
+        """
+        if result["problem"] and contestant.name not in self._failed:
+            self._failed.add(contestant.name)
+            why = self._systems[contestant.system].why()
+            self._say(f"  {contestant.name} failed at {load.name!r}: {result['problem']}\n{why}".rstrip())
         if result["figures"]:
             self._silent.pop(contestant.name, None)
             return

@@ -39,6 +39,9 @@ class System(Protocol):
     def pids(self) -> list[int]:
         """All of its processes that are there now."""
 
+    def why(self) -> str:
+        """What it says of itself that may explain a failure; "" for nothing."""
+
     async def stop(self) -> None:
         """End all of its processes; safe at any time, also twice."""
 

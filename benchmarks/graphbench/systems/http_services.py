@@ -70,6 +70,9 @@ class _Servers:
     def pids(self) -> list[int]:
         return [pid for child in self._children for pid in child.pids()]
 
+    def why(self) -> str:
+        return "\n".join(lines for child in self._children if (lines := child.last_lines()))
+
     async def stop(self) -> None:
         await asyncio.gather(*(child.stop(STOP_S) for child in self._children))
 

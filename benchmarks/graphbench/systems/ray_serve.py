@@ -83,7 +83,7 @@ class RaySystem:
         """Until every application runs. Raises `SystemFailedError`."""
         await self.start_ray()
         await self.deploy()
-        await wait_for("running applications", self.running, START_S, self._why)
+        await wait_for("running applications", self.running, START_S, self.why)
 
     async def start_ray(self) -> None:
         """Ray alone, without Serve."""
@@ -174,5 +174,5 @@ class RaySystem:
         if self._ray is not None:
             await self._ray.stop()
 
-    def _why(self) -> str:
+    def why(self) -> str:
         return "\n".join(f"{one.name}: {one.status} {one.message}" for one in self._applications.values())

@@ -70,7 +70,7 @@ class ServepipeUp:
     async def start(self) -> None:
         """Compile, start, and wait until it is Ready. Raises `SystemFailedError`."""
         await self.launch()
-        await wait_for(f"a ready {self._system}", self.settled, START_S, self._why)
+        await wait_for(f"a ready {self._system}", self.settled, START_S, self.why)
 
     async def launch(self) -> None:
         """Compile and start, without waiting for anything but the compiler."""
@@ -90,7 +90,7 @@ class ServepipeUp:
         """The snapshot, once it is ready. Raises `SystemFailedError` when it cannot become so by itself."""
         snapshot = await self.snapshot()
         if snapshot and (why := stalled(snapshot)):
-            raise SystemFailedError(f"{self._system} is stalled: {why}\n{self._why()}")
+            raise SystemFailedError(f"{self._system} is stalled: {why}\n{self.why()}")
         return snapshot if snapshot and ready(snapshot) else None
 
     async def snapshot(self) -> dict[str, Any] | None:
@@ -159,7 +159,7 @@ class ServepipeUp:
         if process.returncode != 0:
             raise SystemFailedError(f"servepipe {' '.join(words)}: {output.decode(errors='replace')}")
 
-    def _why(self) -> str:
+    def why(self) -> str:
         return self._child.last_lines() if self._child else ""
 
 
