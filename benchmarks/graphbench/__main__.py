@@ -15,7 +15,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -62,7 +62,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         from graphbench.machine import allow_files, describe
 
-        _forget_ray()
         allow_files(FILES)
         machine, samples = describe(ROOT), []
         minutes = seconds_of(selection, pace) / 60
@@ -74,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         from graphbench.runner import run_all
 
-        with contextlib.suppress(asyncio.CancelledError):
+        with _without_other_rays(), contextlib.suppress(asyncio.CancelledError):
             samples = asyncio.run(run_all(selection, pace, _say, keep))
         if not samples:
             return 130
@@ -99,10 +98,19 @@ def _conclude(
     return report.exit_code(outcomes, samples, pace)
 
 
-def _forget_ray() -> None:
+@contextlib.contextmanager
+def _without_other_rays() -> Iterator[None]:
     """Variables that tune some other Ray would tune the contestants, of which one is to be Ray Serve as it comes."""
-    for name in [name for name in os.environ if name.startswith("RAY_")]:
+    before = dict(os.environ)
+    for name in [name for name in before if name.startswith("RAY_")]:
         _say(f"ignored: {name}={os.environ.pop(name)}")
+    # Changes nothing but how long Serve waits for a HAProxy, which may be stopped meanwhile: see `freezing`.
+    os.environ["RAY_SERVE_HAPROXY_STARTUP_TIMEOUT_S"] = "600"
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _parser() -> argparse.ArgumentParser:

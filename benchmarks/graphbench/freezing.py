@@ -3,8 +3,8 @@
 A Ray that does nothing still takes a tenth of a core; five of them would take from each contestant what it is measured
 by, and from one that lives of several processes more than from others. So the processes of all systems but one are
 stopped (SIGSTOP) while that one is measured. Nothing of theirs notices but by the clock, and all of a system stop
-together. A Ray that has been stopped for a minute takes itself for lost, though, when it goes on: so everybody breathes
-before that.
+together. What waits for something with a deadline finds it passed when it goes on, though: a Serve that was loading a
+HAProxy anew ends it then, and nobody listens any more. So everybody breathes before usual deadlines (30 s) have passed.
 
 What is stopped cannot end by itself. A guard in a process of its own lets everything go on when this process is gone,
 however it went.
@@ -28,7 +28,7 @@ from servepipe_operator.adapters.processes import Process, identify
 __all__ = ["Freezer"]
 
 #: At most so long is anybody stopped, and by then a turn that lasts longer is disturbed.
-BREATHE_AFTER_S = 25.0
+BREATHE_AFTER_S = 20.0
 #: How long all of them run then.
 BREATH_S = 1.0
 #: A turn begins with a breath where the last one is longer ago, so that few are disturbed.

@@ -105,7 +105,6 @@ class _Turns:
             self._freezer = self._ending.enter_context(Freezer()) if self._pace.freeze else None
             for name in systems_of(self._case):
                 await self._start(name)
-            await self._first_warmup()
             for number in range(1, self._pace.rounds + 1):
                 turns = order(self._case.contestants, number)
                 found = [
@@ -128,11 +127,11 @@ class _Turns:
             async with self._turn(name):
                 began = time.perf_counter()
                 await system.start()
+                self._say(f"  {name} is up after {time.perf_counter() - began:.0f} s")
+                await self._first_warmup(name)
         except SystemFailedError as error:
             self._broken[name] = str(error)
             self._say(f"  {name} did not start: {error}")
-        else:
-            self._say(f"  {name} is up after {time.perf_counter() - began:.0f} s")
 
     def _make(self, name: str, folder: Path) -> System:
         if name in PLACEMENTS:
@@ -141,21 +140,23 @@ class _Turns:
             return HttpSystem(self._case, folder)
         if name == "reference":
             return ReferenceSystem(self._case, folder)
-        mine = [CONTESTANTS[one] for one in self._case.contestants if CONTESTANTS[one].system == name]
-        return RaySystem(self._case, mine, folder, tuned=name == "serve-tuned", taken=self._taken)
+        return RaySystem(self._case, self._mine(name), folder, tuned=name == "serve-tuned", taken=self._taken)
 
     def _taken(self) -> list[int]:
         rays = [system for system in self._systems.values() if isinstance(system, RaySystem)]
         return [port for ray in rays for port in ray.ports()]
 
-    async def _first_warmup(self) -> None:
-        """Connections, caches and code that is used for the first time are not what is measured."""
-        for name in self._case.contestants:
-            contestant = CONTESTANTS[name]
-            if contestant.system not in self._broken:
-                largest = max(self._case.loads, key=lambda load: load.connections)
-                async with self._turn(contestant.system):
-                    await self._load(contestant, largest, self._pace.first_warmup_s, 0.0)
+    async def _first_warmup(self, name: str) -> None:
+        """Connections, caches and code that is used for the first time are not what is measured; and what a system has
+        still to do after its start is done before it is stopped for the first time.
+        """
+        largest = max(self._case.loads, key=lambda load: load.connections)
+        for contestant in self._mine(name):
+            await self._load(contestant, largest, self._pace.first_warmup_s, 0.0)
+
+    def _mine(self, name: str) -> list[Contestant]:
+        """The contestants that run on a system."""
+        return [CONTESTANTS[one] for one in self._case.contestants if CONTESTANTS[one].system == name]
 
     @contextlib.asynccontextmanager
     async def _turn(self, name: str) -> AsyncIterator[dict[str, list[int]]]:

@@ -49,7 +49,7 @@ _START_S: Mapping[str, float] = {"http": 5.0, "reference": 1.0}
 _SYSTEM_S = 25.0
 _BETWEEN_S = 1.3
 _STARTUP_ROUND_S = 70.0
-_STEPS_ROUND_S = 2.0
+_STEPS_ROUND_S = 4.0
 
 
 @dataclass(frozen=True)

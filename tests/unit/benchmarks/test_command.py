@@ -81,6 +81,23 @@ def test_a_package_that_is_missing_is_told_before_anything_starts(
     assert main([*ALONE, "--rounds", "1", "--seconds", "0.5", "--out", str(tmp_path)]) == 0, "it needs neither"
 
 
+def test_variables_of_some_other_ray_do_not_reach_the_contestants(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RAY_SERVE_THROUGHPUT_OPTIMIZED", "1")
+    seen: list[str | None] = []
+
+    async def start(_: HttpSystem) -> None:
+        seen.append(os.environ.get("RAY_SERVE_THROUGHPUT_OPTIMIZED"))
+        raise SystemFailedError("seen enough")
+
+    monkeypatch.setattr(HttpSystem, "start", start)
+    assert main(["--only", "diamond/8/http", "--rounds", "1", "--out", str(tmp_path)]) == 1
+    assert seen == [None]
+    assert os.environ["RAY_SERVE_THROUGHPUT_OPTIMIZED"] == "1"
+    assert "ignored: RAY_SERVE_THROUGHPUT_OPTIMIZED=1" in capsys.readouterr().out
+
+
 def test_a_case_that_breaks_off_fails_and_the_next_one_follows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
