@@ -50,4 +50,4 @@ def test_from_install_to_operating(cluster: Cluster, helm: Helm, images: ImageSe
             say(f"e2e: docs/{page}: {done} commands as it says")
     finally:
         for namespace in MADE:
-            cluster.kubectl("delete", "namespace", namespace, "--ignore-not-found", "--timeout=180s", timeout=190)
+            cluster.delete_namespace(namespace)

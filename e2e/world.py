@@ -54,7 +54,7 @@ class World:
             # First the pipelines: KubeRay empties a Redis by a Job, which no namespace takes that is being deleted.
             self.kubectl("delete", "svp", "--all", "--timeout=120s", check=False, timeout=130)
             wait_for(f"no RayCluster in {self.namespace}", lambda: not self.find("raycluster"), 120, self.tell, 0.5)
-            self.cluster.kubectl("delete", "namespace", self.namespace, "--timeout=120s", timeout=130)
+            self.cluster.delete_namespace(self.namespace)
 
     # -- changes
 

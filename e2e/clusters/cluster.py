@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bed.control_plane import run_kubectl
+from bed.processes import wait_for
 
 Object = dict[str, Any]
 
@@ -81,6 +82,11 @@ class Cluster(ABC):
 
     def apply(self, *objects: Object) -> None:
         self.kubectl("apply", "-f", "-", stdin="\n---\n".join(json.dumps(one) for one in objects))
+
+    def delete_namespace(self, name: str) -> None:
+        """After the pods of Ray in it: Kubernetes, where it finds pods that may take 600 s, looks again after 300 s."""
+        wait_for(f"no pod of Ray in {name}", lambda: not self.find("-n", name, "pod", "-l", "ray.io/cluster"), 120)
+        self.kubectl("delete", "namespace", name, "--ignore-not-found", "--timeout=120s", timeout=130)
 
     def plugin(self, *arguments: str, timeout: float = 60.0) -> str:
         """What `kubectl servepipe` says, run as people do: kubectl finds it on PATH."""
