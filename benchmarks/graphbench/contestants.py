@@ -19,7 +19,7 @@ class Contestant:
         application: In a Serve that is written by hand: which module of ``peers`` builds it, as ``module`` or
             ``module:suffix`` where the graph has variants. Its name is its route.
         path: Below the application's route.
-        ours: Whether it is servepipe, whose failures fail the benchmark.
+        ours: Whether it is servepipe.
     """
 
     name: str
