@@ -147,5 +147,4 @@ def _figures(started: float, ray: float, first: float, done: float, cpu_s: float
         "replica_mb": median(one["pss"] for one in memory),
         "replica_rss_mb": median(one["rss"] for one in memory),
         "replica_uss_mb": median(one["uss"] for one in memory),
-        "replicas": float(len(pids)),
     }

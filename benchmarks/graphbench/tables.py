@@ -33,7 +33,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def number(value: float) -> str:
     """Three figures that count, without powers of ten."""
     size = abs(value)
-    return f"{value:,.0f}" if size >= 100 else f"{value:.1f}" if size >= 10 else f"{value:.2f}"
+    digits = 0 if size >= 100 else 1 if size >= 10 else 2 if size >= 1 else 3
+    return f"{value:,.{digits}f}"
 
 
 def told(found: Spread | None, unit: str = "") -> str:
@@ -128,7 +129,7 @@ def _beside(case: Case, load: Load, name: str, figure: str, samples: Sequence[Sa
 def _detail(samples: Sequence[Sample], load: Load, contestant: str, key: str) -> str:
     values = [s.details[key] for s in samples if (s.load, s.contestant) == (load.name, contestant) and key in s.details]
     found = spread(values)
-    return "-" if found is None else f"{found.median:.3f}"
+    return "-" if found is None else number(found.median)
 
 
 def machine_lines(machine: dict[str, Any], samples: Sequence[Sample]) -> list[str]:

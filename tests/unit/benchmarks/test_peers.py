@@ -13,7 +13,9 @@ from graphbench.systems.http_services import MODELS
 from graphbench.systems.ray_serve import applications_for
 from peers import floor, handles, http_gateway, http_model, one_deployment
 from peers.asgi import json_app
+from ray import serve
 
+PATIENCE_S = 30.0
 SMALL = [case for case in CASES.values() if case.kind == "load" and case.name not in ("triage", "batch")]
 
 
@@ -47,6 +49,15 @@ async def test_one_deployment_answers_right(case: Case) -> None:
     everything = cls()
     for request in requests_of(case):
         assert await everything.answer(*orjson.loads(request.body)) == request.answer
+
+
+@pytest.mark.parametrize("graph", [graph for graph in handles._GRAPHS if graph not in ("batch", "triage")])
+def test_handles_answer_right(graph: str) -> None:
+    # Serve's own testing mode, in this process and without Ray; it has no batches.
+    ingress = serve.run(handles.build({"graph": graph}), name=graph, _local_testing_mode=True)
+    for request in requests_of(CASES[graph.partition("-")[0]]):
+        answer = ingress.answer.remote(*orjson.loads(request.body)).result(timeout_s=PATIENCE_S)
+        assert answer == request.answer
 
 
 @pytest.mark.parametrize("case", [case for case in SMALL if "floor" in case.contestants], ids=lambda case: case.name)

@@ -54,7 +54,9 @@ def test_columns_are_aligned() -> None:
     ]
 
 
-@pytest.mark.parametrize(("value", "shown"), [(12345.6, "12,346"), (99.96, "100.0"), (12.34, "12.3"), (0.234, "0.23")])
+@pytest.mark.parametrize(
+    ("value", "shown"), [(12345.6, "12,346"), (99.96, "100.0"), (12.34, "12.3"), (1.234, "1.23"), (0.2344, "0.234")]
+)
 def test_numbers_have_three_figures_that_count(value: float, shown: str) -> None:
     assert number(value) == shown
 
