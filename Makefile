@@ -21,7 +21,7 @@ KUBE_BESIDE := $(addprefix $(KUBE)/test_,admission.py cli_apply.py cli_forward.p
 	crashes.py dashboard_ways.py kuberay_contract_changes.py kuberay_contract_invalid.py kuberay_contract_objects.py kuberay_contract_status.py \
 	kuberay_standin.py lost_at_once.py merging.py new_version.py values.py values_in_replicas.py)
 
-.PHONY: help setup demo test test-unit test-property test-kube kube-binaries test-ray test-pythons test-ray-versions e2e e2e-core check format generate bench lock clean
+.PHONY: help setup demo test test-unit test-property test-kube kube-binaries test-ray test-pythons test-ray-versions e2e e2e-core check format generate bench bench-quick lock clean
 
 help: ## show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  \033[1m%-17s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -112,16 +112,25 @@ generate: $(READY) ## write the generated files (the CRD and its reference; the 
 	@$(BIN)/python scripts/chart_values.py
 	@$(BIN)/python scripts/crd_reference.py
 
-bench: $(READY) ## benchmarks; writes benchmarks/results/
+# BENCH="--only diamond/32": that of the graphs, and nothing else; see docs/benchmarks.md. A missed goal does not keep the others from
+# being measured.
+bench: $(READY) ## all benchmarks, about two hours; writes benchmarks/results/, fails when a goal is missed
 	@mkdir -p benchmarks/results
-	@$(BIN)/python benchmarks/interpreter.py --json benchmarks/results/interpreter.json
-	@$(BIN)/python benchmarks/operator_load.py --json benchmarks/results/operator.json
+	@status=0; trap 'exit 130' INT; \
+	for name in $(if $(BENCH),,interpreter inline_requests operator_load); do \
+		$(BIN)/python benchmarks/$$name.py --json benchmarks/results/$$name.json || status=$$?; \
+	done; \
+	$(BIN)/python benchmarks/graphs.py $(BENCH) || status=$$?; \
+	exit $$status
+
+bench-quick: $(READY) ## the most important of them, below five minutes; a missed goal does not fail it
+	@$(BIN)/python benchmarks/graphs.py --quick $(BENCH)
 
 lock: ## pin all dependencies again (requirements.lock)
 	@$(PYTHON) -m venv .cache/lock && .cache/lock/bin/pip install --quiet uv==$(UV_VERSION)
 	@.cache/lock/bin/uv pip compile pyproject.toml --universal --python-version 3.11 \
 		--extra runtime --extra local --extra operator \
-		--group build --group test --group lint --group examples \
+		--group build --group test --group lint --group bench --group examples \
 		--generate-hashes --no-emit-index-url --no-header --quiet -o requirements.lock
 	@cd examples/document_triage && ../../.cache/lock/bin/uv pip compile requirements.in --python-platform linux --python-version 3.11 \
 		--constraint ../../requirements.lock --override overrides.txt \

@@ -1,0 +1,154 @@
+"""What runs, in which order: pure."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from graphbench.cases import CASES, Case
+from graphbench.contestants import CONTESTANTS
+
+__all__ = ["FULL", "QUICK", "Pace", "Selection", "SelectionError", "order", "seconds_of", "select", "systems_of"]
+
+
+class SelectionError(ValueError):
+    """What ``--only`` says is not there; the message says what is."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long and how often.
+
+    Args:
+        rounds: Of each contestant under each load.
+        seconds: That are measured in each.
+        warmup_s: Under the same load before those.
+        first_warmup_s: Once before the first round, under the largest load.
+        freeze: Whether those that wait for their turn are stopped meanwhile.
+    """
+
+    rounds: int
+    seconds: float
+    warmup_s: float
+    first_warmup_s: float
+    freeze: bool = True
+
+    @property
+    def verdicts(self) -> bool:
+        """Whether a missed goal fails the run; one with fewer rounds only indicates."""
+        return self.rounds >= ENOUGH_ROUNDS
+
+
+ENOUGH_ROUNDS = 5
+FULL = Pace(rounds=5, seconds=2.0, warmup_s=0.7, first_warmup_s=3.0)
+QUICK = Pace(rounds=3, seconds=1.0, warmup_s=0.4, first_warmup_s=1.5)
+
+#: About how long a system takes to start and to end, in seconds, on two cores.
+_START_S: Mapping[str, float] = {"http": 5.0, "reference": 1.0}
+_SYSTEM_S = 25.0
+_BETWEEN_S = 1.3
+_STARTUP_ROUND_S = 70.0
+_STEPS_ROUND_S = 4.0
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Cases with the loads and contestants that were chosen."""
+
+    cases: tuple[Case, ...]
+
+
+def select(only: Sequence[str], *, quick: bool, without: Sequence[str] = ()) -> Selection:
+    """What to run.
+
+    Args:
+        only: ``CASE``, ``CASE/LOAD`` or ``CASE/LOAD/CONTESTANT+CONTESTANT``; an empty part or ``*`` is everything.
+            Nothing at all: everything.
+        quick: Without ``only`` just the quick cases; with it, all that it names.
+        without: Cases that are left out, whatever else is said.
+
+    Raises:
+        SelectionError: There is no such case, load or contestant, or nothing is left.
+    """
+    for name in without:
+        _known(name)
+    chosen = _chosen(only) if only else [_quick(case) if quick else case for case in CASES.values()]
+    left = tuple(case for case in chosen if case.loads and case.name not in without)
+    if not left:
+        raise SelectionError("nothing is left to measure")
+    return Selection(left)
+
+
+def _chosen(only: Sequence[str]) -> list[Case]:
+    chosen: dict[str, Case] = {}
+    for word in only:
+        case = _narrowed(word)
+        if case.name in chosen:
+            case = _both(chosen[case.name], case)
+        chosen[case.name] = case
+    return [chosen[name] for name in CASES if name in chosen]
+
+
+def _known(name: str) -> Case:
+    if name not in CASES:
+        raise SelectionError(f"there is no case {name!r}; the cases are: {', '.join(CASES)}")
+    return CASES[name]
+
+
+def _quick(case: Case) -> Case:
+    """Its part of a quick run; without loads where it has none."""
+    loads = tuple(load for load in case.loads if load.name in case.quick)
+    return replace(case, loads=loads, contestants=case.quick_contestants)
+
+
+def _narrowed(word: str) -> Case:
+    name, _, rest = word.partition("/")
+    load, _, contestants = rest.partition("/")
+    case = _known(name)
+    if load not in ("", "*"):
+        loads = {one.name: one for one in case.loads}
+        if load not in loads:
+            raise SelectionError(f"{name} has no load {load!r}; its loads are: {'; '.join(loads)}")
+        case = replace(case, loads=(loads[load],))
+    if contestants not in ("", "*"):
+        wanted = contestants.split("+")
+        for one in wanted:
+            if one not in case.contestants:
+                raise SelectionError(f"{name} has no contestant {one!r}; it has: {', '.join(case.contestants)}")
+        case = replace(case, contestants=tuple(one for one in case.contestants if one in wanted))
+    return case
+
+
+def _both(a: Case, b: Case) -> Case:
+    whole = CASES[a.name]
+    loads = tuple(load for load in whole.loads if load in a.loads or load in b.loads)
+    contestants = tuple(name for name in whole.contestants if name in (*a.contestants, *b.contestants))
+    return replace(whole, loads=loads, contestants=contestants)
+
+
+def systems_of(case: Case) -> tuple[str, ...]:
+    """The systems that must be up, each once, in the order of the contestants."""
+    return tuple(dict.fromkeys(CONTESTANTS[name].system for name in case.contestants))
+
+
+def order(contestants: Sequence[str], number: int) -> list[str]:
+    """Who comes when in a round: another order in each, so that nobody always follows the same neighbour."""
+    return random.Random(number).sample(list(contestants), len(contestants))
+
+
+def seconds_of(selection: Selection, pace: Pace) -> float:
+    """About how long it will take."""
+    total = 0.0
+    for case in selection.cases:
+        match case.kind:
+            case "startup":
+                total += pace.rounds * _STARTUP_ROUND_S
+            case "steps":
+                total += pace.rounds * _STEPS_ROUND_S
+            case _:
+                total += sum(_START_S.get(system, _SYSTEM_S) for system in systems_of(case))
+                seconds = max(pace.seconds, case.least_seconds)
+                rounds_s = pace.rounds * len(case.loads) * (seconds + pace.warmup_s + _BETWEEN_S)
+                total += len(case.contestants) * (rounds_s + max(pace.first_warmup_s, case.least_seconds))
+    return total

@@ -1,0 +1,1 @@
+"""The processes behind the contestants: each system can be started, asked for URLs and processes, and ended."""

@@ -1,0 +1,102 @@
+"""What runs, and in which order."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+import pytest
+from graphbench.cases import CASES, CONNECTIONS, Case
+from graphbench.contestants import CONTESTANTS, SYSTEMS
+from graphbench.schedule import FULL, QUICK, SelectionError, order, seconds_of, select, systems_of
+
+FIVE_MINUTES = 300
+
+
+def test_everything_by_default() -> None:
+    assert select([], quick=False).cases == tuple(CASES.values())
+
+
+def test_a_quick_run_takes_less_than_five_minutes_and_has_the_most_important_goal() -> None:
+    quick = select([], quick=True)
+    (diamond,) = [case for case in quick.cases if case.name == "diamond"]
+    assert {load.name for load in diamond.loads} == {"1", "32"}
+    assert {"separate", "serve-tuned", "serve-default", "http"} <= set(diamond.contestants)
+    assert seconds_of(quick, QUICK) < FIVE_MINUTES
+
+
+def test_a_full_run_is_long_enough_for_a_verdict() -> None:
+    assert FULL.rounds >= 5
+    assert FULL.verdicts
+    assert not QUICK.verdicts
+
+
+def test_one_load_of_some_contestants() -> None:
+    (case,) = select(["diamond/32/serve-tuned+separate"], quick=False).cases
+    assert [load.name for load in case.loads] == ["32"]
+    assert case.contestants == ("separate", "serve-tuned")
+
+
+def test_all_loads_of_some_contestants() -> None:
+    (case,) = select(["diamond/*/http"], quick=False).cases
+    assert [load.name for load in case.loads] == [str(number) for number in CONNECTIONS]
+    assert case.contestants == ("http",)
+
+
+def test_what_is_named_twice_is_run_once_with_both() -> None:
+    (case,) = select(["diamond/1/http", "diamond/8/auto"], quick=False).cases
+    assert [load.name for load in case.loads] == ["1", "8"]
+    assert case.contestants == ("auto", "http")
+
+
+def test_a_name_that_is_chosen_runs_in_a_quick_run_too() -> None:
+    assert [case.name for case in select(["fan"], quick=True).cases] == ["fan"]
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("diamonds", "no case 'diamonds'; the cases are: diamond, "),
+        ("diamond/33", "no load '33'; its loads are: 1; 8; 32; 128"),
+        ("diamond/1/kserve", "no contestant 'kserve'; it has: separate, "),
+        ("values//auto", "no contestant 'auto'"),
+    ],
+)
+def test_what_is_not_there_is_told_with_what_is(word: str, told: str) -> None:
+    with pytest.raises(SelectionError, match=re.escape(told)):
+        select([word], quick=False)
+
+
+def test_every_round_has_everybody_once_in_an_order_of_its_own() -> None:
+    names = CASES["diamond"].contestants
+    rounds = [order(names, number) for number in range(1, 6)]
+    assert all(sorted(one) == sorted(names) for one in rounds)
+    assert len({tuple(one) for one in rounds}) == len(rounds)
+    assert order(names, 1) == rounds[0], "the same in every run"
+    assert max(Counter(one[0] for one in rounds).values()) < len(rounds), "nobody always comes first"
+
+
+def test_loads_are_told_with_their_connections() -> None:
+    assert [load.title for load in CASES["diamond"].loads[:2]] == ["1 connection", "8 connections"]
+    assert CASES["values"].loads[1].title == "2 x 8 KiB, 8 connections"
+
+
+def test_contestants_of_one_system_share_it() -> None:
+    (case,) = select(["diamond/1/floor+noop+serve-tuned+auto"], quick=False).cases
+    assert systems_of(case) == ("up-auto", "serve-tuned")
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=list(CASES))
+def test_every_case_is_complete(case: Case) -> None:
+    assert len({load.name for load in case.loads}) == len(case.loads)
+    if case.kind == "load":
+        assert {CONTESTANTS[name].system for name in case.contestants} <= set(SYSTEMS)
+        assert all(load.requests for load in case.loads)
+
+
+def test_cases_can_be_left_out() -> None:
+    assert "triage" not in [case.name for case in select([], quick=False, without=["triage"]).cases]
+    with pytest.raises(SelectionError, match="no case 'triag'"):
+        select([], quick=False, without=["triag"])
+    with pytest.raises(SelectionError, match="nothing is left"):
+        select(["fan"], quick=False, without=["fan"])
