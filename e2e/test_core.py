@@ -43,6 +43,24 @@ def test_the_diamond_answers_through_its_service(world: World, diamond: str, ima
     assert seen.failures == []
 
 
+def test_its_nodes_are_called_over_channels(world: World, diamond: str, images: ImageSet, say: Say) -> None:
+    """Through the network policies, from one pod to another; only before the first channel is there over a handle."""
+
+    def told() -> dict[str, float] | None:
+        ways = world.node_calls(diamond)
+        return ways if ways.get("channel", 0) >= 900 else None
+
+    with Callers(
+        world.cluster, world.namespace, images.runtime, url=f"http://{diamond}:8000/", body=[1, 2, 3], answers=[8]
+    ) as callers:
+        callers.wait_for_more(500)
+        ways = world.wait("the metrics to tell of calls over channels", told, 90, diamond)
+        seen = callers.wait_for_more(1)
+    say(f"e2e: nodes were called by these ways: {ways}")
+    assert seen.failures == []
+    assert ways["channel"] >= 0.9 * sum(ways.values())
+
+
 def test_people_read_it(world: World, diamond: str) -> None:
     """With kubectl, and with its plug-in, which reaches the head and the ingress by port-forward."""
     heading, line = world.kubectl("get", "svp").splitlines()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ r = u.Request("http://127.0.0.1:8265/api/serve/applications/")
 r.add_header("X-Ray-Authorization", "Bearer " + os.environ.get("RAY_AUTH_TOKEN", ""))
 print(u.urlopen(r, timeout=20).read().decode())
 """
+#: A pod's own metrics, from within it.
+_METRICS = 'import urllib.request as u; print(u.urlopen("http://127.0.0.1:8080/metrics", timeout=20).read().decode())'
+_NODE_CALLS = re.compile(r'^ray_servepipe_node_calls_total\{.*?\bway="([^"]+)".*\} (\S+)$', re.MULTILINE)
 #: What Serve decided last.
 _CONTROLLER_LOG = ("sh", "-c", "tail -n 60 /tmp/ray/session_latest/logs/serve/controller_*.log")
 READY_S = 300.0
@@ -114,6 +118,16 @@ class World:
     def deployed_at(self, pipeline: str) -> dict[str, float]:
         """By application when Serve was last told of it; every PUT changes it."""
         return {name: one["last_deployed_time_s"] for name, one in self.serve(pipeline).items()}
+
+    def node_calls(self, pipeline: str) -> dict[str, float]:
+        """How many calls of nodes took which way, as the metrics of the pods that run now tell."""
+        found: dict[str, float] = {}
+        for pod in self.pods(pipeline):
+            name, container = pod["metadata"]["name"], pod["spec"]["containers"][0]["name"]
+            told = self.kubectl("exec", name, "-c", container, "--", "python", "-c", _METRICS)
+            for way, count in _NODE_CALLS.findall(told):
+                found[way] = found.get(way, 0) + float(count)
+        return found
 
     def left(self) -> set[str]:
         """All objects of the namespace but Kubernetes' own."""
