@@ -16,7 +16,7 @@ from graphbench.systems.ray_serve import applications_for, route_of
 from graphbench.systems.up import PLACEMENTS, overlay_for, ready, source_of, stalled
 
 from servepipe import api
-from servepipe.authoring.loader import load_app
+from servepipe.authoring.loader import forgetting, load_app
 from servepipe_operator.adapters.processes import identify
 
 UPS = [
@@ -32,7 +32,8 @@ def test_every_overlay_fits_its_pipeline(case: Case, system: str, monkeypatch: p
     monkeypatch.syspath_prepend(str(source_of(case).parent))
     for module in [path.stem for path in source_of(case).parent.glob("*.py")]:
         monkeypatch.delitem(sys.modules, module, raising=False)
-    resource = api.validate(load_app(source_of(case), None).to_dict())
+    with forgetting():
+        resource = api.validate(load_app(source_of(case), None).to_dict())
     merged = api.merge(resource, overlay_for(case, system)).to_json()
     assert api.problems(api.validate(merged)) == []
     placements = {name: node.get("placement") for name, node in merged["spec"]["nodes"].items()}
