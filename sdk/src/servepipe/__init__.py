@@ -12,6 +12,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0.dev0"
+#: The version of Ray that this release is made for: that of its images. `servepipe[runtime]` works with others too.
+__ray_version__ = "2.60.0"
 
 if TYPE_CHECKING:
     from servepipe.authoring.app import App as App

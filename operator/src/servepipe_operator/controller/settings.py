@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
-from servepipe import __version__
+from servepipe import __ray_version__, __version__
 from servepipe_operator.adapters.dashboard import DASHBOARD_WAYS, DashboardWay
 from servepipe_operator.controller.lease import LeaseTimes
 from servepipe_operator.controller.logs import LEVELS
@@ -24,8 +24,6 @@ __all__ = ["Settings", "SettingsError", "from_environment"]
 
 T = TypeVar("T")
 PREFIX = "SERVEPIPE_"
-#: Ray's version in the images of this release.
-RAY_VERSION = "2.60.0"
 DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
@@ -79,7 +77,7 @@ class Settings:
     stop_s: float = 15.0
     http_host: str = ""
     http_port: int = 8080
-    ray_version: str = RAY_VERSION
+    ray_version: str = __ray_version__
     runtime_image: str = f"servepipe/runtime:{__version__}-ray{{ray_version}}"
     pod_labels: tuple[tuple[str, str], ...] = (("app.kubernetes.io/name", "servepipe-operator"),)
     api_server_from: tuple[str, ...] = ()

@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 import textwrap
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from servepipe import __version__
+from servepipe import __ray_version__, __version__
 from servepipe.cli.compile import add_overrides, merged
 from servepipe.cli.files import Source, add_output, read_pipeline, write_output
 from servepipe.errors import ResourceError
@@ -73,7 +72,7 @@ def _rayservice(arguments: argparse.Namespace) -> None:
         raise ResourceError(
             "a RayService needs an image", where=source.label, fix="Pass --image IMG, or set spec.image."
         )
-    ray_version = source.resource.spec.ray_version or _pinned_ray()
+    ray_version = source.resource.spec.ray_version or __ray_version__
     lines = [f"Of the image {source.resource.spec.image}:", *_requirements(source, arguments.working_dir)]
     text = (
         _header("rayservice", source, lines, exported)
@@ -99,20 +98,11 @@ def _requirements(source: Source, working_dir: str | None) -> list[str]:
     modules = sorted({node.import_.partition(":")[0] for node in source.resource.spec.nodes.values()})
     lines = [
         f'Needs on every node of the Ray cluster: pip install "servepipe[runtime]=={__version__}" '
-        f"(Ray {source.resource.spec.ray_version or _pinned_ray()})"
+        f"(Ray {source.resource.spec.ray_version or __ray_version__})"
     ]
     if working_dir:
         return [*lines, f"Takes from {working_dir}: {', '.join(modules)}"]
     return [*lines, f"Needs on the path of Ray's workers (PYTHONPATH where Ray is started): {', '.join(modules)}"]
-
-
-def _pinned_ray() -> str:
-    """The Ray version that this servepipe is made for."""
-    for requirement in metadata.requires("servepipe") or ():
-        name, equals, version = requirement.partition("==")
-        if equals and name.startswith("ray["):
-            return version.partition(";")[0].strip()
-    raise AssertionError("servepipe pins Ray")
 
 
 def _header(target: str, source: Source, lines: list[str], exported: Exported) -> str:
