@@ -43,10 +43,10 @@ demo: $(READY) ## run the document-triage pipeline on this machine and upgrade t
 
 # Two of them at a time, as many of them wait more than they compute. test-kube is two by itself, and beside them a Ray that starts
 # dozens of processes would keep the API server from answering for minutes on a machine with two processors. Each shows its output in
-# one piece when it is done, and writes it to .cache/logs meanwhile.
+# one piece when it is done, and writes it to .cache/logs meanwhile. ALSO=test-pythons: that too, beside what is left of test-ray.
 test: $(READY) ## all tests
 	@$(MAKE) --no-print-directory --jobs=2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=line) TOGETHER=1 \
-		test-ray test-unit test-property
+		test-ray test-unit test-property $(ALSO)
 	@$(MAKE) --no-print-directory TOGETHER=1 test-kube
 
 ifdef TOGETHER
@@ -81,7 +81,8 @@ test-ray: $(READY) ## tests on this machine's own Ray; one Ray at a time, so in 
 	@$(BIN)/python -m pytest $(RAY)/up $(LOGGED)
 
 test-pythons: $(READY) ## unit and property tests under every other supported Python that is installed
-	@scripts/test-pythons $(UNIT) $(PROPERTY)
+	$(BEGUN)
+	@scripts/test-pythons $(UNIT) $(PROPERTY) $(LOGGED)
 
 test-ray-versions: $(READY) ## the channel's tests under the three minor versions of Ray that [runtime] allows; RAY_VERSIONS="2.59.0"
 	@scripts/test-ray-versions
