@@ -21,7 +21,7 @@ KUBE_BESIDE := $(addprefix $(KUBE)/test_,admission.py cli_apply.py cli_forward.p
 	crashes.py dashboard_ways.py kuberay_contract_changes.py kuberay_contract_invalid.py kuberay_contract_objects.py kuberay_contract_status.py \
 	kuberay_standin.py lost_at_once.py merging.py new_version.py values.py values_in_replicas.py)
 
-.PHONY: help setup demo test test-unit test-property test-kube kube-binaries test-ray test-pythons test-ray-versions e2e e2e-core check format generate bench bench-quick lock clean
+.PHONY: help setup demo test test-unit test-property test-kube kube-binaries test-ray test-pythons test-ray-versions soak e2e e2e-core check format generate bench bench-quick lock clean
 
 help: ## show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  \033[1m%-17s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -77,8 +77,11 @@ kube-binaries: $(READY) ## build the API server, etcd and kubectl for test-kube 
 
 test-ray: $(READY) ## tests on this machine's own Ray; one Ray at a time, so in two runs
 	$(BEGUN)
-	@$(BIN)/python -m pytest $(RAY) --ignore=$(RAY)/up $(LOGGED)
+	@$(BIN)/python -m pytest $(RAY) --ignore=$(RAY)/up --ignore=$(RAY)/soak $(LOGGED)
 	@$(BIN)/python -m pytest $(RAY)/up $(LOGGED)
+
+soak: $(READY) ## half an hour of load on this machine's own Ray: does memory stay flat? SERVEPIPE_SOAK_S=300 for less
+	@$(BIN)/python -m pytest $(RAY)/soak -o faulthandler_timeout=3600
 
 test-pythons: $(READY) ## unit and property tests under every other supported Python that is installed
 	$(BEGUN)
