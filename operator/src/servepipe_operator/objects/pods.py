@@ -61,7 +61,8 @@ DRAIN_SECONDS = 600
 def cluster_environment() -> dict[str, str]:
     """What Ray and Serve must find in the environment of every pod, equal on all of them."""
     return {
-        **serve_environment(),
+        # The image says what Serve's controller may call: it need not have the operator's servepipe.
+        **serve_environment(callback=False),
         # KubeRay sets these for a RayService only: Serve's controller must not wait long for a head that is lost.
         "RAY_SERVE_KV_TIMEOUT_S": "5",
         "RAY_gcs_server_request_timeout_seconds": "5",
