@@ -72,7 +72,7 @@ def serve_environment(
         "RAY_USAGE_STATS_ENABLED": "0",
     }
     if callback:
-        flags[CALLBACK] = "servepipe.runtime.app_builds:share_workers"
+        flags[CALLBACK] = "servepipe.runtime.app_builds:share_builder"
     if haproxy:
         # HTTP goes through HAProxy straight to the ingress replicas: seven to ten times the requests per second.
         flags["RAY_SERVE_ENABLE_HA_PROXY"] = "1"
