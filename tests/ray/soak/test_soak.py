@@ -170,7 +170,7 @@ class Client(threading.Thread):
 
     def _leave(self) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", self._port)
-        connection.request("POST", "/", json.dumps({"do": "wait"}))
+        connection.request("POST", "/", json.dumps({"do": "wait", "x": None}))
         connection.close()
 
 
@@ -199,7 +199,7 @@ def test_ten_thousand_callers_that_leave(pipeline: Pipeline, capsys: pytest.Capt
     watched = Watched(pipeline, memory_slack=4)  # half a kilobyte a call would be more
 
     async def leave() -> None:
-        request = json.dumps({"do": "wait"}).encode()
+        request = json.dumps({"do": "wait", "x": None}).encode()
         head = f"POST / HTTP/1.1\r\nHost: here\r\nContent-Length: {len(request)}\r\n\r\n".encode()
         opened = await asyncio.gather(
             *(asyncio.open_connection("127.0.0.1", pipeline.serve.port) for _ in range(at_once))
@@ -211,6 +211,7 @@ def test_ten_thousand_callers_that_leave(pipeline: Pipeline, capsys: pytest.Capt
         )
         for _, writer in opened:
             writer.close()
+        await asyncio.gather(*(writer.wait_closed() for _, writer in opened))
         await asyncio.to_thread(
             pipeline.serve.wait_for, "all calls to be cancelled", lambda: pipeline.ask("told")["inside"] == 0
         )
