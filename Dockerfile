@@ -94,6 +94,8 @@ COPY --from=servepipe /install/ /
 RUN python -m pip check
 # Models are found in /app, from wherever Ray starts a replica.
 ENV HOME=/home/ray USER=ray PYTHONPATH=/app PYTHONUNBUFFERED=1
+# What the controller of Serve calls when it starts; it has to be in this image.
+ENV RAY_SERVE_CONTROLLER_CALLBACK_IMPORT_PATH=servepipe.runtime.app_builds:share_builder
 USER 1000:1000
 WORKDIR /app
 CMD ["bash"]

@@ -6,6 +6,7 @@ import os
 import signal
 from pathlib import Path
 
+import psutil
 import pytest
 
 import servepipe
@@ -60,6 +61,23 @@ def test_a_replica_that_cannot_start_says_why_and_hurts_no_other(serve_session, 
         told = s.why(s.applications()[f"{name}--r1"])
         assert [word for word in words if word not in told] == [], told
     assert s.ask(1).json == 1
+    s.deploy(*applications)
+
+
+def test_applications_are_built_in_one_process(serve_session, applications):
+    """Which ends when nothing more is to be built."""
+    from ray._private.worker import global_worker
+
+    s = serve_session
+    names = [f"built{n}" for n in range(6)]
+    s.deploy(*applications, *(s.node(name, "runtime_models:ensemble", path=CODE) for name in names))
+    logs = Path(global_worker.node.get_session_dir_path()) / "logs" / "serve"
+    found = [log.stem for log in logs.glob("controller_build_built*.log")]
+    assert sorted(name.rpartition("_")[0] for name in found) == [f"controller_build_{name}--r1" for name in names]
+    pids = {int(name.rpartition("_")[2]) for name in found}
+    # Two: a PUT that comes when the builder of the one before is about to end may meet the next one.
+    assert len(pids) <= 2
+    s.wait_for("the builders to end", lambda: not any(map(psutil.pid_exists, pids)))
     s.deploy(*applications)
 
 

@@ -110,6 +110,7 @@ class RaySystem:
             stats_port=ports.haproxy_stats,
             replica_http_ports=ports.replica_ports(ports.replica_http),
             replica_grpc_ports=ports.replica_ports(ports.replica_grpc),
+            callback=False,
         )
 
     async def deploy(self) -> None:

@@ -203,7 +203,7 @@ def test_the_diamond_as_a_rayservice(run: Run, diamond: Path) -> None:
     for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
         (container,) = group["template"]["spec"]["containers"]
         assert container["image"] == "acme/diamond:1"
-        assert {v["name"]: v["value"] for v in container["env"]} == serve_environment(haproxy=False)
+        assert {v["name"]: v["value"] for v in container["env"]} == serve_environment(haproxy=False, callback=False)
     (workers,) = cluster["workerGroupSpecs"]
     assert (workers["replicas"], workers["minReplicas"], workers["maxReplicas"]) == (1, 0, 10)
 

@@ -10,6 +10,9 @@ import jsonschema
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ray import cloudpickle
+from ray.serve._private.config import DeploymentConfig
+from ray.serve._private.version import DeploymentVersion
 from small_specs import make_spec
 
 from servepipe.api.v1alpha1 import Spec
@@ -19,7 +22,7 @@ from servepipe_operator.engine.state import Json
 from servepipe_operator.engine.wishes import ingress_wish, node_wish
 from servepipe_operator.objects.names import Owner
 from servepipe_operator.objects.patch import patch
-from servepipe_operator.objects.pods import CONTENTS_ANNOTATION, DRAIN_SECONDS
+from servepipe_operator.objects.pods import CONTENTS_ANNOTATION, DRAIN_SECONDS, MAX_INLINE_BYTES, cluster_environment
 from servepipe_operator.objects.raycluster import environment_of, raycluster, slots_of
 from servepipe_operator.objects.templates import problems_of_templates
 from servepipe_operator.objects.templates import templates as all_templates
@@ -133,7 +136,14 @@ def test_serves_flags_are_equal_on_all_pods() -> None:
         env = template["spec"]["containers"][0]["env"]
         found.append({one["name"]: one["value"] for one in env if one["name"].startswith("RAY_")})
     assert all(one == found[0] for one in found)
-    assert found[0].items() >= serve_environment().items()
+    assert found[0].items() >= serve_environment(callback=False).items()
+
+
+def test_what_replicas_tell_the_next_controller_comes_with_their_answer() -> None:
+    """What Ray would keep in the object store of a pod that does not know the new head yet."""
+    told = len(cloudpickle.dumps((DeploymentConfig(), DeploymentVersion("r1", DeploymentConfig(), {}))))
+    assert 100 * 1024 < told < MAX_INLINE_BYTES / 4  # a node's own configuration is in it, too
+    assert cluster_environment()["RAY_max_direct_call_object_size"] == str(MAX_INLINE_BYTES)
 
 
 def test_a_pod_for_one_replica() -> None:

@@ -21,6 +21,7 @@ __all__ = [
     "DASHBOARD_PORT",
     "DRAIN_SECONDS",
     "HEAD_PORTS",
+    "MAX_INLINE_BYTES",
     "METRICS_PORT",
     "SERVE_PORT",
     "cluster_environment",
@@ -58,10 +59,15 @@ _GPU = "nvidia.com/gpu"
 DRAIN_SECONDS = 600
 
 
+#: Answers up to this size are part of the message that brings them.
+MAX_INLINE_BYTES = 1 << 20
+
+
 def cluster_environment() -> dict[str, str]:
     """What Ray and Serve must find in the environment of every pod, equal on all of them."""
     return {
-        **serve_environment(),
+        # The image says what Serve's controller may call: it need not have the operator's servepipe.
+        **serve_environment(callback=False),
         # KubeRay sets these for a RayService only: Serve's controller must not wait long for a head that is lost.
         "RAY_SERVE_KV_TIMEOUT_S": "5",
         "RAY_gcs_server_request_timeout_seconds": "5",
@@ -69,6 +75,11 @@ def cluster_environment() -> dict[str, str]:
         # Ray drains a node itself when it gets SIGTERM, but tells Serve that it ends in 30 s: as long as replicas may
         # take for their last requests by default, so Serve stops them before others run. Workers have a hook instead.
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+        # What a replica tells Serve's next controller, when a head was lost, must come with its answer. It has 110 kB,
+        # as Serve pickles its router by value, and by default what has more than 100 stays in the pod's object store
+        # until the new head fetches it. The pod does not know that head before it has found the GCS again, and the
+        # second try is after 10 s, the third after 30: then Serve has stopped the replica.
+        "RAY_max_direct_call_object_size": str(MAX_INLINE_BYTES),
     }
 
 

@@ -69,7 +69,7 @@ def _pod(
     *,
     ports: list[tuple[str, int]],
 ) -> Json:
-    environment = serve_environment(haproxy=False)
+    environment = serve_environment(haproxy=False, callback=False)
     spec: Json = {
         "containers": [
             {

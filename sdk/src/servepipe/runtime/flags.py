@@ -11,8 +11,10 @@ from pathlib import Path
 
 from servepipe.errors import RunError
 
-__all__ = ["MAX_FOLDER", "MAX_MESSAGE_BYTES", "serve_environment"]
+__all__ = ["CALLBACK", "MAX_FOLDER", "MAX_MESSAGE_BYTES", "serve_environment"]
 
+#: Names what Serve's controller calls when it starts.
+CALLBACK = "RAY_SERVE_CONTROLLER_CALLBACK_IMPORT_PATH"
 MAX_MESSAGE_BYTES = 256 * 1024 * 1024
 MAX_FOLDER = 27
 
@@ -25,6 +27,7 @@ def serve_environment(
     stats_port: int | None = None,
     replica_http_ports: range | None = None,
     replica_grpc_ports: range | None = None,
+    callback: bool = True,
 ) -> dict[str, str]:
     """The environment variables to set.
 
@@ -38,6 +41,8 @@ def serve_environment(
             It binds both on all addresses, and two HAProxies share a port silently.
         replica_http_ports, replica_grpc_ports: From where replicas take their own ports (Serve's defaults: 30000 to
             31000, 40000 to 41000). Every replica of every node has one of each.
+        callback: Serve's controller runs with this very servepipe, and may import what it names. An image that has
+            another one says itself what that has (`CALLBACK`): Serve does not start if it cannot be imported.
 
     Raises:
         RunError: ``folder`` is too long.
@@ -66,6 +71,8 @@ def serve_environment(
         # Nothing is reported to anybody.
         "RAY_USAGE_STATS_ENABLED": "0",
     }
+    if callback:
+        flags[CALLBACK] = "servepipe.runtime.app_builds:share_builder"
     if haproxy:
         # HTTP goes through HAProxy straight to the ingress replicas: seven to ten times the requests per second.
         flags["RAY_SERVE_ENABLE_HA_PROXY"] = "1"
