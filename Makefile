@@ -77,8 +77,8 @@ kube-binaries: $(READY) ## build the API server, etcd and kubectl for test-kube 
 
 test-ray: $(READY) ## tests on this machine's own Ray; one Ray at a time, so in two runs
 	$(BEGUN)
-	@$(BIN)/python -m pytest $(RAY) --ignore=$(RAY)/up --ignore=$(RAY)/soak $(LOGGED)
-	@$(BIN)/python -m pytest $(RAY)/up $(LOGGED)
+	@$(BIN)/python -m pytest $(RAY) $(addprefix --ignore=$(RAY)/,up hosts soak) $(LOGGED)
+	@$(BIN)/python -m pytest $(RAY)/up $(RAY)/hosts $(LOGGED)
 
 soak: $(READY) ## half an hour of load on this machine's own Ray: does memory stay flat? SERVEPIPE_SOAK_S=300 for less
 	@$(BIN)/python -m pytest $(RAY)/soak -o faulthandler_timeout=3600

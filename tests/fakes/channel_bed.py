@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import ssl
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
@@ -99,15 +100,15 @@ class RawPeer:
         self.heads = SentHeads()
 
     @classmethod
-    async def connect(cls, endpoint: Endpoint) -> RawPeer:
+    async def connect(cls, endpoint: Endpoint, tls: ssl.SSLContext | None = None) -> RawPeer:
         if endpoint.path:
             return cls(*await asyncio.open_unix_connection(endpoint.path))
-        return cls(*await asyncio.open_connection(endpoint.host, endpoint.port))
+        return cls(*await asyncio.open_connection(endpoint.host, endpoint.port, ssl=tls))
 
     @classmethod
-    async def let_in(cls, endpoint: Endpoint) -> RawPeer:
+    async def let_in(cls, endpoint: Endpoint, tls: ssl.SSLContext | None = None) -> RawPeer:
         """One that has made its handshake."""
-        peer = await cls.connect(endpoint)
+        peer = await cls.connect(endpoint, tls)
         await peer.prove(endpoint.token, handshake.new_hello(endpoint.application, endpoint.replica, 1 << 30))
         assert (await peer.frame()).kind == Kind.WELCOME
         if endpoint.path:

@@ -76,13 +76,19 @@ def why(application: dict[str, Any]) -> str:
 
 
 class ServeSession:
-    """Serve's REST API and the pipeline's entrances."""
+    """Serve's REST API and the pipeline's entrances. ``host`` is where the proxy and replicas listen."""
 
     def __init__(
-        self, dashboard: str, token: str | None, haproxy: bool, replica_ports: range, metrics_port: int = 0
+        self,
+        dashboard: str,
+        token: str | None,
+        haproxy: bool,
+        replica_ports: range,
+        metrics_port: int = 0,
+        host: str = "127.0.0.1",
     ) -> None:
         self.dashboard, self.haproxy, self.replica_ports = dashboard, haproxy, replica_ports
-        self.metrics_port = metrics_port
+        self.metrics_port, self.host = metrics_port, host
         self.headers = {"Authorization": f"Bearer {token}"} if token else {}
         self.port, self.grpc_port = free_port(), free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -91,7 +97,7 @@ class ServeSession:
         """Replace all applications."""
         config = {
             "proxy_location": "HeadOnly",
-            "http_options": {"host": "127.0.0.1", "port": self.port},
+            "http_options": {"host": self.host, "port": self.port},
             "grpc_options": {
                 "port": self.grpc_port,
                 "grpc_servicer_functions": ["servepipe.runtime.grpc_service:add_servicer"],
@@ -157,10 +163,10 @@ class ServeSession:
         connection.request("POST", path, json.dumps(body))
         return connection
 
-    def metric(self, name: str, *, by: str) -> Counter[str]:
+    def metric(self, name: str, *, by: str, host: str = "127.0.0.1") -> Counter[str]:
         """The values of one of Ray's metrics, a second old, by one of its labels: the sum over all others."""
         found: Counter[str] = Counter()
-        text = send("GET", f"http://127.0.0.1:{self.metrics_port}/metrics").body.decode()
+        text = send("GET", f"http://{host}:{self.metrics_port}/metrics").body.decode()
         for labels, value in re.findall(rf"^ray_{name}{{(.*)}} (\S+)$", text, re.MULTILINE):
             label = re.search(rf'(?:^|,){by}="([^"]*)"', labels)
             found[label[1] if label else ""] += round(float(value))
@@ -183,10 +189,10 @@ class ServeSession:
             lambda: next((port for port in self.replica_ports if b'"graph"' in self.peek(port)), None),
         )
 
-    def peek(self, port: int) -> bytes:
+    def peek(self, port: int, host: str = "127.0.0.1") -> bytes:
         """What a replica answers to ``/-/graph``; nothing where there is none."""
         try:
-            return send("GET", f"http://127.0.0.1:{port}/-/graph").body
+            return send("GET", f"http://{host}:{port}/-/graph").body
         except urllib.error.URLError:
             return b""
 
