@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import http.client
 import json
 import threading
@@ -245,6 +246,35 @@ def test_a_user_config_that_is_refused_is_told_and_stops_no_replica(pipeline):
     pipeline.change("node--r1", userConfig={"level": 3})
     assert pipeline.do("tell").json["config"] == {"level": 3}
     pipeline.serve.wait_for("no more error", lambda: not any(ack["errors"] for ack in pipeline.acks()))
+
+
+@pytest.mark.parametrize("application", ["model--r1", "ingress"])
+def test_the_access_log_is_switched_in_place(pipeline, application):
+    """By replicas that stay; Serve's GET tells the setting as it was sent, so that nobody sends it again."""
+    from ray._private.worker import global_worker
+
+    serve = pipeline.serve
+    deployment = pipeline.applications[application]["deployments"][0]
+    before = serve.replicas(application)
+    logs = Path(global_worker.node.get_session_dir_path()) / "logs" / "serve"
+
+    def lines():
+        """How many requests were logged."""
+        (file,) = [log for log in logs.glob("replica_*.log") if log.stem.endswith(before[0])]
+        return len(re.findall(r" -- (?:CALL|POST) \S+ (?:OK|200) ", file.read_text()))
+
+    for on in (False, True, False):
+        deployment["logging_config"] = {"enable_access_log": on}
+        serve.put(*pipeline.applications.values())
+        serve.wait_running(*pipeline.applications)
+        told = serve.applications()[application]["deployed_app_config"]["deployments"][0]
+        assert told["logging_config"] == {"enable_access_log": on}
+        written = lines()
+        for x in range(3):
+            assert pipeline.do("model", x).json == 2 * x
+        assert lines() - written == (3 if on else 0)
+    assert serve.replicas(application) == before
+    del deployment["logging_config"]
 
 
 def test_a_graph_that_is_refused_is_told_and_stops_no_replica(pipeline):

@@ -28,7 +28,7 @@ from servepipe.graph.interpreter import run
 from servepipe.graph.ir import Const
 from servepipe.graph.program import Program
 from servepipe.graph.wire import parse_graph
-from servepipe.runtime import versions
+from servepipe.runtime import access_log, versions
 from servepipe.runtime.answers import encode_answer, encode_json
 from servepipe.runtime.grpc_service import STATUS_CODES
 from servepipe.runtime.http import Hook, HttpApp
@@ -57,6 +57,7 @@ class Ingress:
 
     async def __init__(self, args: dict[str, Any]) -> None:  # type: ignore[misc]  # Serve awaits it
         versions.verify(args)
+        access_log.leave_out()
         self._set_up(args["pipeline"], serve.get_replica_context().app_name)
         loader.only_imports()
         sys.path[:0] = [path for path in args.get("paths") or [] if path not in sys.path]

@@ -22,7 +22,7 @@ from servepipe.graph.calls import NodeHandle, RequestContext, cancel_nested_call
 from servepipe.graph.expressions import decode_value
 from servepipe.graph.failures import asked_for
 from servepipe.graph.instance import NodeInstance
-from servepipe.runtime import versions
+from servepipe.runtime import access_log, versions
 from servepipe.runtime.arguments import constructor_arguments
 from servepipe.runtime.batch_sizes import count_batch
 from servepipe.runtime.node_channel import NodeChannel, call_has_begun
@@ -44,6 +44,7 @@ class NodeReplica:
 
     async def __init__(self, args: dict[str, Any]) -> None:  # type: ignore[misc]  # Serve awaits it
         versions.verify(args)
+        access_log.leave_out()
         self._node: str = args["node"]
         self._application = application_name(self._node, args["revision"])
         self._routes = Routes({})

@@ -244,6 +244,9 @@ class NodeSpec(Model):
     idempotent: bool = True
     """Whether a call may be made again when its replica is lost and nobody knows how far it got. False: it fails with
     502. Default true."""
+    access_log: bool = False
+    """A line in the log of its replicas for every call, with its time and how it ended; errors are logged in any case.
+    It costs up to a tenth of a millisecond of CPU. Inline nodes have none. Default false."""
     drain_seconds: Int32 = 30
     """How long a replica that is being removed may finish its requests. Default 30."""
     health_check: HealthCheck | None = None
