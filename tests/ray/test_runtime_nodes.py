@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-import re
 import http.client
 import json
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
