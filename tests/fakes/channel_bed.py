@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 import ssl
 import tempfile
@@ -157,3 +158,12 @@ class RawPeer:
 
     def close(self) -> None:
         self._writer.close()
+
+    async def leave(self) -> None:
+        """Close at once, and wait until nothing of the connection is left.
+
+        TLS would say goodbye and wait for the other side, maybe longer than the event loop runs.
+        """
+        self._writer.transport.abort()
+        with contextlib.suppress(OSError):
+            await self._writer.wait_closed()

@@ -84,10 +84,15 @@ class World:
         sent = {one["name"] for one in self.kuberay.last_puts(*where)[-1].config["applications"]}
         return set(self.kuberay.look(*where)["applications"]) == sent
 
-    def change(self, disturb: Callable[[], None] = lambda: None) -> None:
-        """The other state, with ``disturb`` in the middle of the way to it, against the same change undisturbed."""
+    def change(self, disturb: Callable[[], None] = lambda: None, first: Callable[[], None] = lambda: None) -> None:
+        """The other state, with ``disturb`` in the middle of the way to it, against the same change undisturbed.
+
+        Args:
+            first: What has to be before it is asked for: an operator can be done before ``disturb`` has begun.
+        """
         self.settle()  # also after a test that failed half-way
         before = self.puts()
+        first()
         self.begin()
         disturb()
         ends = self.settle()
@@ -257,10 +262,14 @@ SEEN = ("rayclusters", "pods", "services", "networkpolicies", "poddisruptionbudg
 def test_children_are_seen_as_they_were(world: World, listed: bool) -> None:
     """Changes of the children are told late; with ``listed`` a new list does not tell of them either."""
     _list_anew(world)  # the proxy's old lists are of now
+    before: dict[str, int] = {}
+    answers = world.server.stale_answers
+
+    def hold_back() -> None:
+        before.update(world.puts())
+        world.server.grow_stale(*SEEN)
 
     def stale() -> None:
-        before, answers = world.puts(), world.server.stale_answers
-        world.server.grow_stale(*SEEN)
         service = f"/api/v1/namespaces/{world.pipelines.namespace}/services/one"
         world.plane.api.merge(service, {"metadata": {"annotations": {"example.com/seen": f"late {listed}"}}})
         wait_for("a change that is held back", lambda: world.server.stale_answers > answers, 60, world.operator.tail)
@@ -271,7 +280,7 @@ def test_children_are_seen_as_they_were(world: World, listed: bool) -> None:
         if listed:
             _list_anew(world)
 
-    world.change(stale)
+    world.change(stale, hold_back)
 
 
 def _once_looks_fail(world: World, times: int, mend: Callable[[], None]) -> Callable[[], None]:

@@ -103,7 +103,7 @@ async def test_a_caller_does_not_trust_who_listens_with_another_authoritys_certi
     peer.send(peer.call(1, None, method="who"))
     answer = await peer.frame()
     assert (answer.kind, load(answer.body)[0]) == (Kind.RESULT, "b")
-    peer.close()
+    await peer.leave()
 
 
 def context(authority, certificate=None, key=None):
@@ -134,5 +134,5 @@ async def received(endpoint, tls, evil):
         pass
     finally:
         if peer is not None:
-            peer.close()
+            await peer.leave()
     return kinds
