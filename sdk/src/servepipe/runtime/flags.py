@@ -59,7 +59,7 @@ def serve_environment(
         "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(MAX_MESSAGE_BYTES),
         # User code has a loop of its own, so that an async method which blocks does not stop the replica's health
         # checks and counters. Throughput mode would put both on one loop. No cost was measured.
-        "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "1",
+        "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
         # Every node replica counts as an ingress of its application, and Serve keeps one open for 30 s after its last
         # request. Nothing but our own ingress routes to it, and that has stopped before; 2 s let HAProxy notice.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
