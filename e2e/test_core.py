@@ -28,6 +28,12 @@ def diamond(world: World, images: ImageSet) -> Iterator[str]:
     yield "diamond"
 
 
+def callers_of(diamond: str, world: World, images: ImageSet, *, answers: list[int]) -> Callers:
+    """Constant load on the diamond, from a pod; ``answers`` are those that may come."""
+    url = f"http://{diamond}:8000/"
+    return Callers(world.cluster, world.namespace, images.runtime, url=url, body=[1, 2, 3], answers=answers)
+
+
 def test_the_installed_chart_passes_its_own_test(cluster: Cluster, installation: Installation) -> None:
     if not installation.namespace:
         pytest.skip("the operator of this cluster was installed by others, its release is not known")
@@ -35,9 +41,7 @@ def test_the_installed_chart_passes_its_own_test(cluster: Cluster, installation:
 
 
 def test_the_diamond_answers_through_its_service(world: World, diamond: str, images: ImageSet, say: Say) -> None:
-    with Callers(
-        world.cluster, world.namespace, images.runtime, url=f"http://{diamond}:8000/", body=[1, 2, 3], answers=[8]
-    ) as callers:
+    with callers_of(diamond, world, images, answers=[8]) as callers:
         seen = callers.wait_for_more(50)
     say(f"e2e: the diamond: {seen}")
     assert seen.failures == []
@@ -50,9 +54,7 @@ def test_its_nodes_are_called_over_channels(world: World, diamond: str, images: 
         ways = world.node_calls(diamond)
         return ways if ways.get("channel", 0) >= 900 else None
 
-    with Callers(
-        world.cluster, world.namespace, images.runtime, url=f"http://{diamond}:8000/", body=[1, 2, 3], answers=[8]
-    ) as callers:
+    with callers_of(diamond, world, images, answers=[8]) as callers:
         callers.wait_for_more(500)
         ways = world.wait("the metrics to tell of calls over channels", told, 90, diamond)
         seen = callers.wait_for_more(1)
@@ -82,9 +84,7 @@ def test_people_read_it(world: World, diamond: str) -> None:
 
 def test_one_model_is_upgraded_under_load(world: World, diamond: str, images: ImageSet, say: Say) -> None:
     before = world.replicas(diamond)
-    with Callers(
-        world.cluster, world.namespace, images.runtime, url=f"http://{diamond}:8000/", body=[1, 2, 3], answers=[8, 10]
-    ) as callers:
+    with callers_of(diamond, world, images, answers=[8, 10]) as callers:
         begun = time.monotonic()
         world.patch(diamond, {"nodes": {"m1": {"args": [3]}}})
         world.wait_settled(diamond)
@@ -117,9 +117,7 @@ def test_a_killed_head_comes_back(world: World, diamond: str, images: ImageSet, 
         now = world.replicas(diamond)
         return all(now.get(node) and not ids & now[node] for node, ids in before.items())
 
-    with Callers(
-        world.cluster, world.namespace, images.runtime, url=f"http://{diamond}:8000/", body=[1, 2, 3], answers=[10]
-    ) as callers:
+    with callers_of(diamond, world, images, answers=[10]) as callers:
         begun = time.monotonic()
         world.kubectl("delete", "pod", old["name"], "--grace-period=0", "--force")
         world.wait("the pipeline to be Available with a new head", available_again, pipeline=diamond)

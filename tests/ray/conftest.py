@@ -17,6 +17,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -111,10 +112,10 @@ class ServeSession:
     def applications(self) -> dict[str, Any]:
         return send("GET", f"{self.dashboard}/api/serve/applications/", headers=self.headers).json["applications"]
 
-    def replicas(self, application: str) -> list[str]:
-        """The ids of its running replicas."""
+    def replicas(self, application: str, what: str = "replica_id") -> list[str]:
+        """The ids of its running replicas, or something else that Serve says of each."""
         deployments = self.applications()[application]["deployments"].values()
-        return sorted(r["replica_id"] for d in deployments for r in d["replicas"] if r["state"] == "RUNNING")
+        return sorted(r[what] for d in deployments for r in d["replicas"] if r["state"] == "RUNNING")
 
     def wait_running(self, *names: str, patience: float = 120) -> None:
         """Until exactly these applications exist and are RUNNING.
@@ -163,13 +164,20 @@ class ServeSession:
         connection.request("POST", path, json.dumps(body))
         return connection
 
-    def metric(self, name: str, *, by: str, host: str = "127.0.0.1") -> Counter[str]:
-        """The values of one of Ray's metrics, a second old, by one of its labels: the sum over all others."""
+    def metric(self, name: str, *, by: str, of: Iterable[str] = (), host: str = "127.0.0.1") -> Counter[str]:
+        """The values of one of Ray's metrics by one of its labels: the sum over all others.
+
+        They are a second old, or more on a busy machine: who compares with a value from before has to know that it was
+        told whole. ``of``: only what the replicas told that these applications have now; without it also what replicas
+        of earlier tests told, which Ray forgets some time after they have ended.
+        """
         found: Counter[str] = Counter()
+        workers = {worker for application in of for worker in self.replicas(application, "worker_id")}
         text = send("GET", f"http://{host}:{self.metrics_port}/metrics").body.decode()
         for labels, value in re.findall(rf"^ray_{name}{{(.*)}} (\S+)$", text, re.MULTILINE):
-            label = re.search(rf'(?:^|,){by}="([^"]*)"', labels)
-            found[label[1] if label else ""] += round(float(value))
+            values = dict(re.findall(r'(\w+)="([^"]*)"', labels))
+            if not of or values["WorkerId"] in workers:
+                found[values.get(by, "")] += round(float(value))
         return found
 
     def send_to(self, port: int, body: Any) -> Answer | None:
@@ -222,7 +230,7 @@ def node(name: str, target: str, *args: Any, revision: str = "r1", path: Path | 
         "code": options.pop("code", None),
         "path": str(path),
         "blocking": options.pop("blocking", None),
-        "attempt": 0,
+        "attempt": options.pop("attempt", 0),
     }
     return _application(f"{name}--{revision}", "node", None, arguments, user_config, options)
 
@@ -255,7 +263,7 @@ def ingress(graph: Any, nodes: Any, *, path: Path | str = "", route: str = "/", 
         "codes": [],
         "preprocessor": options.pop("preprocessor", None),
         "postprocessor": options.pop("postprocessor", None),
-        "attempt": 0,
+        "attempt": options.pop("attempt", 0),
     }
     options.setdefault("max_ongoing_requests", 1000)
     return _application("ingress", "ingress", route, arguments, user_config, options)

@@ -66,12 +66,12 @@ def test_a_replica_that_cannot_start_says_why_and_hurts_no_other(serve_session, 
 
 def test_applications_are_built_in_one_process(serve_session, applications):
     """Which ends when nothing more is to be built."""
-    from ray._private.worker import global_worker
+    from servepipe.runtime.serve_internals import session_folder
 
     s = serve_session
     names = [f"built{n}" for n in range(6)]
     s.deploy(*applications, *(s.node(name, "runtime_models:ensemble", path=CODE) for name in names))
-    logs = Path(global_worker.node.get_session_dir_path()) / "logs" / "serve"
+    logs = session_folder() / "logs" / "serve"
     found = [log.stem for log in logs.glob("controller_build_built*.log")]
     assert sorted(name.rpartition("_")[0] for name in found) == [f"controller_build_{name}--r1" for name in names]
     pids = {int(name.rpartition("_")[2]) for name in found}

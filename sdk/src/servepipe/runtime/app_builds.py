@@ -20,7 +20,7 @@ import ray
 from ray.remote_function import RemoteFunction
 from ray.serve._private import application_state
 
-__all__ = ["KEEP_S", "OURS", "Build", "Builder", "share_builder"]
+__all__ = ["Build", "Builder", "share_builder"]
 
 #: How the import paths of our applications begin.
 OURS = "servepipe.runtime.app:"
