@@ -436,6 +436,30 @@ async def test_methods_are_called_on_the_loop_where_the_node_says_so(node: Make,
     assert instance._object.threads == {threading.current_thread().name}
 
 
+async def test_batches_of_a_node_that_may_block_run_on_a_loop_of_its_own(node: Make) -> None:
+    here, go_on = threading.get_ident(), threading.Event()
+    seen: list[tuple[int, list[int]]] = []
+
+    class Blocks:
+        @batch(max_size=4, max_wait_ms=0)
+        async def double(self, items: list[int]) -> list[int]:
+            seen.append((threading.get_ident(), items))
+            assert go_on.wait(DEADLINE_S)
+            return [2 * item for item in items]
+
+        async def through(self, item: int) -> int:
+            return await self.double(item)
+
+    instance = await node(Blocks, blocking=True)
+    calls = start(instance, "double", 1, 2, 3)
+    through = asyncio.create_task(instance.call("through", (4,), {}))
+    while not seen:  # noqa: ASYNC110 - what is waited for knows no event
+        await asyncio.sleep(0.001)
+    go_on.set()
+    assert await asyncio.gather(*calls, through) == [2, 4, 6, 8]
+    assert here not in {thread for thread, _ in seen} and len({thread for thread, _ in seen}) == 1
+
+
 async def test_a_batch_belongs_to_no_request(node: Make) -> None:
     instance = await node(Doubler)
     model = instance._object

@@ -47,4 +47,4 @@ def leave_out() -> None:
     """From now on, in this process, Serve's logger makes no record of the access log that its handlers would refuse."""
     logger = logging.getLogger(_LOGGER)
     if not isinstance(logger.info, _Info):
-        logger.info = _Info(logger)  # type: ignore[method-assign]
+        logger.info = _Info(logger)  # type: ignore[assignment, method-assign]

@@ -17,12 +17,22 @@ from servepipe.graph.expressions import decode_value
 from servepipe.graph.instance import NodeInstance
 from servepipe.runtime.arguments import constructor_arguments
 from servepipe.runtime.batch_sizes import count_batch
+from servepipe.runtime.inline_load import InlineLoad
+from servepipe.runtime.loop_watch import LoopWatch
 from servepipe.runtime.problems import first_line
 from servepipe.runtime.routing import not_ready
 
 __all__ = ["InlineNodes"]
 
 log = logging.getLogger("servepipe.ingress")
+
+BLOCKED_S = 0.2
+"""How long code may keep the ingress's event loop without a warning, seconds."""
+
+ADVICE = (
+    "No other request is answered meanwhile: give an Inline node that blocks or computes long processes of its own, "
+    "with placement: Dedicated."
+)
 
 
 class _Inline:
@@ -44,6 +54,7 @@ class InlineNodes:
         self._nodes: dict[str, _Inline] = {}
         self.errors: dict[str, str] = {}
         """By application name: the first line of why a revision could not be built."""
+        self._watches: tuple[LoopWatch, InlineLoad] | None = None
 
     def __contains__(self, application: str) -> bool:
         return application in self._nodes or application in self.errors
@@ -53,6 +64,8 @@ class InlineNodes:
 
     async def ensure(self, application: str, node: str, spec: Mapping[str, Any]) -> None:
         """Build ``application`` unless it is there, and bring its live settings up to date. Never raises."""
+        if self._watches is None:
+            self._watches = LoopWatch(limit_s=BLOCKED_S, what="the ingress", advice=ADVICE, log=log), InlineLoad()
         try:
             if application not in self._nodes:
                 self._nodes[application] = await self._build(node, spec)
