@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from servepipe.runtime.serve_internals import session_folder
+
 pytestmark = pytest.mark.ray
 
 CODE = Path(__file__).parent / "code"
@@ -251,12 +253,10 @@ def test_a_user_config_that_is_refused_is_told_and_stops_no_replica(pipeline):
 @pytest.mark.parametrize("application", ["model--r1", "ingress"])
 def test_the_access_log_is_switched_in_place(pipeline, application):
     """By replicas that stay; Serve's GET tells the setting as it was sent, so that nobody sends it again."""
-    from ray._private.worker import global_worker
-
     serve = pipeline.serve
     deployment = pipeline.applications[application]["deployments"][0]
     before = serve.replicas(application)
-    logs = Path(global_worker.node.get_session_dir_path()) / "logs" / "serve"
+    logs = session_folder() / "logs" / "serve"
 
     def lines():
         """How many requests were logged."""

@@ -76,11 +76,8 @@ class LoopWatch:
                 self._loop.call_soon_threadsafe(self._beat.set)
             except RuntimeError:  # it has been closed
                 return
-            if not self._beat.wait(self._limit_s):
+            while not self._beat.wait(self._limit_s) and not self._closed.is_set():
                 self._warn()
-                while not self._beat.wait(LOOK_EVERY_S):
-                    if self._closed.is_set():
-                        return
 
     def _warn(self) -> None:
         frame = sys._current_frames().get(self._watched)

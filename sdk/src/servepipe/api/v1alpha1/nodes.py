@@ -200,7 +200,8 @@ class NodeSpec(Model):
     kwargs: JsonObject = Field(default_factory=dict)
     """Keyword arguments of the constructor by name."""
     blocking: bool | None = None
-    """Whether sync methods run in threads (true) or on the event loop (false). Default: in threads."""
+    """Whether methods may block. With true, sync ones run in threads and async ones on an event loop of their own; with
+    false, all run on the event loop that their calls come from. Default: sync ones in threads, async ones there."""
     image: ImageName | None = None
     """Container image. Default: spec.image."""
     runtime_env: JsonObject | None = None
