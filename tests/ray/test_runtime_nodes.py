@@ -258,21 +258,22 @@ def test_the_access_log_is_switched_in_place(pipeline, application):
     before = serve.replicas(application)
     logs = session_folder() / "logs" / "serve"
 
-    def lines():
-        """How many requests were logged."""
+    def logged():
+        """The requests of this test that were logged, by their ids: a line comes after its answer."""
         (file,) = [log for log in logs.glob("replica_*.log") if log.stem.endswith(before[0])]
-        return len(re.findall(r" -- (?:CALL|POST) \S+ (?:OK|200) ", file.read_text()))
+        return re.findall(rf" ({application}-\d-\d) -- (?:CALL|POST) \S+ (?:OK|200) ", file.read_text())
 
-    for on in (False, True, False):
+    for turn, on in enumerate((False, True, False, True)):
         deployment["logging_config"] = {"enable_access_log": on}
         serve.put(*pipeline.applications.values())
         serve.wait_running(*pipeline.applications)
         told = serve.applications()[application]["deployed_app_config"]["deployments"][0]
         assert told["logging_config"] == {"enable_access_log": on}
-        written = lines()
         for x in range(3):
-            assert pipeline.do("model", x).json == 2 * x
-        assert lines() - written == (3 if on else 0)
+            assert pipeline.do("model", x, headers={"x-request-id": f"{application}-{turn}-{x}"}).json == 2 * x
+        if on:
+            serve.wait_for("the last line", lambda turn=turn: f"{application}-{turn}-2" in logged())
+    assert sorted(logged()) == [f"{application}-{turn}-{x}" for turn in (1, 3) for x in range(3)]
     assert serve.replicas(application) == before
     del deployment["logging_config"]
 
