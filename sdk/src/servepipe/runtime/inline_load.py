@@ -14,6 +14,8 @@ __all__ = ["InlineLoad", "busy_nodes"]
 log = logging.getLogger("servepipe.ingress")
 
 LOOK_EVERY_S = 10.0
+_HAS_CLOCKS = hasattr(time, "pthread_getcpuclockid")
+
 MOST = 0.2
 """Which share of a processor the threads of a node may use, on average between two looks."""
 
@@ -26,10 +28,10 @@ class InlineLoad:
 
     def __init__(self) -> None:
         self._told: set[str] = set()
-        self._before: dict[tuple[int, str], float] = {}
+        self._before = _used_by_threads()
         self._looked = time.monotonic()
         self._timer: asyncio.TimerHandle | None = None
-        if hasattr(time, "pthread_getcpuclockid"):
+        if _HAS_CLOCKS:
             self._look_later()
 
     def close(self) -> None:
@@ -81,7 +83,7 @@ def _node_of(thread: str) -> str:
 
 def _used_by_threads() -> dict[tuple[int, str], float]:
     used: dict[tuple[int, str], float] = {}
-    for thread in threading.enumerate():
+    for thread in threading.enumerate() if _HAS_CLOCKS else ():
         if thread.ident is None or not _node_of(thread.name):
             continue
         try:
