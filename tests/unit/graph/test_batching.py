@@ -460,6 +460,39 @@ async def test_batches_of_a_node_that_may_block_run_on_a_loop_of_its_own(node: M
     assert here not in {thread for thread, _ in seen} and len({thread for thread, _ in seen}) == 1
 
 
+@pytest.mark.parametrize("blocking", [None, True])
+async def test_the_next_batch_waits_for_one_that_all_have_left(node: Make, blocking: bool | None) -> None:
+    """Also where its code takes its time to end."""
+    running, most, begun = 0, 0, asyncio.Queue[int]()
+    home = asyncio.get_running_loop()
+
+    class Cleans:
+        @batch(max_size=1, max_wait_ms=0)
+        async def work(self, items: list[int]) -> list[int]:
+            nonlocal running, most
+            running += 1
+            most = max(most, running)
+            home.call_soon_threadsafe(begun.put_nowait, items[0])
+            try:
+                await asyncio.sleep(DEADLINE_S if items[0] < 5 else 0)
+            finally:
+                for _ in range(20):
+                    await asyncio.sleep(0)
+                running -= 1
+            return items
+
+    instance = await node(Cleans, blocking=blocking)
+    for item in range(5):
+        (call,) = start(instance, "work", item)
+        async with asyncio.timeout(DEADLINE_S):
+            assert await begun.get() == item
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+    assert await instance.call("work", (5,), {}) == 5
+    assert most == 1
+
+
 async def test_a_batch_belongs_to_no_request(node: Make) -> None:
     instance = await node(Doubler)
     model = instance._object

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextvars import ContextVar
@@ -241,3 +242,93 @@ async def test_handles_work_from_the_node_s_own_loop_and_are_cancelled_with_it()
     async with asyncio.timeout(DEADLINE_S):
         await cancelled.wait()
     await instance.close()
+
+
+async def _exits() -> None:
+    raise SystemExit(3)
+
+
+async def _gathers_what_exits() -> None:
+    await asyncio.gather(_exits())
+
+
+async def _stops_the_loop() -> int:
+    asyncio.get_running_loop().stop()
+    await asyncio.sleep(0.01)
+    return 1
+
+
+@pytest.mark.parametrize("function", [_gathers_what_exits, _stops_the_loop])
+async def test_code_that_stops_its_loop_stops_no_other_call(own: OwnLoop, function: Callable[..., Any]) -> None:
+    begun, go_on = threading.Event(), asyncio.Event()
+
+    async def wait() -> int:
+        begun.set()
+        async with asyncio.timeout(DEADLINE_S):
+            await go_on.wait()
+        return 2
+
+    async def let_go() -> None:
+        go_on.set()
+
+    innocent = asyncio.create_task(own.call(wait))
+    assert await asyncio.to_thread(begun.wait, DEADLINE_S)
+    if function is _stops_the_loop:
+        assert await own.call(function) == 1
+    else:
+        with pytest.raises(NodeError, match="SystemExit"):
+            await own.call(function)
+    await own.call(let_go)
+    assert await innocent == 2
+
+
+async def test_a_loop_that_cannot_be_made_costs_no_slot(own: OwnLoop, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_files() -> None:
+        raise OSError(24, "Too many open files")
+
+    slots = Slots(1)
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="open files"):
+        patch.setattr(asyncio, "new_event_loop", no_files)
+        slots.free -= 1
+        await own.call(lambda: 1, slots=slots)
+    assert slots.free == 1
+    assert await own.call(lambda: 1) == 1
+
+
+async def test_tasks_that_the_code_has_started_end_with_the_node() -> None:
+    ended: list[str] = []
+
+    class Node:
+        async def setup(self) -> None:
+            begun = asyncio.Event()
+            self.worker = asyncio.create_task(self.work(begun))
+            await begun.wait()
+
+        async def work(self, begun: asyncio.Event) -> None:
+            begun.set()
+            try:
+                await asyncio.sleep(DEADLINE_S)
+            finally:
+                await asyncio.sleep(0.001)
+                ended.append("worker")
+
+    instance = NodeInstance("n", Node, blocking=True)
+    await instance.build([], {})
+    await instance.close()
+    await until("the worker to end", lambda: bool(ended))
+
+
+async def test_a_node_that_could_not_be_built_leaves_no_thread() -> None:
+    class Fails:
+        async def setup(self) -> None:
+            raise ValueError("no weights")
+
+    for _ in range(3):
+        with pytest.raises(ValueError, match="no weights"):
+            await NodeInstance("broken", Fails, blocking=True).build([], {})
+
+    def gone() -> bool:
+        gc.collect()
+        return not any(thread.name == "servepipe-broken.loop" for thread in threading.enumerate())
+
+    await until("its threads to end", gone)

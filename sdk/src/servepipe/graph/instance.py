@@ -50,7 +50,7 @@ class NodeInstance:
         self._node = node
         self._target = target
         self._on_loop = blocking is False
-        self._own_loop = OwnLoop(f"servepipe-{node}-loop") if blocking else None
+        self._own_loop = OwnLoop(f"servepipe-{node}.loop") if blocking else None
         self._object: Any = target
         self._methods: dict[str | None, tuple[Callable[..., Any], bool]] = {}
         self._batches: Batches | None = None

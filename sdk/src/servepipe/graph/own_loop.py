@@ -10,8 +10,11 @@ import asyncio
 import contextlib
 import contextvars
 import inspect
+import logging
 import threading
+import weakref
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from servepipe.graph.failures import Raised, as_exception, asked_for, opened
@@ -20,9 +23,12 @@ from servepipe.graph.threads import NoThreadsError
 
 __all__ = ["OwnLoop"]
 
+log = logging.getLogger("servepipe.graph")
+
 
 class OwnLoop:
-    """A loop whose calls all come from one other event loop. The thread is started by the first of them.
+    """A loop whose calls all come from one other event loop. The thread is started by the first of them, and ends after
+    `close`, or when nobody has this object any more.
 
     Args:
         name: Of the thread.
@@ -30,11 +36,8 @@ class OwnLoop:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: _Thread | None = None
         self._closed = False
-        self._ends = False
-        """The same, as the loop itself knows: what was asked before it has begun."""
-        self._tasks: set[asyncio.Task[Any]] = set()
 
     async def call(
         self,
@@ -42,16 +45,19 @@ class OwnLoop:
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
         slots: Slots | None = None,
+        *,
+        to_its_end: bool = False,
     ) -> Any:
         """Call ``function`` on the loop, in a copy of this context, and return its result, awaited where it can be.
 
-        Being cancelled cancels the code, but does not wait for it.
+        Being cancelled cancels the code.
 
         Args:
             function: Any callable.
             args: Its positional arguments.
             kwargs: Its keyword arguments.
             slots: Gets a slot back when the code has ended, which may be after its caller has left.
+            to_its_end: Whether a caller that is cancelled waits until the code has ended.
 
         Raises:
             NoThreadsError: `close` was called, or the process ends.
@@ -59,61 +65,92 @@ class OwnLoop:
         """
         home = asyncio.get_running_loop()
         answer = home.create_future()
-        context = contextvars.copy_context()
         call = _Call(home, answer, slots, function, args, kwargs or {})
         try:
-            loop = self._started()
-        except NoThreadsError:
+            thread = self._started()
+            thread.begin(call, contextvars.copy_context())
+        except BaseException:
             if slots is not None:
                 slots.release()
             raise
-        loop.call_soon_threadsafe(self._start, call, context)
         try:
-            return opened(await answer)
+            # Not the answer itself: that is cancelled when the code has been.
+            return opened(await asyncio.shield(answer))
         except asyncio.CancelledError:
-            with contextlib.suppress(RuntimeError):  # the loop has ended, and the code with it
-                loop.call_soon_threadsafe(call.cancel)
+            thread.cancel(call)
+            while to_its_end and not answer.done():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.shield(answer)
             raise
 
     def close(self) -> None:
-        """Cancel what still runs, and let the thread end when that has."""
-        if self._loop is not None and not self._closed:
-            self._loop.call_soon_threadsafe(self._stop)
+        """Cancel what still runs, also tasks that the code has started, and let the thread end when that has ended."""
         self._closed = True
+        if self._thread is not None:
+            self._thread.end()
 
-    def _started(self) -> asyncio.AbstractEventLoop:
+    def _started(self) -> _Thread:
         if self._closed:
             raise NoThreadsError(f"{self._name} has been closed")
-        if self._loop is None:
-            loop = asyncio.new_event_loop()
-            # A daemon: code that never ends would keep the process from ending.
-            thread = threading.Thread(target=_serve, args=(loop,), name=self._name, daemon=True)
-            try:
-                thread.start()
-            except RuntimeError as error:
-                loop.close()
-                raise NoThreadsError(*error.args) from None
-            self._loop = loop
-        return self._loop
+        if self._thread is None:
+            self._thread = _Thread(self._name)
+            # Whoever built the node may have dropped it, because its setup() failed.
+            weakref.finalize(self, self._thread.end).atexit = False
+        return self._thread
 
-    def _start(self, call: _Call, context: contextvars.Context) -> None:
-        task = call.task = asyncio.get_running_loop().create_task(call.run(), context=context)
-        self._tasks.add(task)
-        # Not in its code: a task that is cancelled before it begins runs none of it.
-        task.add_done_callback(call.ended)
-        task.add_done_callback(self._forget)
 
-    def _forget(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if self._ends and not self._tasks:
-            task.get_loop().stop()
+class _Thread:
+    """The loop and its thread; neither knows the `OwnLoop`. Its methods are called by the other loop."""
 
-    def _stop(self) -> None:
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._ends = False
+        self._loop = asyncio.new_event_loop()
+        # A daemon: code that never ends would keep the process from ending.
+        thread = threading.Thread(target=self._serve, name=name, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            self._loop.close()
+            raise NoThreadsError(*error.args) from None
+
+    def begin(self, call: _Call, context: contextvars.Context) -> None:
+        try:
+            self._loop.call_soon_threadsafe(call.begin, context)
+        except RuntimeError as error:
+            raise NoThreadsError(*error.args) from None
+
+    def cancel(self, call: _Call) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and the code with it
+            self._loop.call_soon_threadsafe(call.cancel)
+
+    def end(self) -> None:
         self._ends = True
-        for task in self._tasks:
-            task.cancel()
-        if not self._tasks:
-            asyncio.get_running_loop().stop()
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._loop.stop)
+
+    def _serve(self) -> None:
+        loop = self._loop
+        asyncio.set_event_loop(loop)
+        try:
+            while not self._ends:
+                self._run(loop.run_forever)
+            # All tasks: the code may have started some that are no calls. Those that end have the time that they take.
+            while tasks := asyncio.all_tasks(loop):
+                for task in tasks:
+                    if not task.cancelling():
+                        task.cancel()
+                self._run(partial(loop.run_until_complete, asyncio.wait(tasks)))
+            self._run(partial(loop.run_until_complete, loop.shutdown_asyncgens()))
+        finally:
+            loop.close()
+
+    def _run(self, run: Callable[[], object]) -> None:
+        try:
+            run()
+        except BaseException:
+            # SystemExit or KeyboardInterrupt of a task of the user's. asyncio has told it to who waits for that task.
+            log.exception("%s goes on", self._name)
 
 
 class _Call:
@@ -134,14 +171,19 @@ class _Call:
         self._function = function
         self._args = args
         self._kwargs = kwargs
-        self.task: asyncio.Task[Any] | None = None
+        self._task: asyncio.Task[Any] | None = None
+
+    def begin(self, context: contextvars.Context) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._run(), context=context)
+        # Not in its code: a task that is cancelled before it begins runs none of it.
+        self._task.add_done_callback(self._ended)
 
     def cancel(self) -> None:
-        # Always after its start: both come through the same queue.
-        assert self.task is not None
-        self.task.cancel()
+        # Always after its begin: both come through the same queue.
+        assert self._task is not None
+        self._task.cancel()
 
-    async def run(self) -> Any:
+    async def _run(self) -> Any:
         try:
             result = self._function(*self._args, **self._kwargs)
             return await result if inspect.isawaitable(result) else result
@@ -151,7 +193,7 @@ class _Call:
             # SystemExit would end the loop, and everything on it, for one bad request.
             return Raised(as_exception(error))
 
-    def ended(self, task: asyncio.Task[Any]) -> None:
+    def _ended(self, task: asyncio.Task[Any]) -> None:
         with contextlib.suppress(RuntimeError):  # the other loop has been closed, and nobody waits any more
             self._home.call_soon_threadsafe(self._tell, _CANCELLED if task.cancelled() else task.result())
 
@@ -160,17 +202,8 @@ class _Call:
             self._slots.release()
         if outcome is _CANCELLED:
             self._answer.cancel()
-        elif not self._answer.done():
+        else:
             self._answer.set_result(outcome)
 
 
 _CANCELLED = object()
-
-
-def _serve(loop: asyncio.AbstractEventLoop) -> None:
-    asyncio.set_event_loop(loop)
-    try:
-        loop.run_forever()
-        loop.run_until_complete(loop.shutdown_asyncgens())
-    finally:
-        loop.close()

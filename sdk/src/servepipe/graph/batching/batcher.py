@@ -270,14 +270,18 @@ class Batcher:
             return raised_by_all(error, count)
 
     async def _results(self, items: list[Any]) -> Any:
-        if self._mark.is_async and self._batches.own_loop is not None:
-            return await self._batches.own_loop.call(self.function, (items,))
+        own_loop = self._batches.own_loop
+        if self._mark.is_async and own_loop is not None:
+            # A batch that all have left is over when its code is: the next one must not run beside it.
+            return await own_loop.call(self.function, (items,), to_its_end=True)
         if self._mark.is_async or self._batches.on_loop:
             results = self.function(items)
         else:
             if self._threads is None:
                 self._threads = Threads(1, f"servepipe-{self._batches.node}.{self._mark.function.__name__}")
             results = await self._threads.call(self.function, (items,))
+            if own_loop is not None and inspect.isawaitable(results):
+                return await own_loop.call(lambda: results, to_its_end=True)
         return await results if inspect.isawaitable(results) else results
 
     def _too_late(self) -> StepTimeoutError:
