@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from ray.serve._private.logging_utils import log_access_log_filter
+from ray.serve.context import _RequestContext, _serve_request_context
 
 from servepipe.runtime import access_log
 
@@ -49,7 +50,7 @@ def logger() -> Iterator[logging.Logger]:
     access_log.leave_out()
     yield logger
     logger.__dict__.pop("info", None)
-    logger.handlers[:], logger.propagate = handlers, propagate
+    logger.handlers[:], logger.propagate, logger.filters[:] = handlers, propagate, []
     logger.setLevel(level)
 
 
@@ -106,3 +107,15 @@ def test_it_may_be_asked_for_twice(logger: logging.Logger) -> None:
     info = logger.info
     access_log.leave_out()
     assert logger.info is info
+
+
+@pytest.mark.parametrize("on", [False, True])
+def test_other_lines_say_which_request_they_belong_to(logger: logging.Logger, on: bool) -> None:
+    """Also where there is no access log, whose filter does it otherwise."""
+    logger.addHandler(kept := handler(refuses=not on))
+    access_log.leave_out()  # again: once is enough
+    _serve_request_context.set(_RequestContext(route="/x", request_id="r7", app_name="m1--r1"))
+    logger.error("failed")
+    (record,) = kept.records
+    assert (record.request_id, record.route, record.application) == ("r7", "/x", "m1--r1")  # type: ignore[attr-defined]
+    assert len(logger.filters) == 1

@@ -1,13 +1,17 @@
-"""Lines of the access log that nobody wants are not made.
+"""Lines of the access log that nobody wants are not made, and all others say which request they belong to.
 
 Serve writes a line for each request, and where the access log is off (``accessLog: false``) its handlers throw it away:
-after the record was made and the caller's frame was looked for, which is a quarter of the work.
+after the record was made and the caller's frame was looked for, which is a quarter of the work. With the access log
+goes the filter that puts the request's id on every other line, of errors and of what user code prints: here the logger
+has it.
 """
 
 from __future__ import annotations
 
 import logging
 from typing import Any
+
+from servepipe.runtime.serve_internals import request_filter
 
 __all__ = ["leave_out"]
 
@@ -26,7 +30,7 @@ class _Info:
         self._handlers: list[logging.Handler] = []
         self._refused = False
 
-    def __call__(self, message: object, *args: object, **options: Any) -> None:
+    def __call__(self, msg: object, *args: object, **options: Any) -> None:
         extra = options.get("extra")
         if extra is not None and _MARK in extra:
             # Serve puts other handlers there when the setting changes.
@@ -36,7 +40,7 @@ class _Info:
             if self._refused:
                 return
         options["stacklevel"] = options.get("stacklevel", 1) + 1
-        self._info(message, *args, **options)
+        self._info(msg, *args, **options)
 
 
 def _refuses(handler: logging.Handler) -> bool:
@@ -46,5 +50,8 @@ def _refuses(handler: logging.Handler) -> bool:
 def leave_out() -> None:
     """From now on, in this process, Serve's logger makes no record of the access log that its handlers would refuse."""
     logger = logging.getLogger(_LOGGER)
+    named = request_filter()
+    if named is not None and not any(type(one) is type(named) for one in logger.filters):
+        logger.addFilter(named)
     if not isinstance(logger.info, _Info):
-        logger.info = _Info(logger)  # type: ignore[assignment, method-assign]
+        logger.info = _Info(logger)  # type: ignore[method-assign]

@@ -58,7 +58,7 @@ def serve_environment(
         # Values between nodes travel by value; Serve's default fails everything over 4 MiB.
         "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(MAX_MESSAGE_BYTES),
         # See docs/adr/0018: user code runs on the loop that calls come from, but for nodes that say that they block.
-        # Throughput mode says so as well; a node's own environment may say otherwise.
+        # Throughput mode says so as well; the template of the head may say otherwise.
         "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
         # Every node replica counts as an ingress of its application, and Serve keeps one open for 30 s after its last
         # request. Nothing but our own ingress routes to it, and that has stopped before; 2 s let HAProxy notice.

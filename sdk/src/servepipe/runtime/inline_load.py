@@ -1,4 +1,4 @@
-"""A warning about Inline nodes that compute much: Python runs one thread at a time, and all of the ingress waits."""
+"""A warning about Inline nodes that compute much: Python runs one thread at a time, and all of the ingress may wait."""
 
 from __future__ import annotations
 
@@ -7,28 +7,33 @@ import logging
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Container, Mapping
 
-__all__ = ["InlineLoad", "busy_nodes"]
+__all__ = ["InlineLoad", "busy_nodes", "node_of"]
 
 log = logging.getLogger("servepipe.ingress")
 
 LOOK_EVERY_S = 10.0
-_HAS_CLOCKS = hasattr(time, "pthread_getcpuclockid")
-
 MOST = 0.2
 """Which share of a processor the threads of a node may use, on average between two looks."""
+
+_HAS_CLOCKS = hasattr(time, "pthread_getcpuclockid")
 
 
 class InlineLoad:
     """Looks at the threads of Inline nodes now and then, until `close`, and warns once of each node.
 
-    Linux only; elsewhere it does nothing. Async methods run on the event loop itself: `LoopWatch` sees those.
+    Where threads have no clocks it does nothing (they have on Linux). Async methods run on the ingress's event loop,
+    where `LoopWatch` looks, unless their node has a loop of its own, which is a thread as others are.
+
+    Args:
+        nodes: The names of the nodes that are built and may be called.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, nodes: Callable[[], Container[str]]) -> None:
+        self._nodes = nodes
         self._told: set[str] = set()
-        self._before = _used_by_threads()
+        self._before: dict[str, float] = {}
         self._looked = time.monotonic()
         self._timer: asyncio.TimerHandle | None = None
         if _HAS_CLOCKS:
@@ -41,13 +46,13 @@ class InlineLoad:
 
     def look(self) -> None:
         """Compare with the look before."""
-        now, used = time.monotonic(), _used_by_threads()
+        now, used = time.monotonic(), _used(self._nodes())
         for node, share in busy_nodes(self._before, used, now - self._looked).items():
             if node not in self._told:
                 self._told.add(node)
                 log.warning(
-                    "inline node %s uses %d %% of a processor in the ingress, and every request waits for it: give it "
-                    "processes of its own, with placement: Dedicated",
+                    "inline node %s uses %d %% of a processor in the ingress, and every request may wait for it: give "
+                    "it processes of its own, with placement: Dedicated",
                     *(node, round(100 * share)),
                 )
         self._before, self._looked = used, now
@@ -60,34 +65,38 @@ class InlineLoad:
         self._look_later()
 
 
-def busy_nodes(
-    before: Mapping[tuple[int, str], float], now: Mapping[tuple[int, str], float], seconds: float
-) -> dict[str, float]:
-    """Nodes whose threads used more than `MOST` of a processor, and how much.
+def busy_nodes(before: Mapping[str, float], now: Mapping[str, float], seconds: float) -> dict[str, float]:
+    """Nodes that used more than `MOST` of a processor, and how much of it.
 
     Args:
-        before, now: Seconds of processor time by id and name of a thread.
+        before, now: Seconds of processor time by node. What one used that was not there before went into building it.
         seconds: Between the two.
     """
-    used: defaultdict[str, float] = defaultdict(float)
-    for thread, time_now in now.items():
-        used[_node_of(thread[1])] += time_now - before.get(thread, 0.0)
-    return {node: time_used / seconds for node, time_used in used.items() if node and time_used > MOST * seconds}
+    shares = {node: (used - before[node]) / seconds for node, used in now.items() if node in before}
+    return {node: share for node, share in shares.items() if share > MOST}
 
 
-def _node_of(thread: str) -> str:
-    """As `NodeInstance` and `Batcher` name threads: ``servepipe-node_0``, ``servepipe-node.method_0``."""
+def node_of(thread: str) -> str:
+    """The node that a thread of this name works for, as `NodeInstance` and `Batcher` name them:
+
+    ``servepipe-NODE_0``, ``servepipe-NODE.METHOD_0``, ``servepipe-NODE.loop``; empty for others.
+    """
     prefix, _, rest = thread.partition("-")
-    return rest.rpartition("_")[0].partition(".")[0] if prefix == "servepipe" else ""
+    if prefix != "servepipe":
+        return ""
+    node, is_special, _ = rest.partition(".")
+    return node if is_special else rest.rpartition("_")[0]
 
 
-def _used_by_threads() -> dict[tuple[int, str], float]:
-    used: dict[tuple[int, str], float] = {}
+def _used(nodes: Container[str]) -> dict[str, float]:
+    """Processor time by node, of the threads that it has now, seconds."""
+    used: defaultdict[str, float] = defaultdict(float)
     for thread in threading.enumerate() if _HAS_CLOCKS else ():
-        if thread.ident is None or not _node_of(thread.name):
+        node = node_of(thread.name)
+        if node not in nodes or thread.ident is None:
             continue
         try:
-            used[thread.ident, thread.name] = time.clock_gettime(time.pthread_getcpuclockid(thread.ident))
+            used[node] += time.clock_gettime(time.pthread_getcpuclockid(thread.ident))
         except OSError:  # it has just ended
             continue
-    return used
+    return dict(used)

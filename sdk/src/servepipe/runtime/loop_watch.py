@@ -7,16 +7,16 @@ autoscaling. What shows is slow answers somewhere else. A thread sees it, and se
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import logging
-import selectors
+import os
 import sys
+import sysconfig
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
-
-import ray
 
 import servepipe
 
@@ -27,8 +27,16 @@ LOOK_EVERY_S = 0.25
 
 MOST_WARNINGS = 20
 
-_CALLERS = (str(Path(servepipe.__file__).parent), str(Path(asyncio.__file__).parent))
-_NO_USERS = (str(Path(ray.__file__).parent), selectors.__file__)
+_STDLIB = f"{sysconfig.get_path('stdlib')}{os.sep}"
+_PACKAGES = tuple(f"{sysconfig.get_path(name)}{os.sep}" for name in ("purelib", "platlib"))
+#: Who calls user code.
+_CALLERS = tuple(f"{Path(str(package.__file__)).parent}{os.sep}" for package in (servepipe, asyncio))
+#: Who is called by those, or below them, and is no user code.
+_OTHERS = tuple(
+    f"{Path(spec.origin).parent}{os.sep}"
+    for name in ("ray", "uvicorn", "starlette", "fastapi", "grpc", "orjson", "uvloop")
+    if (spec := importlib.util.find_spec(name)) is not None and spec.origin is not None
+)
 
 
 class Place(NamedTuple):
@@ -46,7 +54,7 @@ class LoopWatch:
     """Watches the running loop from a thread of its own, until `close`.
 
     Args:
-        limit_s: After how long it warns, seconds. Of two places in one function it names the first only.
+        limit_s: After how long it warns, seconds; surely after a quarter more. A function is named once.
         what: What stands still meanwhile, as the subject of a sentence.
         advice: What to do.
         log: Where to.
@@ -77,13 +85,19 @@ class LoopWatch:
             except RuntimeError:  # it has been closed
                 return
             while not self._beat.wait(self._limit_s) and not self._closed.is_set():
-                self._warn()
+                self._look()
 
-    def _warn(self) -> None:
-        frame = sys._current_frames().get(self._watched)
-        places = user_code(frame)
-        del frame
-        # The loop may have gone on meanwhile, or the machine has no time for it: there is nobody to name.
+    def _look(self) -> None:
+        before = self._frame()
+        # Twice: many short calls one after the other are nobody's fault, nor is a machine that has no time.
+        if not self._beat.wait(self._limit_s / 4):
+            frame = self._frame()
+            self._warn(user_code(frame, still_in=before))
+
+    def _frame(self) -> FrameType | None:
+        return sys._current_frames().get(self._watched)
+
+    def _warn(self, places: Sequence[Place]) -> None:
         if not places or (places[0].file, places[0].function) in self._told:
             return
         self._told.add((places[0].file, places[0].function))
@@ -94,16 +108,34 @@ class LoopWatch:
         )
 
 
-def user_code(frame: FrameType | None) -> Sequence[Place]:
-    """What servepipe or asyncio called, outermost first; ``frame`` is the innermost of the stack.
+def user_code(frame: FrameType | None, still_in: FrameType | None = None) -> Sequence[Place]:
+    """What servepipe or asyncio called, or uvloop, which leaves no frame of its own; outermost first.
 
-    Nothing where these two are at work themselves, or Ray is, or where the loop waits.
+    Nothing where no user code is: these are at work themselves, or Ray is, or the standard library for one of them.
+
+    Args:
+        frame: The innermost of a stack.
+        still_in: The innermost of the same stack a little earlier: only code that has not returned since counts.
     """
-    found: list[Place] = []
-    while frame is not None:
-        file = frame.f_code.co_filename
-        if file.startswith(_CALLERS):
-            return found[::-1] if found and not found[-1].file.startswith(_NO_USERS) else ()
-        found.append(Place(file, frame.f_lineno, frame.f_code.co_qualname))
+    called: list[FrameType] = []
+    while frame is not None and not frame.f_code.co_filename.startswith(_CALLERS):
+        called.append(frame)
         frame = frame.f_back
-    return ()
+    if frame is None:  # down to whoever runs uvloop
+        while called and _is_no_user(called[-1]):
+            called.pop()
+    if not called or _is_no_user(called[-1]) or (still_in is not None and called[-1] not in _stack(still_in)):
+        return ()
+    return [Place(one.f_code.co_filename, one.f_lineno, one.f_code.co_qualname) for one in reversed(called)]
+
+
+def _is_no_user(frame: FrameType) -> bool:
+    file = frame.f_code.co_filename
+    return file.startswith(_OTHERS) or (file.startswith((_STDLIB, "<")) and not file.startswith(_PACKAGES))
+
+
+def _stack(innermost: FrameType) -> Iterator[FrameType]:
+    frame: FrameType | None = innermost
+    while frame is not None:
+        yield frame
+        frame = frame.f_back

@@ -40,8 +40,8 @@ BLOCKED_S = 1.0
 """How long user code may keep the replica's event loop without a warning, seconds."""
 
 ADVICE = (
-    "No other call and no health check of this replica runs meanwhile: make the method sync, put what blocks into "
-    "`await asyncio.to_thread(...)`, or give the node blocking: true."
+    "No other call and no health check of this replica runs meanwhile. Make the method sync, without blocking: false; "
+    "put what blocks into `await asyncio.to_thread(...)`; or give the node blocking: true."
 )
 
 
