@@ -43,7 +43,8 @@ _FULL: Object = {
                 "env": [{"name": "A", "value": "v"}],
                 "volumes": [{"name": "a", "mountPath": "/a", "source": {"emptyDir": {}}}],
                 "nodeSelector": {"a": "b"}, "tolerations": [{}], "gpuResourceName": "a/b", "resources": RESOURCES,
-                "replicas": 1, "maxOngoingRequests": 1, "maxQueuedRequests": 1, "idempotent": False, "drainSeconds": 1,
+                "replicas": 1, "maxOngoingRequests": 1, "maxQueuedRequests": 1, "idempotent": False,
+                "accessLog": True, "drainSeconds": 1,
                 "healthCheck": {"periodSeconds": 1, "timeoutSeconds": 1}, "progressDeadlineSeconds": 1,
                 "upgrade": {
                     "strategy": "Canary", "steps": [{"weight": 1, "holdSeconds": 1}], "surge": "Full", "retryToken": "a"
@@ -54,7 +55,8 @@ _FULL: Object = {
         },
         "ingress": {
             "autoscaling": SCALING, "resources": RESOURCES, "route": "/a", "service": {"type": "ClusterIP", "port": 1},
-            "requestTimeoutSeconds": 1, "maxBodyBytes": 1, "maxOngoingRequests": 1, "grpc": {"port": 1},
+            "requestTimeoutSeconds": 1, "maxBodyBytes": 1, "maxOngoingRequests": 1,
+            "accessLog": True, "grpc": {"port": 1},
             "from": [{"podSelector": {}}],
         },
         "monitoring": {"from": [{"podSelector": {}}]},

@@ -5,11 +5,14 @@ from __future__ import annotations
 import copy
 import http.client
 import json
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+
+from servepipe.runtime.serve_internals import session_folder
 
 pytestmark = pytest.mark.ray
 
@@ -245,6 +248,34 @@ def test_a_user_config_that_is_refused_is_told_and_stops_no_replica(pipeline):
     pipeline.change("node--r1", userConfig={"level": 3})
     assert pipeline.do("tell").json["config"] == {"level": 3}
     pipeline.serve.wait_for("no more error", lambda: not any(ack["errors"] for ack in pipeline.acks()))
+
+
+@pytest.mark.parametrize("application", ["model--r1", "ingress"])
+def test_the_access_log_is_switched_in_place(pipeline, application):
+    """By replicas that stay; Serve's GET tells the setting as it was sent, so that nobody sends it again."""
+    serve = pipeline.serve
+    deployment = pipeline.applications[application]["deployments"][0]
+    before = serve.replicas(application)
+    logs = session_folder() / "logs" / "serve"
+
+    def logged():
+        """The requests of this test that were logged, by their ids: a line comes after its answer."""
+        (file,) = [log for log in logs.glob("replica_*.log") if log.stem.endswith(before[0])]
+        return re.findall(rf" ({application}-\d-\d) -- (?:CALL|POST) \S+ (?:OK|200) ", file.read_text())
+
+    for turn, on in enumerate((False, True, False, True)):
+        deployment["logging_config"] = {"enable_access_log": on}
+        serve.put(*pipeline.applications.values())
+        serve.wait_running(*pipeline.applications)
+        told = serve.applications()[application]["deployed_app_config"]["deployments"][0]
+        assert told["logging_config"] == {"enable_access_log": on}
+        for x in range(3):
+            assert pipeline.do("model", x, headers={"x-request-id": f"{application}-{turn}-{x}"}).json == 2 * x
+        if on:
+            serve.wait_for("the last line", lambda turn=turn: f"{application}-{turn}-2" in logged())
+    assert sorted(logged()) == [f"{application}-{turn}-{x}" for turn in (1, 3) for x in range(3)]
+    assert serve.replicas(application) == before
+    del deployment["logging_config"]
 
 
 def test_a_graph_that_is_refused_is_told_and_stops_no_replica(pipeline):

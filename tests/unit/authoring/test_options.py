@@ -52,6 +52,7 @@ def app_of(**options):
         ({"max_ongoing_requests": 7, "max_queued_requests": 9}, {"maxOngoingRequests": 7, "maxQueuedRequests": 9}),
         ({"graceful_shutdown_timeout_s": 5}, {"drainSeconds": 5}),
         ({"idempotent": False}, {"idempotent": False}),
+        ({"access_log": True}, {"accessLog": True}),
         (
             {"health_check_period_s": 5, "health_check_timeout_s": 6},
             {"healthCheck": {"periodSeconds": 5, "timeoutSeconds": 6}},

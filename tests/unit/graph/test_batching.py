@@ -436,6 +436,63 @@ async def test_methods_are_called_on_the_loop_where_the_node_says_so(node: Make,
     assert instance._object.threads == {threading.current_thread().name}
 
 
+async def test_batches_of_a_node_that_may_block_run_on_a_loop_of_its_own(node: Make) -> None:
+    here, go_on = threading.get_ident(), threading.Event()
+    seen: list[tuple[int, list[int]]] = []
+
+    class Blocks:
+        @batch(max_size=4, max_wait_ms=0)
+        async def double(self, items: list[int]) -> list[int]:
+            seen.append((threading.get_ident(), items))
+            assert go_on.wait(DEADLINE_S)
+            return [2 * item for item in items]
+
+        async def through(self, item: int) -> int:
+            return await self.double(item)
+
+    instance = await node(Blocks, blocking=True)
+    calls = start(instance, "double", 1, 2, 3)
+    through = asyncio.create_task(instance.call("through", (4,), {}))
+    while not seen:  # noqa: ASYNC110 - what is waited for knows no event
+        await asyncio.sleep(0.001)
+    go_on.set()
+    assert await asyncio.gather(*calls, through) == [2, 4, 6, 8]
+    assert here not in {thread for thread, _ in seen} and len({thread for thread, _ in seen}) == 1
+
+
+@pytest.mark.parametrize("blocking", [None, True])
+async def test_the_next_batch_waits_for_one_that_all_have_left(node: Make, blocking: bool | None) -> None:
+    """Also where its code takes its time to end."""
+    running, most, begun = 0, 0, asyncio.Queue[int]()
+    home = asyncio.get_running_loop()
+
+    class Cleans:
+        @batch(max_size=1, max_wait_ms=0)
+        async def work(self, items: list[int]) -> list[int]:
+            nonlocal running, most
+            running += 1
+            most = max(most, running)
+            home.call_soon_threadsafe(begun.put_nowait, items[0])
+            try:
+                await asyncio.sleep(DEADLINE_S if items[0] < 5 else 0)
+            finally:
+                for _ in range(20):
+                    await asyncio.sleep(0)
+                running -= 1
+            return items
+
+    instance = await node(Cleans, blocking=blocking)
+    for item in range(5):
+        (call,) = start(instance, "work", item)
+        async with asyncio.timeout(DEADLINE_S):
+            assert await begun.get() == item
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+    assert await instance.call("work", (5,), {}) == 5
+    assert most == 1
+
+
 async def test_a_batch_belongs_to_no_request(node: Make) -> None:
     instance = await node(Doubler)
     model = instance._object

@@ -323,7 +323,7 @@ def test_what_methods_may_be(runner_of: RunnerOf) -> None:
         (SyncObject, "cal", None),
         (object, None, None),
     ):
-        for blocking in (None, False):
+        for blocking in (None, False, True):
             runner = runner_of(call(method, Const(1)), n=NodeDefinition("n", target, blocking=blocking))
             if result is None:
                 with pytest.raises(SignatureError, match="node n has no method"):
@@ -332,7 +332,7 @@ def test_what_methods_may_be(runner_of: RunnerOf) -> None:
                 assert runner.execute() == result
 
 
-@pytest.mark.parametrize("blocking", [None, False])
+@pytest.mark.parametrize("blocking", [None, False, True])
 @pytest.mark.parametrize(
     ("raised", "told"),
     [

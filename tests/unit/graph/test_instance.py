@@ -145,7 +145,7 @@ def test_user_code_that_does_not_end_does_not_keep_the_loop(monkeypatch: pytest.
     assert loop.is_closed()
 
 
-@pytest.mark.parametrize("blocking", [None, False])
+@pytest.mark.parametrize("blocking", [None, False, True])
 @pytest.mark.parametrize("hook", ["__init__", "setup", "reconfigure", "check_health", "close"])
 @pytest.mark.parametrize("error", [SystemExit(3), asyncio.CancelledError()], ids=["exit", "cancelled"])
 async def test_a_hook_that_would_end_the_event_loop_fails_instead(

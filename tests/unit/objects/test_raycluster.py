@@ -139,6 +139,28 @@ def test_serves_flags_are_equal_on_all_pods() -> None:
     assert found[0].items() >= serve_environment(callback=False).items()
 
 
+def test_a_flag_in_the_template_of_the_head_counts_for_all_pods() -> None:
+    own = [
+        {"name": "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD", "value": "1"},
+        {"name": "RAY_SERVE_OF_MINE", "value": "x"},
+        {"name": "RAY_SERVE_THROUGHPUT_OPTIMIZED", "value": {"$null": True}},
+        {"name": "HTTP_PROXY", "value": "http://proxy"},
+    ]
+    template = {"spec": {"containers": [{"name": "ray-head", "env": own}]}}
+    pods = templates(body(make_spec(cluster={"head": {"template": template}})))
+    assert len(pods) > 1
+    for role, pod in pods.items():
+        env = {one["name"]: one.get("value") for one in pod["spec"]["containers"][0]["env"]}
+        assert env["RAY_SERVE_OF_MINE"] == "x"
+        assert env["RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD"] == "1"
+        assert not env.get("RAY_SERVE_THROUGHPUT_OPTIMIZED")
+        assert (
+            env["RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S"]
+            == cluster_environment()["RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S"]
+        )
+        assert ("HTTP_PROXY" in env) == (role == "head")
+
+
 def test_what_replicas_tell_the_next_controller_comes_with_their_answer() -> None:
     """What Ray would keep in the object store of a pod that does not know the new head yet."""
     told = len(cloudpickle.dumps((DeploymentConfig(), DeploymentVersion("r1", DeploymentConfig(), {}))))

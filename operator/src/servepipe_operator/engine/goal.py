@@ -62,6 +62,7 @@ class Live:
     max_ongoing_requests: int
     max_queued_requests: int
     idempotent: bool
+    access_log: bool
     drain_s: int
     health_period_s: int
     health_timeout_s: int
@@ -94,6 +95,7 @@ class IngressGoal:
     request_timeout_s: int
     max_body_bytes: int
     max_ongoing_requests: int
+    access_log: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +184,7 @@ def default_live() -> Live:
         max_ongoing_requests=NodeSpec.model_fields["max_ongoing_requests"].default,
         max_queued_requests=NodeSpec.model_fields["max_queued_requests"].default,
         idempotent=NodeSpec.model_fields["idempotent"].default,
+        access_log=NodeSpec.model_fields["access_log"].default,
         drain_s=NodeSpec.model_fields["drain_seconds"].default,
         health_period_s=HealthCheck().period_seconds,
         health_timeout_s=HealthCheck().timeout_seconds,
@@ -212,6 +215,7 @@ def _live(node: NodeSpec, spec: Spec, environment: Environment, inline: bool) ->
         max_ongoing_requests=node.max_ongoing_requests,
         max_queued_requests=node.max_queued_requests,
         idempotent=node.idempotent,
+        access_log=node.access_log,
         drain_s=node.drain_seconds,
         health_period_s=health.period_seconds,
         health_timeout_s=health.timeout_seconds,
@@ -260,4 +264,5 @@ def _ingress(spec: Spec, nodes: Mapping[str, NodeGoal], memory: Memory, environm
         request_timeout_s=ingress.request_timeout_seconds,
         max_body_bytes=ingress.max_body_bytes,
         max_ongoing_requests=ingress.max_ongoing_requests,
+        access_log=ingress.access_log,
     )

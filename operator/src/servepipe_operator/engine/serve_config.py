@@ -102,6 +102,7 @@ def node_application(
                 "graceful_shutdown_timeout_s": live.drain_s,
                 "health_check_period_s": live.health_period_s,
                 "health_check_timeout_s": live.health_timeout_s,
+                "logging_config": {"enable_access_log": live.access_log},
                 "ray_actor_options": actor_options(identity, environment, pinned),
                 "max_surge_percent": 100,
                 "rolling_update_percentage": 1.0,
@@ -152,6 +153,7 @@ def ingress_application(
                 # The process is part of the id: an old one never acknowledges the table of a new one.
                 "user_config": {"table": digest([args, content], 16), **content},
                 "graceful_shutdown_timeout_s": goal.request_timeout_s,
+                "logging_config": {"enable_access_log": goal.access_log},
                 "ray_actor_options": actor_options(identity, environment, pinned),
                 "max_surge_percent": 100,
                 "rolling_update_percentage": 1.0,

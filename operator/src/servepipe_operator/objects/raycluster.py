@@ -69,10 +69,12 @@ def raycluster(
             "rayStartParams": {"num-cpus": "0", "dashboard-host": "0.0.0.0"},
             "template": head_template(owner, head, head.get("image", runtime_image), environment, secrets),
         },
-        "workerGroupSpecs": [
-            worker_group(owner, slot, slot.wish, runtime_image, environment) for slot in slots if slot.wish is not None
-        ],
     }
+    # What the head's template says of Ray's environment counts for all pods.
+    environment = environment_of({"spec": body})
+    body["workerGroupSpecs"] = [
+        worker_group(owner, slot, slot.wish, runtime_image, environment) for slot in slots if slot.wish is not None
+    ]
     if cluster.gcs_fault_tolerance is not None:
         body["gcsFaultToleranceOptions"] = cluster.gcs_fault_tolerance
     return {"apiVersion": "ray.io/v1", "kind": "RayCluster", "metadata": metadata(owner, name), "spec": body}
@@ -125,7 +127,7 @@ def _with_trouble(slot: Slot, found: PodTrouble | None) -> Slot:
 
 
 def environment_of(live: Mapping[str, Any]) -> dict[str, str]:
-    """Ray's environment on the live head: workers that are added must have the same, also from a newer operator."""
+    """Ray's environment on the head: workers must have the same, also those that a newer operator adds."""
     container = live["spec"]["headGroupSpec"]["template"]["spec"]["containers"][0]
     names = cluster_environment()
     return {

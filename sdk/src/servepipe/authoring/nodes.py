@@ -152,7 +152,8 @@ def remote(target: Any = None, /, **options: Any) -> Any:
     Args:
         target: A class or a function, sync or async; wrapped ones get further options.
         options: See `RemoteClass.options` and `RemoteFunction.options`. ``blocking=False`` says that sync methods
-            return quickly and may be called on the event loop; by default they run in a thread.
+            return quickly and may be called on the event loop; by default they run in a thread. ``blocking=True`` says
+            that async methods may block, and gives them an event loop of their own.
 
     Raises:
         GraphError: ``target`` is neither, or an option is unknown.

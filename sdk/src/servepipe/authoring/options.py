@@ -154,6 +154,7 @@ _SHARED: Mapping[str, _Rule] = {
     "autoscaling_config": _AUTOSCALING,
     "autoscaling": _AUTOSCALING,
     "max_ongoing_requests": _field("maxOngoingRequests"),
+    "access_log": _field("accessLog"),
     "template": _field("template"),
 }
 NODE: Mapping[str, _Rule] = {

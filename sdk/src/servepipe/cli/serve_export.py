@@ -129,6 +129,7 @@ def _ingress(
                 "max_ongoing_requests": ingress.max_ongoing_requests,
                 "user_config": {"table": _digest(table), **table},
                 "graceful_shutdown_timeout_s": ingress.request_timeout_seconds,
+                "logging_config": {"enable_access_log": ingress.access_log},
                 "ray_actor_options": _actor_options(ingress.resources),
                 "max_surge_percent": 100,
             }
@@ -191,6 +192,7 @@ def _node(
                 "graceful_shutdown_timeout_s": node.drain_seconds,
                 "health_check_period_s": health.period_seconds,
                 "health_check_timeout_s": health.timeout_seconds,
+                "logging_config": {"enable_access_log": node.access_log},
                 "ray_actor_options": {**_actor_options(node.resources), **_runtime_env(node)},
                 "max_surge_percent": 100,
             }

@@ -19,6 +19,7 @@ from servepipe.graph.batching.marks import Mark, Override, mark_of, marks_of, ov
 from servepipe.graph.calls import NodeHandle
 from servepipe.graph.failures import as_exception, asked_for
 from servepipe.graph.fields import did_you_mean
+from servepipe.graph.own_loop import OwnLoop
 from servepipe.graph.slots import Slots
 from servepipe.graph.threads import NoThreadsError, Threads
 
@@ -31,7 +32,8 @@ class NodeInstance:
     Args:
         node: Its name, for errors and threads.
         target: The class; or a function, or any object, which is called as it is.
-        blocking: False calls sync methods on the event loop; None or True in a thread.
+        blocking: False calls sync methods on the event loop; None or True in a thread. True says of async methods and
+            hooks as well that they may block: they get an event loop of their own.
         max_ongoing_requests: How many calls run at once; more wait their turn.
         batch_begins: Told of each batch.
     """
@@ -48,6 +50,7 @@ class NodeInstance:
         self._node = node
         self._target = target
         self._on_loop = blocking is False
+        self._own_loop = OwnLoop(f"servepipe-{node}.loop") if blocking else None
         self._object: Any = target
         self._methods: dict[str | None, tuple[Callable[..., Any], bool]] = {}
         self._batches: Batches | None = None
@@ -85,9 +88,12 @@ class NodeInstance:
         else:
             await slots.acquire()
         if not direct and not self._on_loop:
-            result = await self._threads.call(function, args, kwargs, slots)
-            if inspect.isawaitable(result):
-                result = await result
+            if self._own_loop is None:
+                result = await self._threads.call(function, args, kwargs, slots)
+                if inspect.isawaitable(result):
+                    result = await result
+            else:
+                result = await self._apart(self._own_loop, function, args, kwargs, slots)
         else:
             try:
                 result = function(*args, **kwargs)
@@ -130,6 +136,8 @@ class NodeInstance:
             self._threads.shutdown(wait=False)
             if self._batches is not None:
                 self._batches.close()
+            if self._own_loop is not None:
+                self._own_loop.close()
 
     def limit_calls(self, max_ongoing_requests: int) -> None:
         """Allow this many calls at once from now on; those that run or wait are not disturbed."""
@@ -145,7 +153,7 @@ class NodeInstance:
         self._threads = Threads(max_ongoing_requests, f"servepipe-{self._node}")
 
     def _find(self, method: str | None) -> tuple[Callable[..., Any], bool]:
-        """The callable, and whether it can be awaited as it is (an async method, the fast case)."""
+        """The callable, and whether it can be awaited here and as it is (an async method, the fast case)."""
         function: Any = self._object if method is None else getattr(self._object, method, None)
         if not callable(function) or (method or "").startswith("_"):
             public = [name for name in dir(self._object) if not name.startswith("_")]
@@ -155,7 +163,21 @@ class NodeInstance:
         mark = mark_of(function)
         if mark is not None:
             return self._batched(mark, getattr(function, "__self__", None)), True
-        return function, is_async(function)
+        return function, self._own_loop is None and is_async(function)
+
+    async def _apart(
+        self,
+        loop: OwnLoop,
+        function: Callable[..., Any],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        slots: Slots | None = None,
+    ) -> Any:
+        """Call code that may block whatever it runs on."""
+        if is_async(function):
+            return await loop.call(function, args, kwargs, slots)
+        result = await self._threads.call(function, args, kwargs, slots)
+        return await loop.call(_itself, (result,)) if inspect.isawaitable(result) else result
 
     def _batched(self, mark: Mark, instance: Any) -> Callable[..., Any]:
         if self._batches is None:  # a function, or an object that was not built here
@@ -169,6 +191,7 @@ class NodeInstance:
             holds=holds,
             limit=self._max_ongoing_requests,
             begins=self._batch_begins,
+            own_loop=self._own_loop,
         )
 
     async def _hook(self, name: str, *args: Any) -> bool:
@@ -180,6 +203,12 @@ class NodeInstance:
 
     async def _run(self, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Call the constructor or a hook where it belongs."""
+        if self._own_loop is not None:
+            try:
+                return await self._apart(self._own_loop, function, args, kwargs)
+            except NoThreadsError:  # close() at the end of the process
+                result = function(*args, **kwargs)
+                return await result if inspect.isawaitable(result) else result
         if self._on_loop or is_async(function):
             try:
                 result = function(*args, **kwargs)
@@ -202,6 +231,10 @@ def _holds_handle(value: Any) -> bool:
     if isinstance(value, dict):
         return any(map(_holds_handle, value.values()))
     return isinstance(value, NodeHandle)
+
+
+def _itself(value: Any) -> Any:
+    return value
 
 
 _GENERATORS = (GeneratorType, AsyncGeneratorType)

@@ -57,9 +57,9 @@ def serve_environment(
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         # Values between nodes travel by value; Serve's default fails everything over 4 MiB.
         "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(MAX_MESSAGE_BYTES),
-        # User code has a loop of its own, so that an async method which blocks does not stop the replica's health
-        # checks and counters. Throughput mode would put both on one loop. No cost was measured.
-        "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "1",
+        # See docs/adr/0018: user code runs on the loop that calls come from, but for nodes that say that they block.
+        # Throughput mode says so as well; the template of the head may say otherwise.
+        "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
         # Every node replica counts as an ingress of its application, and Serve keeps one open for 30 s after its last
         # request. Nothing but our own ingress routes to it, and that has stopped before; 2 s let HAProxy notice.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",

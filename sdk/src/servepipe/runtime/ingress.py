@@ -28,13 +28,14 @@ from servepipe.graph.interpreter import run
 from servepipe.graph.ir import Const
 from servepipe.graph.program import Program
 from servepipe.graph.wire import parse_graph
-from servepipe.runtime import versions
+from servepipe.runtime import access_log, versions
 from servepipe.runtime.answers import encode_answer, encode_json
 from servepipe.runtime.grpc_service import STATUS_CODES
 from servepipe.runtime.http import Hook, HttpApp
 from servepipe.runtime.http_request import Receive, Send, arguments, request_id_of, too_large
 from servepipe.runtime.inline import InlineNodes
 from servepipe.runtime.interface import Interface
+from servepipe.runtime.loop_watch import LoopWatch
 from servepipe.runtime.observer import Observer
 from servepipe.runtime.problems import first_line, problem_of
 from servepipe.runtime.routing import InFlight, Places, Routes, application_name
@@ -44,6 +45,15 @@ from servepipe.runtime.transport import pack, unpack
 __all__ = ["Ingress"]
 
 log = logging.getLogger("servepipe.ingress")
+
+BLOCKED_S = 0.2
+"""How long code may keep the ingress's event loop without a warning, seconds."""
+
+ADVICE = (
+    "No other request is answered meanwhile. In an Inline node: give it processes of its own, with placement: "
+    "Dedicated. In a preprocessor or postprocessor: make it sync, or put what blocks into "
+    "`await asyncio.to_thread(...)`."
+)
 
 
 class Ingress:
@@ -57,6 +67,8 @@ class Ingress:
 
     async def __init__(self, args: dict[str, Any]) -> None:  # type: ignore[misc]  # Serve awaits it
         versions.verify(args)
+        access_log.leave_out()
+        self._watch = LoopWatch(limit_s=BLOCKED_S, what="the ingress", advice=ADVICE, log=log)
         self._set_up(args["pipeline"], serve.get_replica_context().app_name)
         loader.only_imports()
         sys.path[:0] = [path for path in args.get("paths") or [] if path not in sys.path]

@@ -17,6 +17,7 @@ from servepipe.graph.expressions import decode_value
 from servepipe.graph.instance import NodeInstance
 from servepipe.runtime.arguments import constructor_arguments
 from servepipe.runtime.batch_sizes import count_batch
+from servepipe.runtime.inline_load import InlineLoad
 from servepipe.runtime.problems import first_line
 from servepipe.runtime.routing import not_ready
 
@@ -26,7 +27,8 @@ log = logging.getLogger("servepipe.ingress")
 
 
 class _Inline:
-    def __init__(self, instance: NodeInstance, holds: bool) -> None:
+    def __init__(self, node: str, instance: NodeInstance, holds: bool) -> None:
+        self.node = node
         self.instance = instance
         self.holds = holds
         """Whether it has handles to other nodes."""
@@ -44,6 +46,7 @@ class InlineNodes:
         self._nodes: dict[str, _Inline] = {}
         self.errors: dict[str, str] = {}
         """By application name: the first line of why a revision could not be built."""
+        self._load: InlineLoad | None = None
 
     def __contains__(self, application: str) -> bool:
         return application in self._nodes or application in self.errors
@@ -53,6 +56,8 @@ class InlineNodes:
 
     async def ensure(self, application: str, node: str, spec: Mapping[str, Any]) -> None:
         """Build ``application`` unless it is there, and bring its live settings up to date. Never raises."""
+        if self._load is None:
+            self._load = InlineLoad(self._callable)
         try:
             if application not in self._nodes:
                 self._nodes[application] = await self._build(node, spec)
@@ -83,6 +88,9 @@ class InlineNodes:
             except Exception:
                 log.exception("closing inline node %s", application)
 
+    def _callable(self) -> set[str]:
+        return {inline.node for inline in self._nodes.values() if inline.configured}
+
     async def _build(self, node: str, spec: Mapping[str, Any]) -> _Inline:
         module = spec["import"].partition(":")[0]
         if spec.get("code"):
@@ -96,7 +104,7 @@ class InlineNodes:
             return self._handle(name)
 
         await instance.build(*constructor_arguments(spec, handle))
-        return _Inline(instance, holds=bool(held))
+        return _Inline(node, instance, holds=bool(held))
 
     async def _refuse(self, application: str, node: str) -> None:
         raise not_ready(node, f"could not be built: {self.errors.get(application, 'it is gone')}")

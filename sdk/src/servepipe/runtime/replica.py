@@ -22,9 +22,10 @@ from servepipe.graph.calls import NodeHandle, RequestContext, cancel_nested_call
 from servepipe.graph.expressions import decode_value
 from servepipe.graph.failures import asked_for
 from servepipe.graph.instance import NodeInstance
-from servepipe.runtime import versions
+from servepipe.runtime import access_log, versions
 from servepipe.runtime.arguments import constructor_arguments
 from servepipe.runtime.batch_sizes import count_batch
+from servepipe.runtime.loop_watch import LoopWatch
 from servepipe.runtime.node_channel import NodeChannel, call_has_begun
 from servepipe.runtime.problems import first_line
 from servepipe.runtime.routing import Routes, application_name
@@ -35,6 +36,14 @@ __all__ = ["NodeReplica"]
 
 log = logging.getLogger("servepipe.node")
 
+BLOCKED_S = 1.0
+"""How long user code may keep the replica's event loop without a warning, seconds."""
+
+ADVICE = (
+    "No other call and no health check of this replica runs meanwhile. Make the method sync, without blocking: false; "
+    "put what blocks into `await asyncio.to_thread(...)`; or give the node blocking: true."
+)
+
 
 class NodeReplica:
     """Args:
@@ -44,6 +53,7 @@ class NodeReplica:
 
     async def __init__(self, args: dict[str, Any]) -> None:  # type: ignore[misc]  # Serve awaits it
         versions.verify(args)
+        access_log.leave_out()
         self._node: str = args["node"]
         self._application = application_name(self._node, args["revision"])
         self._routes = Routes({})
@@ -66,6 +76,7 @@ class NodeReplica:
 
         positional, keywords = constructor_arguments(args, handle)
         await self._instance.build(positional, keywords)
+        self._watch = LoopWatch(limit_s=BLOCKED_S, what=f"node {self._node}", advice=ADVICE, log=log)
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Apply a routing table, a limit of calls and the node's own ``userConfig``, each only where it changed.
@@ -150,6 +161,8 @@ class NodeReplica:
             await caller.close()
         if (instance := getattr(self, "_instance", None)) is not None:
             await instance.close()
+        if (watch := getattr(self, "_watch", None)) is not None:
+            watch.close()
 
     def _pin(self, node: str) -> str | None:
         return self._routes.draw().revisions.get(node)

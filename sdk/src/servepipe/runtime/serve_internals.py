@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import itertools
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ __all__ = [
     "known_replicas",
     "metadata_of",
     "own_replica",
+    "request_filter",
     "session_folder",
     "traces",
 ]
@@ -124,6 +126,16 @@ def session_folder() -> Path | None:
     except (AttributeError, TypeError):
         return None
     return folder if folder.is_dir() else None
+
+
+def request_filter() -> logging.Filter | None:
+    """What puts the id and the route of the request under way on a record of Serve's log; None: this Serve has none."""
+    try:
+        from ray.serve._private.logging_utils import ServeContextFilter
+    except ImportError:
+        return None
+    found: logging.Filter = ServeContextFilter()
+    return found
 
 
 def known_replicas(handle: DeploymentHandle[Any]) -> Sequence[Any]:

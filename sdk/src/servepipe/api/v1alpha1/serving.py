@@ -61,6 +61,9 @@ class Ingress(Model):
     """Larger request bodies are answered with 413. Default 104857600 (100 MiB)."""
     max_ongoing_requests: Annotated[int, Field(ge=1, le=100_000)] = 1000
     """Requests in flight per replica. Default 1000."""
+    access_log: bool = False
+    """A line in the log of its replicas for every request, with its time and status; errors are logged in any case.
+    It costs up to a fifth of a millisecond of CPU. Default false."""
     grpc: Grpc | None = None
     """Present: the graph answers gRPC too."""
     from_: Annotated[list[FreeForm], Field(max_length=64)] | None = Field(default=None, alias="from")

@@ -24,6 +24,7 @@ from servepipe.graph.batching.marks import Mark, Override, owners
 from servepipe.graph.batching.results import outcomes, raised_by_all
 from servepipe.graph.calls import NodeResponse, RequestContext, cancel_nested_calls, current_request
 from servepipe.graph.failures import Raised, asked_for, opened
+from servepipe.graph.own_loop import OwnLoop
 from servepipe.graph.threads import Threads
 
 __all__ = ["Batcher", "Batches", "Begins"]
@@ -46,19 +47,28 @@ class Batches:
         holds: Whether the object has handles to nodes: then calls that may use other revisions of them share no batch.
         limit: How many calls the node takes at once.
         begins: Told of each batch.
+        own_loop: Where async methods run; None: on the event loop that the node lives on.
 
     Attributes:
         limit: May change.
     """
 
     def __init__(
-        self, node: str, *, on_loop: bool = False, holds: bool = False, limit: int = 5, begins: Begins | None = None
+        self,
+        node: str,
+        *,
+        on_loop: bool = False,
+        holds: bool = False,
+        limit: int = 5,
+        begins: Begins | None = None,
+        own_loop: OwnLoop | None = None,
     ) -> None:
         self.node = node
         self.on_loop = on_loop
         self.holds = holds
         self.limit = limit
         self.begins = begins
+        self.own_loop = own_loop
         self.loop = asyncio.get_running_loop()
         self.object: Any = None
         self._batchers: dict[Mark, Batcher] = {}
@@ -260,12 +270,18 @@ class Batcher:
             return raised_by_all(error, count)
 
     async def _results(self, items: list[Any]) -> Any:
+        own_loop = self._batches.own_loop
+        if self._mark.is_async and own_loop is not None:
+            # A batch that all have left is over when its code is: the next one must not run beside it.
+            return await own_loop.call(self.function, (items,), to_its_end=True)
         if self._mark.is_async or self._batches.on_loop:
             results = self.function(items)
         else:
             if self._threads is None:
-                self._threads = Threads(1, f"servepipe-{self._batches.node}-{self._mark.function.__name__}")
+                self._threads = Threads(1, f"servepipe-{self._batches.node}.{self._mark.function.__name__}")
             results = await self._threads.call(self.function, (items,))
+            if own_loop is not None and inspect.isawaitable(results):
+                return await own_loop.call(lambda: results, to_its_end=True)
         return await results if inspect.isawaitable(results) else results
 
     def _too_late(self) -> StepTimeoutError:
