@@ -50,4 +50,5 @@ def test_from_install_to_operating(cluster: Cluster, helm: Helm, images: ImageSe
             say(f"e2e: docs/{page}: {done} commands as it says")
     finally:
         for namespace in MADE:
+            cluster.kubectl("delete", "svp", "--all", "-n", namespace, "--timeout=120s", timeout=130)
             cluster.delete_namespace(namespace)
