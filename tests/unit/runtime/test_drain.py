@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -101,6 +102,35 @@ def test_one_lost_connection_is_not_the_end() -> None:
     gcs.there = lambda: next(found, True)
     why, took = run(gcs, lambda now: [*BASE, REPLICA] if now < 60 else BASE)
     assert (why, took) == ("all replicas have moved", 60)
+
+
+def test_a_head_that_goes_while_it_is_asked_is_gone() -> None:
+    gcs = FakeGcs()
+
+    def asked(node_id: str, deadline: float, message: str) -> str:
+        gcs._until = gcs.now
+        return "no answer"
+
+    gcs.drain = asked  # type: ignore[method-assign]
+    assert run(gcs, lambda _: [*BASE, REPLICA]) == ("the head is gone", 0)
+
+
+def test_an_answer_is_not_waited_for_when_the_head_has_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, over = threading.Event(), threading.Event()
+
+    def ask(*_: object) -> str:
+        asked.set()
+        over.wait(60)
+        return ""
+
+    head = Head("127.0.0.1:1")  # nobody listens there
+    monkeypatch.setattr(head, "_ask", ask)
+    monkeypatch.setattr(drain, "_ANSWER_S", 1e9)
+    try:
+        assert head.drain("ab12", 0.0, "") == "no answer"
+        assert asked.is_set()
+    finally:
+        over.set()
 
 
 def test_a_refusal_ends_it() -> None:

@@ -124,8 +124,11 @@ class Head:
         # Ray's client tries again and again to reach a GCS that is gone, whatever the timeout of the call.
         thread = threading.Thread(target=ask, daemon=True)
         thread.start()
-        thread.join(2 * _ANSWER_S)
-        return answer[0] if answer else f"no answer in {2 * _ANSWER_S:g} s"
+        end, lost = time.monotonic() + 2 * _ANSWER_S, 0
+        while not answer and lost < _LOST_AFTER and time.monotonic() < end:
+            thread.join(_LOOK_EVERY_S)
+            lost = 0 if self.there() else lost + 1
+        return answer[0] if answer else "no answer"
 
     def _ask(self, node_id: str, deadline: float, message: str) -> str:
         from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled
@@ -169,6 +172,8 @@ def drain(
     if not gcs.there():
         return "the head is gone"
     refused = gcs.drain(node.node_id, deadline, "the pod is being deleted")
+    if refused and not gcs.there():  # it went only now
+        return "the head is gone"
     if refused:
         return f"the node could not be drained: {refused}"
     say(f"draining: {len(left)} actors of Serve are here")
