@@ -11,6 +11,7 @@ from contextvars import ContextVar
 from typing import Any
 
 import pytest
+from waiting import until
 
 from servepipe import batch, set_batch
 from servepipe.errors import NodeError, RequestError, StepTimeoutError
@@ -109,13 +110,6 @@ def _doubled(item: Any) -> Any:
 
 def start(instance: NodeInstance, method: str, *items: Any) -> list[asyncio.Task[Any]]:
     return [asyncio.create_task(instance.call(method, (item,), {})) for item in items]
-
-
-async def until(what: str, check: Callable[[], Any]) -> None:
-    end = time.monotonic() + DEADLINE_S
-    while not check():
-        assert time.monotonic() < end, f"waited in vain for {what}"
-        await asyncio.sleep(0.001)
 
 
 METHODS = ("double", "adouble")
@@ -453,8 +447,7 @@ async def test_batches_of_a_node_that_may_block_run_on_a_loop_of_its_own(node: M
     instance = await node(Blocks, blocking=True)
     calls = start(instance, "double", 1, 2, 3)
     through = asyncio.create_task(instance.call("through", (4,), {}))
-    while not seen:  # noqa: ASYNC110 - what is waited for knows no event
-        await asyncio.sleep(0.001)
+    await until("a batch to begin", lambda: seen)
     go_on.set()
     assert await asyncio.gather(*calls, through) == [2, 4, 6, 8]
     assert here not in {thread for thread, _ in seen} and len({thread for thread, _ in seen}) == 1

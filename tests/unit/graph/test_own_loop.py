@@ -10,6 +10,7 @@ from contextvars import ContextVar
 from typing import Any
 
 import pytest
+from waiting import until
 
 from servepipe.errors import NodeError
 from servepipe.graph.calls import NodeHandle, RequestContext, current_request
@@ -26,13 +27,6 @@ async def own() -> AsyncIterator[OwnLoop]:
     loop = OwnLoop("own")
     yield loop
     loop.close()
-
-
-async def until(what: str, done: Callable[[], bool]) -> None:
-    async with asyncio.timeout(DEADLINE_S):
-        while not done():  # noqa: ASYNC110 - what is waited for knows no event
-            await asyncio.sleep(0.001)
-    assert done(), what
 
 
 async def test_a_node_that_blocks_does_not_keep_its_caller_from_other_work() -> None:

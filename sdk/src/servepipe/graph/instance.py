@@ -88,12 +88,7 @@ class NodeInstance:
         else:
             await slots.acquire()
         if not direct and not self._on_loop:
-            if self._own_loop is None:
-                result = await self._threads.call(function, args, kwargs, slots)
-                if inspect.isawaitable(result):
-                    result = await result
-            else:
-                result = await self._apart(self._own_loop, function, args, kwargs, slots)
+            result = await self._apart(function, args, kwargs, slots)
         else:
             try:
                 result = function(*args, **kwargs)
@@ -167,17 +162,19 @@ class NodeInstance:
 
     async def _apart(
         self,
-        loop: OwnLoop,
         function: Callable[..., Any],
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
         slots: Slots | None = None,
     ) -> Any:
-        """Call code that may block whatever it runs on."""
-        if is_async(function):
+        """Call code that may block what it runs on: in a thread, or on the node's own loop where it is async."""
+        loop = self._own_loop
+        if loop is not None and is_async(function):
             return await loop.call(function, args, kwargs, slots)
         result = await self._threads.call(function, args, kwargs, slots)
-        return await loop.call(_itself, (result,)) if inspect.isawaitable(result) else result
+        if not inspect.isawaitable(result):
+            return result
+        return await (result if loop is None else loop.call(_itself, (result,)))
 
     def _batched(self, mark: Mark, instance: Any) -> Callable[..., Any]:
         if self._batches is None:  # a function, or an object that was not built here
@@ -203,13 +200,7 @@ class NodeInstance:
 
     async def _run(self, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Call the constructor or a hook where it belongs."""
-        if self._own_loop is not None:
-            try:
-                return await self._apart(self._own_loop, function, args, kwargs)
-            except NoThreadsError:  # close() at the end of the process
-                result = function(*args, **kwargs)
-                return await result if inspect.isawaitable(result) else result
-        if self._on_loop or is_async(function):
+        if self._on_loop or (self._own_loop is None and is_async(function)):
             try:
                 result = function(*args, **kwargs)
                 return await result if inspect.isawaitable(result) else result
@@ -218,10 +209,10 @@ class NodeInstance:
                     raise
                 raise as_exception(error) from error
         try:
-            result = await self._threads.call(function, args, kwargs)
+            return await self._apart(function, args, kwargs)
         except NoThreadsError:  # close() at the end of the process
-            return function(*args, **kwargs)
-        return await result if inspect.isawaitable(result) else result
+            result = function(*args, **kwargs)
+            return await result if inspect.isawaitable(result) else result
 
 
 def _holds_handle(value: Any) -> bool:

@@ -17,8 +17,6 @@ LOOK_EVERY_S = 10.0
 MOST = 0.2
 """Which share of a processor the threads of a node may use, on average between two looks."""
 
-_HAS_CLOCKS = hasattr(time, "pthread_getcpuclockid")
-
 
 class InlineLoad:
     """Looks at the threads of Inline nodes now and then, until `close`, and warns once of each node.
@@ -36,7 +34,7 @@ class InlineLoad:
         self._before: dict[str, float] = {}
         self._looked = time.monotonic()
         self._timer: asyncio.TimerHandle | None = None
-        if _HAS_CLOCKS:
+        if hasattr(time, "pthread_getcpuclockid"):
             self._look_later()
 
     def close(self) -> None:
@@ -91,7 +89,7 @@ def node_of(thread: str) -> str:
 def _used(nodes: Container[str]) -> dict[str, float]:
     """Processor time by node, of the threads that it has now, seconds."""
     used: defaultdict[str, float] = defaultdict(float)
-    for thread in threading.enumerate() if _HAS_CLOCKS else ():
+    for thread in threading.enumerate():
         node = node_of(thread.name)
         if node not in nodes or thread.ident is None:
             continue
