@@ -22,8 +22,14 @@ from servepipe_operator.engine.state import Json
 from servepipe_operator.engine.wishes import ingress_wish, node_wish
 from servepipe_operator.objects.names import Owner
 from servepipe_operator.objects.patch import patch
-from servepipe_operator.objects.pods import CONTENTS_ANNOTATION, DRAIN_SECONDS, MAX_INLINE_BYTES, cluster_environment
-from servepipe_operator.objects.raycluster import environment_of, raycluster, slots_of
+from servepipe_operator.objects.pods import (
+    CONTENTS_ANNOTATION,
+    DRAIN_SECONDS,
+    MAX_INLINE_BYTES,
+    cluster_environment,
+    environment_of,
+)
+from servepipe_operator.objects.raycluster import raycluster, slots_of
 from servepipe_operator.objects.templates import problems_of_templates
 from servepipe_operator.objects.templates import templates as all_templates
 
@@ -147,9 +153,12 @@ def test_a_flag_in_the_template_of_the_head_counts_for_all_pods() -> None:
         {"name": "HTTP_PROXY", "value": "http://proxy"},
     ]
     template = {"spec": {"containers": [{"name": "ray-head", "env": own}]}}
-    pods = templates(body(make_spec(cluster={"head": {"template": template}})))
-    assert len(pods) > 1
-    for role, pod in pods.items():
+    spec = make_spec(cluster={"head": {"template": template}})
+    pods = templates(body(spec))
+    asked_about = {one.where: one.template for one in all_templates(OWNER, spec, "runtime:1")}
+    assert len(pods) > 1 and len(asked_about) > 1
+    pods["head"], asked_about["head"] = pods["head"], asked_about.pop("spec.cluster.head")
+    for role, pod in (*pods.items(), *asked_about.items()):
         env = {one["name"]: one.get("value") for one in pod["spec"]["containers"][0]["env"]}
         assert env["RAY_SERVE_OF_MINE"] == "x"
         assert env["RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD"] == "1"
@@ -159,6 +168,17 @@ def test_a_flag_in_the_template_of_the_head_counts_for_all_pods() -> None:
             == cluster_environment()["RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S"]
         )
         assert ("HTTP_PROXY" in env) == (role == "head")
+
+
+@pytest.mark.parametrize(
+    "env", [5, "x", {"a": 1}, ["x"], [{"value": "x"}], [{"name": 5, "value": "x"}], [{"name": ["x"], "value": "x"}]]
+)
+def test_an_environment_that_is_none_is_left_to_the_api_server(env: Any) -> None:
+    head = {"spec": {"containers": [{"name": "ray-head", "env": env}]}}
+    assert environment_of(head) == {}
+    spec = make_spec(cluster={"head": {"template": head}})
+    if not problems_of_templates(spec):
+        assert all_templates(OWNER, spec, "runtime:1")[0].template["spec"]["containers"][0]["env"]
 
 
 def test_what_replicas_tell_the_next_controller_comes_with_their_answer() -> None:
@@ -407,7 +427,7 @@ def test_new_groups_have_the_environment_of_the_head_that_lives() -> None:
     found = live(body())
     env = found["spec"]["headGroupSpec"]["template"]["spec"]["containers"][0]["env"]
     env[:] = [{"name": "RAY_SERVE_OLD", "value": "1"}, {"name": "HOME", "value": "/h"}, {"name": "X", "valueFrom": {}}]
-    assert environment_of(found) == {"RAY_SERVE_OLD": "1"}
+    assert environment_of(found["spec"]["headGroupSpec"]["template"]) == {"RAY_SERVE_OLD": "1"}
     after = applied(found, patched(found, [*wanted_of(make_spec()), Wanted("m3--a", PodWish("m3", {}))], {}))
     group = after["spec"]["workerGroupSpecs"][-1]
     container = group["template"]["spec"]["containers"][0]

@@ -12,7 +12,8 @@ from typing import Any
 from servepipe_operator.engine.pools import Slot
 from servepipe_operator.engine.state import Json
 from servepipe_operator.objects.names import Owner, labels
-from servepipe_operator.objects.raycluster import environment_of, slot_of, worker_group
+from servepipe_operator.objects.pods import environment_of
+from servepipe_operator.objects.raycluster import slot_of, worker_group
 
 __all__ = ["label_patch", "patch"]
 
@@ -32,7 +33,7 @@ def patch(
         pods: How many pods there are, by group.
     """
     groups = live["spec"].get("workerGroupSpecs") or []
-    environment = environment_of(live)
+    environment = environment_of(live["spec"]["headGroupSpec"]["template"])
     by_name = {slot.name: slot for slot in slots}
     operations = _metadata(live, owner)
     if bool(live["spec"].get("suspend")) != suspend:

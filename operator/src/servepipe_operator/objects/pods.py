@@ -25,6 +25,7 @@ __all__ = [
     "METRICS_PORT",
     "SERVE_PORT",
     "cluster_environment",
+    "environment_of",
     "head_template",
     "worker_template",
 ]
@@ -83,16 +84,33 @@ def cluster_environment() -> dict[str, str]:
     }
 
 
-def head_template(
-    owner: Owner, head: Mapping[str, Any], image: str, environment: Mapping[str, str], pull_secrets: list[Json]
-) -> Json:
+def environment_of(head: Json) -> dict[str, str]:
+    """Ray's environment in a head's pod or template. Workers must have the same: what the user's template changes, and
+    what the head that lives was made with, which may be another operator's.
+    """
+    names = cluster_environment()
+    env = head["spec"]["containers"][0].get("env")
+    # What is no list of variables is for the API server to name.
+    variables = [one for one in env if isinstance(one, Mapping)] if isinstance(env, list) else []
+    return {
+        name: one["value"]
+        for one in variables
+        if isinstance(name := one.get("name"), str)
+        and "value" in one
+        and (name in names or name.startswith("RAY_SERVE_"))
+    }
+
+
+def head_template(owner: Owner, head: Mapping[str, Any], image: str, pull_secrets: list[Json]) -> Json:
     """The head's pod: no user code, so no service account of the user's; KubeRay gives it the autoscaler's.
 
     Args:
         head: ``spec.cluster.head``.
     """
     ports = [{"name": name, "containerPort": port} for name, port in HEAD_PORTS.items()]
-    container = _container("ray-head", image, environment, {**HEAD_RESOURCES, **head.get("resources", {})}, _GPU)
+    container = _container(
+        "ray-head", image, cluster_environment(), {**HEAD_RESOURCES, **head.get("resources", {})}, _GPU
+    )
     spec: Json = {"securityContext": _POD_SECURITY, "containers": [{**container, "ports": ports}]}
     if pull_secrets:
         spec["imagePullSecrets"] = pull_secrets

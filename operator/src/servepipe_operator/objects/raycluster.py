@@ -17,12 +17,12 @@ from servepipe_operator.objects.pod_trouble import PodTrouble
 from servepipe_operator.objects.pods import (
     CONTAINER_SECURITY,
     CONTENTS_ANNOTATION,
-    cluster_environment,
+    environment_of,
     head_template,
     worker_template,
 )
 
-__all__ = ["environment_of", "raycluster", "slot_of", "slots_of", "worker_group"]
+__all__ = ["raycluster", "slot_of", "slots_of", "worker_group"]
 
 #: It wants a processor for some seconds when it starts, and next to nothing after that; KubeRay reserves half of one.
 _AUTOSCALER_RESOURCES: Json = {
@@ -52,8 +52,9 @@ def raycluster(
     """
     cluster = spec.cluster or Cluster()
     head = cluster.head.to_json() if cluster.head else {}
-    environment = cluster_environment()
     secrets = [one.to_json() for one in spec.image_pull_secrets or []]
+    template = head_template(owner, head, head.get("image", runtime_image), secrets)
+    environment = environment_of(template)
     body: Json = {
         "rayVersion": ray_version,
         "suspend": suspend,
@@ -67,14 +68,12 @@ def raycluster(
         "headGroupSpec": {
             # Nothing of the user's is placed on the head.
             "rayStartParams": {"num-cpus": "0", "dashboard-host": "0.0.0.0"},
-            "template": head_template(owner, head, head.get("image", runtime_image), environment, secrets),
+            "template": template,
         },
+        "workerGroupSpecs": [
+            worker_group(owner, slot, slot.wish, runtime_image, environment) for slot in slots if slot.wish is not None
+        ],
     }
-    # What the head's template says of Ray's environment counts for all pods.
-    environment = environment_of({"spec": body})
-    body["workerGroupSpecs"] = [
-        worker_group(owner, slot, slot.wish, runtime_image, environment) for slot in slots if slot.wish is not None
-    ]
     if cluster.gcs_fault_tolerance is not None:
         body["gcsFaultToleranceOptions"] = cluster.gcs_fault_tolerance
     return {"apiVersion": "ray.io/v1", "kind": "RayCluster", "metadata": metadata(owner, name), "spec": body}
@@ -124,17 +123,6 @@ def slots_of(
 
 def _with_trouble(slot: Slot, found: PodTrouble | None) -> Slot:
     return replace(slot, trouble=found.message, unschedulable=found.unschedulable) if found else slot
-
-
-def environment_of(live: Mapping[str, Any]) -> dict[str, str]:
-    """Ray's environment on the head: workers must have the same, also those that a newer operator adds."""
-    container = live["spec"]["headGroupSpec"]["template"]["spec"]["containers"][0]
-    names = cluster_environment()
-    return {
-        one["name"]: one["value"]
-        for one in container.get("env") or []
-        if "value" in one and (one["name"] in names or one["name"].startswith("RAY_SERVE_"))
-    }
 
 
 def slot_of(group: Mapping[str, Any]) -> Slot:

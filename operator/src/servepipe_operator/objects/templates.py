@@ -14,7 +14,7 @@ from servepipe_operator.engine.state import Json
 from servepipe_operator.engine.wishes import ingress_wish, node_wish
 from servepipe_operator.objects.merge import template_problems
 from servepipe_operator.objects.names import Owner
-from servepipe_operator.objects.pods import cluster_environment, head_template, worker_template
+from servepipe_operator.objects.pods import environment_of, head_template, worker_template
 
 __all__ = ["Template", "pod_of", "problems_of_templates", "templates"]
 
@@ -59,8 +59,9 @@ def templates(owner: Owner, spec: Spec, image: str) -> list[Template]:
     cluster = spec.cluster or Cluster()
     head = cluster.head.to_json() if cluster.head else {}
     secrets = [one.to_json() for one in spec.image_pull_secrets or []]
-    environment = cluster_environment()
-    found = [Template("spec.cluster.head", head_template(owner, head, head.get("image", image), environment, secrets))]
+    of_the_head = head_template(owner, head, head.get("image", image), secrets)
+    environment = environment_of(of_the_head)
+    found = [Template("spec.cluster.head", of_the_head)]
     seen = set()
     for where, wish in _wishes(spec):
         if (wish.pool, wish.digest) not in seen:
