@@ -6,7 +6,7 @@ import asyncio
 from types import SimpleNamespace
 
 from ray.serve._private.common import DeploymentID, ReplicaID
-from ray.serve._private.replica import Replica
+from ray.serve._private.replica import Replica, UserCallableWrapper
 from ray.serve._private.utils import Semaphore
 
 
@@ -29,17 +29,29 @@ class Counts:
         self.recorded.append(what)
 
 
-class UserCode:
+class Node:
     """The deployment's class, whose only method is ``call``."""
 
     def __init__(self, call):
-        self._call = call  # the method that the metadata names
-
-    async def call_user_method(self, request_metadata, args, kwargs):
-        return await getattr(self, f"_{request_metadata.call_method}")(*args, **kwargs)
+        self.call = call
 
 
-def serve_replica(call, *, limit=5, queued=-1):
+def user_code(call, users=None):
+    """Serve's own object around the deployment's class, on the replica's loop or on ``users``."""
+    found = object.__new__(UserCallableWrapper)
+    found._callable = Node(call)
+    found._is_function = False
+    found._cached_user_method_info = {}
+    found._run_user_code_in_separate_thread = users is not None
+    found._user_code_event_loop = users
+    found._local_testing_mode = False
+    found._run_sync_methods_in_threadpool = True
+    found._warned_about_sync_method_change = False
+    found._is_enabled_for_debug = False
+    return found
+
+
+def serve_replica(call, *, limit=5, queued=-1, users=None):
     """Serve's own replica object, with all that needs no Ray: its request path, limit and errors are the real ones."""
     replica = object.__new__(Replica)
     replica._event_loop = asyncio.get_running_loop()
@@ -51,5 +63,5 @@ def serve_replica(call, *, limit=5, queued=-1):
     replica._deployment_id = DeploymentID("node", "m1--a")
     replica._replica_id = ReplicaID("x1y2", replica._deployment_id)
     replica._access_log_context = {}
-    replica._user_callable_wrapper = UserCode(call)
+    replica._user_callable_wrapper = user_code(call, users)
     return replica

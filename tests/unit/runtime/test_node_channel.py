@@ -191,30 +191,26 @@ async def test_tls_without_certificates_means_handles(monkeypatch, caplog, tmp_p
     assert [*tmp_path.iterdir()] == []
 
 
+class Gate(threading.Event):
+    """An event that is awaited on any loop."""
+
+    async def wait(self):
+        await asyncio.to_thread(super().wait, 30)
+
+
 async def test_user_code_on_a_loop_of_its_own(monkeypatch):
     """Serve may run user code in another thread: the counts stay on the replica's own loop."""
     users = asyncio.new_event_loop()
     thread = threading.Thread(target=users.run_forever)
     thread.start()
     try:
-        async with node(monkeypatch, limit=1) as bed:
-            call, gate = bed.code.call, threading.Event()
-
-            async def there(*args):
-                async def run():
-                    call_has_begun()
-                    await asyncio.to_thread(gate.wait, 30)
-                    return args[1][0]
-
-                return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(run(), users))
-
-            bed.serve._user_callable_wrapper._call = there
+        async with node(monkeypatch, limit=1, users=users) as bed:
+            bed.code.gate = Gate()
             calls = [asyncio.ensure_future(bed.client.call(None, (n,), {}, Context())) for n in range(3)]
             await until(lambda: counts(bed).ongoing == 3, "one runs and two wait")
-            gate.set()
+            bed.code.gate.set()
             assert await asyncio.gather(*calls) == [0, 1, 2]
             await until(lambda: counts(bed).ongoing == 0, "nothing is counted")
-            assert call
     finally:
         users.call_soon_threadsafe(users.stop)
         thread.join()

@@ -6,6 +6,7 @@ import asyncio
 from types import SimpleNamespace
 
 import pytest
+import ray.serve.context as serve_context
 from ray.serve._private.replica import ReplicaMetricsManager, UserCallableWrapper
 from ray.serve._private.request_router.pow_2_router import PowerOfTwoChoicesRequestRouter
 from ray.serve._private.router import AsyncioRouter, CurrentLoopRouter, SingletonThreadRouter
@@ -21,6 +22,10 @@ from servepipe.runtime.serve_internals import (
 )
 
 
+def no():
+    return False
+
+
 async def test_a_request_takes_serves_own_path():
     async def call(one, *, two=0):
         return one + two
@@ -29,7 +34,7 @@ async def test_a_request_takes_serves_own_path():
     replica = OwnReplica(serve)
     assert replica.id == "x1y2"
     assert replica.loop is asyncio.get_running_loop()
-    assert await replica.handle_request(replica.metadata("request", "call"), 3) == 3
+    assert await replica.way("call", no)("request", 3) == 3
     assert serve._metrics_manager.ongoing == 0
     assert serve._metrics_manager.most == 1
     assert [what["is_error"] for what in serve._metrics_manager.recorded] == [False]
@@ -44,8 +49,8 @@ async def test_errors_and_cancelling_are_recorded_as_serve_does():
     serve = serve_replica(call)
     replica = OwnReplica(serve)
     with pytest.raises(ValueError, match="bad"):
-        await replica.handle_request(replica.metadata("request", "call"), "raise")
-    task = asyncio.create_task(replica.handle_request(replica.metadata("request", "call"), "wait"))
+        await replica.way("call", no)("request", "raise")
+    task = asyncio.create_task(replica.way("call", no)("request", "wait"))
     await asyncio.sleep(0)
     assert serve._metrics_manager.ongoing == 1
     task.cancel()
@@ -63,7 +68,8 @@ async def test_serves_limit_holds():
 
     serve = serve_replica(call, limit=2)
     replica = OwnReplica(serve)
-    tasks = [asyncio.create_task(replica.handle_request(replica.metadata("r", "call"))) for _ in range(3)]
+    way = replica.way("call", no)
+    tasks = [asyncio.create_task(way("r")) for _ in range(3)]
     for _ in range(3):
         await asyncio.sleep(0)
     assert replica.is_full
@@ -74,10 +80,32 @@ async def test_serves_limit_holds():
 
 
 async def test_every_request_has_an_id_of_its_own_inside():
-    replica = OwnReplica(serve_replica(None))
-    one, other = replica.metadata("same", "call"), replica.metadata("same", "call")
+    async def call():
+        return serve_context._get_serve_request_context()
+
+    way = OwnReplica(serve_replica(call)).way("call", no)
+    one, other = [await asyncio.create_task(way("same")) for _ in range(2)]
     assert one.request_id == other.request_id == "same"
-    assert one.internal_request_id != other.internal_request_id
+    assert one._internal_request_id != other._internal_request_id
+
+
+async def test_a_traced_request_takes_serves_own_path(monkeypatch):
+    seen = []
+
+    async def handle_request(request_metadata, *args):
+        seen.append(request_metadata.request_id)
+        return args
+
+    async def call(*args):
+        return args
+
+    serve = serve_replica(call)
+    serve.handle_request = handle_request
+    way = OwnReplica(serve).way("call", no)
+    await way("short", 1)
+    monkeypatch.setattr(serve_internals, "is_tracing_enabled", lambda: True)
+    assert await way("traced", 2) == (2,)
+    assert seen == ["traced"]
 
 
 @pytest.mark.parametrize(

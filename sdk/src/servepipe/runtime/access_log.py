@@ -13,9 +13,9 @@ from typing import Any
 
 from servepipe.runtime.serve_internals import request_filter
 
-__all__ = ["leave_out"]
+__all__ = ["is_left_out", "leave_out"]
 
-_LOGGER = "ray.serve"
+_logger = logging.getLogger("ray.serve")
 #: What Serve puts on a record of the access log, and the name of the filter by which a handler refuses it.
 _MARK = "serve_access_log"
 _FILTER = "log_access_log_filter"
@@ -32,15 +32,18 @@ class _Info:
 
     def __call__(self, msg: object, *args: object, **options: Any) -> None:
         extra = options.get("extra")
-        if extra is not None and _MARK in extra:
-            # Serve puts other handlers there when the setting changes.
-            if self._handlers != self._logger.handlers:
-                self._handlers = [*self._logger.handlers]
-                self._refused = not self._logger.propagate and all(map(_refuses, self._handlers))
-            if self._refused:
-                return
+        if extra is not None and _MARK in extra and self.leaves_out():
+            return
         options["stacklevel"] = options.get("stacklevel", 1) + 1
         self._info(msg, *args, **options)
+
+    def leaves_out(self) -> bool:
+        """Whether the access log is refused by all."""
+        # Serve puts other handlers there when the setting changes.
+        if self._handlers != self._logger.handlers:
+            self._handlers = [*self._logger.handlers]
+            self._refused = not self._logger.propagate and all(map(_refuses, self._handlers))
+        return self._refused
 
 
 def _refuses(handler: logging.Handler) -> bool:
@@ -49,9 +52,14 @@ def _refuses(handler: logging.Handler) -> bool:
 
 def leave_out() -> None:
     """From now on, in this process, Serve's logger makes no record of the access log that its handlers would refuse."""
-    logger = logging.getLogger(_LOGGER)
     named = request_filter()
-    if named is not None and not any(type(one) is type(named) for one in logger.filters):
-        logger.addFilter(named)
-    if not isinstance(logger.info, _Info):
-        logger.info = _Info(logger)  # type: ignore[method-assign]
+    if named is not None and not any(type(one) is type(named) for one in _logger.filters):
+        _logger.addFilter(named)
+    if not isinstance(_logger.info, _Info):
+        _logger.info = _Info(_logger)  # type: ignore[method-assign]
+
+
+def is_left_out() -> bool:
+    """Whether a line of the access log would not be made in this process now."""
+    info = _logger.info
+    return isinstance(info, _Info) and info.leaves_out()

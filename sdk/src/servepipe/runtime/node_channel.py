@@ -24,7 +24,7 @@ from servepipe.channel.calls import IncomingCall
 from servepipe.channel.errors import CallRejectedError, ChannelError, Reason
 from servepipe.channel.server import ChannelServer
 from servepipe.graph.calls import RequestContext
-from servepipe.runtime import channel_tls
+from servepipe.runtime import access_log, channel_tls
 from servepipe.runtime.serve_internals import OwnReplica, UnexpectedServeError, own_replica, session_folder
 
 __all__ = ["CHANNEL", "METADATA", "NodeChannel", "call_has_begun"]
@@ -63,6 +63,7 @@ class NodeChannel:
 
     def __init__(self, replica: OwnReplica) -> None:
         self._replica = replica
+        self._run = replica.way(METHOD, access_log.is_left_out)
         self._queued = 0
         self._server: ChannelServer | None = None
         self._folder: Path | None = None
@@ -124,16 +125,15 @@ class NodeChannel:
         replica = self._replica
         if replica.ends:
             raise CallRejectedError("the replica is about to end", reason=Reason.DRAINING)
-        metadata = replica.metadata(call.request_id, METHOD)
         context = RequestContext(call.request_id, call.deadline, call.pins)
         if not replica.is_full:
-            return await replica.handle_request(metadata, call.method, call.args, call.kwargs, context)
+            return await self._run(call.request_id, call.method, call.args, call.kwargs, context)
         if 0 <= replica.max_queued_requests <= self._queued:
             raise CallRejectedError(f"{self._queued} calls wait for this replica", reason=Reason.BUSY)
-        waits = _Waits(self, metadata)
+        waits = _Waits(self)
         _waiting.set(waits.has_begun)
         try:
-            return await replica.handle_request(metadata, call.method, call.args, call.kwargs, context)
+            return await self._run(call.request_id, call.method, call.args, call.kwargs, context)
         finally:
             waits.end()
 
@@ -141,12 +141,11 @@ class NodeChannel:
 class _Waits:
     """A call that waits for its turn, counted until it begins or is gone."""
 
-    def __init__(self, channel: NodeChannel, metadata: Any) -> None:
+    def __init__(self, channel: NodeChannel) -> None:
         self._channel = channel
-        self._metadata = metadata
         self._counted = True
         channel._queued += 1
-        channel._replica.count(metadata, 1)
+        channel._replica.count(1)
 
     def has_begun(self) -> None:
         """Called where user code runs, which may be another thread."""
@@ -160,7 +159,7 @@ class _Waits:
         if self._counted:
             self._counted = False
             self._channel._queued -= 1
-            self._channel._replica.count(self._metadata, -1)
+            self._channel._replica.count(-1)
 
 
 def _new_folder() -> Path:

@@ -1,8 +1,9 @@
 """The private parts of Ray Serve that the channel is built on, all of them, looked at before they are used.
 
 Two things have no public name: the object that runs a replica's requests, with its limits and counts, and the replicas
-that a handle knows. Where either is not as it is in the versions that this was written for (Ray 2.58 to 2.60),
-`UnexpectedServeError` says what differs; the process then uses handles only.
+that a handle knows. (`servepipe.runtime.request_path` looks further into the first.) Where either is not as it is in
+the versions that this was written for (Ray 2.58 to 2.60), `UnexpectedServeError` says what differs; the process then
+uses handles only.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import asyncio
 import inspect
 import itertools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from ray.serve._private.common import RequestMetadata
 from ray.serve.handle import DeploymentHandle
 
 from servepipe.errors import ServePipeError
+from servepipe.runtime.request_path import short_way
 
 __all__ = [
     "OwnReplica",
@@ -63,11 +66,9 @@ class OwnReplica:
             raise UnexpectedServeError("Serve's handle_request is not async")
         self.loop: asyncio.AbstractEventLoop = replica._event_loop
         self._replica = replica
-        self._numbers = itertools.count(1)
         self.id: str = _expect(replica, "_replica_id.unique_id", str)
-        self._prefix = f"{self.id}-"
         self._app = _expect(replica, "_replica_id.deployment_id.app_name", str)
-        self.metadata("", "call")  # raises now what it would raise later
+        self._anyone = self._metadata("", "", "")  # raises now what it would raise later
 
     @property
     def ends(self) -> bool:
@@ -84,31 +85,50 @@ class OwnReplica:
         """How many may wait; -1: any number."""
         return int(self._replica.max_queued_requests)
 
-    def metadata(self, request_id: str, method: str) -> RequestMetadata:
-        """What Serve wants to know of a request for ``method`` of the deployment's class."""
+    def count(self, by: int) -> None:
+        """Change the number of ongoing requests, on which autoscaling and draining depend, by 1 or -1."""
+        manager = self._replica._metrics_manager
+        if by > 0:
+            manager.inc_num_ongoing_requests(self._anyone)
+        else:
+            manager.dec_num_ongoing_requests(self._anyone)
+
+    def way(self, method: str, unlogged: Callable[[], bool]) -> Callable[..., Coroutine[Any, Any, Any]]:
+        """How requests for ``method`` of the deployment's class run: ``await way(request_id, *args)``.
+
+        Each as Serve runs one that came by a handle: context, limit, counts, metrics, access log.
+
+        Args:
+            method: The name of an async method.
+            unlogged: Whether nobody wants the line of the access log.
+        """
+        metadata = partial(self._metadata, method)
+        short = short_way(self._replica, method, metadata=metadata, unlogged=unlogged)
+        handle_request = self._replica.handle_request
+        numbers = itertools.count(1)
+        prefix = f"{self.id}-"
+
+        def run(request_id: str, *args: Any) -> Coroutine[Any, Any, Any]:
+            # By this Serve finds the calls that a request has made, so it is nobody else's.
+            internal = f"{prefix}{next(numbers)}"
+            if short is None or is_tracing_enabled():
+                found: Coroutine[Any, Any, Any] = handle_request(metadata(request_id, internal), *args)
+                return found
+            return short(request_id, internal, *args)
+
+        return run
+
+    def _metadata(self, method: str, request_id: str, internal_request_id: str) -> RequestMetadata:
         try:
             return RequestMetadata(
                 request_id=request_id,
-                # By this Serve finds the calls that a request has made, so it is nobody else's.
-                internal_request_id=f"{self._prefix}{next(self._numbers)}",
+                internal_request_id=internal_request_id,
                 call_method=method,
                 app_name=self._app,
                 _by_reference=False,
             )
         except TypeError as error:
             raise UnexpectedServeError(f"Serve's RequestMetadata has other fields: {error}") from error
-
-    def count(self, metadata: RequestMetadata, by: int) -> None:
-        """Change the number of ongoing requests, on which autoscaling and draining depend, by 1 or -1."""
-        manager = self._replica._metrics_manager
-        if by > 0:
-            manager.inc_num_ongoing_requests(metadata)
-        else:
-            manager.dec_num_ongoing_requests(metadata)
-
-    async def handle_request(self, metadata: RequestMetadata, *args: Any) -> Any:
-        """Run a request as Serve runs one that came by a handle: context, limit, counts, metrics, access log."""
-        return await self._replica.handle_request(metadata, *args)
 
 
 def own_replica() -> OwnReplica:
@@ -174,8 +194,9 @@ def _no_span() -> bool:
 
 try:
     from ray.serve._private.tracing_utils import is_span_recording as _is_span_recording
+    from ray.serve._private.tracing_utils import is_tracing_enabled
 except ImportError:
-    _is_span_recording = _no_span
+    _is_span_recording = is_tracing_enabled = _no_span
 
 
 def _expect(thing: Any, path: str, kind: type) -> Any:
