@@ -168,18 +168,16 @@ def test_a_caller_that_leaves_cancels_the_call(ways, way, do, tmp_path):
 
 @pytest.mark.parametrize("way", ["channel", "handle"])
 def test_a_node_that_is_full_says_so(ways, way, tmp_path):
-    """One runs, some wait at the node or at their caller, the others are refused, and nothing runs twice."""
+    """One runs, some wait at the node or at their caller, others are refused, and nothing runs twice."""
     with ThreadPoolExecutor(8) as pool:
         calls = [pool.submit(ways.ask, way, "hold", {"folder": str(tmp_path), "key": n}) for n in range(8)]
-        ways.serve.wait_for("calls to be refused", lambda: sum(call.done() for call in calls) >= 8 - MOST_WAITING - 1)
-        refused = [call.result() for call in calls if call.done()]
+        # How many is a matter of moments: of calls that a full node sends back, Serve counts none as waiting while it
+        # is on its way to the node again.
+        ways.serve.wait_for("a call to be refused", lambda: any(call.done() for call in calls))
         assert len([*tmp_path.iterdir()]) == 1
         (tmp_path / "go").touch()
         answers = [call.result() for call in calls]
+    refused = [answer for answer in answers if answer.status != 200]
     assert {(answer.status, answer.json["error"]["code"]) for answer in refused} == {(503, "Overloaded")}
-    assert len(refused) == sum(answer.status == 503 for answer in answers)
-    assert len([*tmp_path.glob("*.*.*")]) == sum(answer.status == 200 for answer in answers)
-
-
-MOST_WAITING = 2
-"""maxQueuedRequests counts at the node and, for those that it sends away, at their caller."""
+    keys = [path.name.partition(".")[0] for path in tmp_path.glob("*.*.*")]
+    assert len(keys) == len({*keys}) == 8 - len(refused)
