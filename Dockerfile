@@ -94,8 +94,9 @@ COPY --from=servepipe /install/ /
 RUN python -m pip check
 # Models are found in /app, from wherever Ray starts a replica.
 ENV HOME=/home/ray USER=ray PYTHONPATH=/app PYTHONUNBUFFERED=1
-# What the controller of Serve calls when it starts; it has to be in this image.
+# What Serve calls when its controller and its HTTP servers start; it has to be in this image.
 ENV RAY_SERVE_CONTROLLER_CALLBACK_IMPORT_PATH=servepipe.runtime.app_builds:share_builder
+ENV RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=servepipe.runtime.direct_http:middlewares
 USER 1000:1000
 WORKDIR /app
 CMD ["bash"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 
 import grpc
@@ -61,6 +62,14 @@ def handle():
 def test_the_diamond_answers_over_http(diamond):
     answer = diamond.ask([1, 2, 3])
     assert (answer.status, answer.json) == (200, 8)
+
+
+def test_head_and_body_of_an_answer_come_together(diamond):
+    with socket.create_connection(("127.0.0.1", diamond.ingress_port), timeout=30) as connection:
+        for n in range(20):
+            body = b"[%d, 2, 3]" % n
+            connection.sendall(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+            assert connection.recv(65536).endswith(b"\r\n\r\n%d" % (7 + n))
 
 
 def test_the_diamond_answers_by_handle(diamond):

@@ -17,7 +17,7 @@ from servepipe.graph.calls import NodeHandle
 from servepipe.graph.failures import failed_step, mark
 from servepipe.graph.instance import NodeInstance
 from servepipe.graph.ir import Call, DictOf, Graph, InputRef, ListOf, StepRef
-from servepipe.runtime.flags import CALLBACK, serve_environment
+from servepipe.runtime.flags import CALLBACKS, serve_environment
 from servepipe.runtime.inline import InlineNodes
 from servepipe.runtime.interface import Interface
 from servepipe.runtime.routing import InFlight, Places, Routes, application_name
@@ -326,12 +326,13 @@ class TestFlags:
         assert serve_environment()[name].split("\n    ") == ["leastconn", "no option splice-request"]
         assert name not in serve_environment(haproxy=False)
 
-    def test_what_the_controller_calls_can_be_imported(self):
-        module, _, name = serve_environment()[CALLBACK].partition(":")
+    @pytest.mark.parametrize("callback", CALLBACKS)
+    def test_what_serve_calls_can_be_imported(self, callback):
+        module, _, name = serve_environment()[callback].partition(":")
         assert callable(getattr(importlib.import_module(module), name))
-        assert CALLBACK not in serve_environment(callback=False)
+        assert callback not in serve_environment(callback=False)
         dockerfile = Path(__file__).parents[3] / "Dockerfile"
-        assert f"\nENV {CALLBACK}={serve_environment()[CALLBACK]}\n" in dockerfile.read_text()
+        assert f"\nENV {callback}={CALLBACKS[callback]}\n" in dockerfile.read_text()
 
     def test_a_folder_too_long_for_sockets_is_refused(self):
         with pytest.raises(RunError, match="characters"):

@@ -11,10 +11,16 @@ from pathlib import Path
 
 from servepipe.errors import RunError
 
-__all__ = ["CALLBACK", "MAX_FOLDER", "MAX_MESSAGE_BYTES", "serve_environment"]
+__all__ = ["CALLBACKS", "MAX_FOLDER", "MAX_MESSAGE_BYTES", "serve_environment"]
 
-#: Names what Serve's controller calls when it starts.
-CALLBACK = "RAY_SERVE_CONTROLLER_CALLBACK_IMPORT_PATH"
+CALLBACKS = {
+    # When Serve's controller starts: see docs/adr/0017.
+    "RAY_SERVE_CONTROLLER_CALLBACK_IMPORT_PATH": "servepipe.runtime.app_builds:share_builder",
+    # When an HTTP server starts: see docs/adr/0020.
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "servepipe.runtime.direct_http:middlewares",
+}
+"""What Serve calls of ours, and when. An image that has servepipe names them in its environment."""
+
 MAX_MESSAGE_BYTES = 256 * 1024 * 1024
 MAX_FOLDER = 27
 
@@ -41,8 +47,8 @@ def serve_environment(
             It binds both on all addresses, and two HAProxies share a port silently.
         replica_http_ports, replica_grpc_ports: From where replicas take their own ports (Serve's defaults: 30000 to
             31000, 40000 to 41000). Every replica of every node has one of each.
-        callback: Serve's controller runs with this very servepipe, and may import what it names. An image that has
-            another one says itself what that has (`CALLBACK`): Serve does not start if it cannot be imported.
+        callback: Serve runs with this very servepipe, and may import what `CALLBACKS` name. An image that has another
+            one says itself what that has: Serve does not start if it cannot be imported.
 
     Raises:
         RunError: ``folder`` is too long.
@@ -72,7 +78,7 @@ def serve_environment(
         "RAY_USAGE_STATS_ENABLED": "0",
     }
     if callback:
-        flags[CALLBACK] = "servepipe.runtime.app_builds:share_builder"
+        flags |= CALLBACKS
     if haproxy:
         # HTTP goes through HAProxy straight to the ingress replicas: seven to ten times the requests per second.
         flags["RAY_SERVE_ENABLE_HA_PROXY"] = "1"

@@ -30,7 +30,10 @@ from servepipe.graph.instance import is_async
 from servepipe.graph.limit import Limit
 from servepipe.graph.threads import in_thread
 from servepipe.runtime.answers import JSON, AnswerNotSupportedError, encode_answer, encode_json
+from servepipe.runtime.departure import Departure
 from servepipe.runtime.http_request import (
+    UNWATCHED,
+    WATCHES,
     Message,
     Receive,
     Scope,
@@ -152,11 +155,12 @@ class HttpApp:
             elif too_long:
                 raise too_large(self._max_body_bytes)
             elif self._timeout_s is None:
-                answer = await self._answer(scope, receive, request_id, None)
+                answer = await self._answer(scope, receive, send, request_id, None)
             else:
                 # The graph keeps the deadline by itself, and knows which step is late; it gets the chance to say so.
                 limit = Limit(self._timeout_s + GRACE_S)
-                answer = await limit.keep(self._answer(scope, receive, request_id, time.time() + self._timeout_s))
+                deadline = time.time() + self._timeout_s
+                answer = await limit.keep(self._answer(scope, receive, send, request_id, deadline))
         except Exception as error:
             # Whatever the graph makes of being cancelled, past the limit the answer is that it took too long.
             told = self._timeout(error) if limit is not None and limit.expired else error
@@ -181,19 +185,26 @@ class HttpApp:
             raise _method_not_allowed(method, ("GET", "HEAD"))
         return _Status(*await endpoint())
 
-    async def _answer(self, scope: Scope, receive: Receive, request_id: str, deadline: float | None) -> Any:
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, request_id: str, deadline: float | None) -> Any:
         body = await read_body(receive, self._max_body_bytes)
-        if self._preprocessor is None:
-            args, kwargs = arguments(body, self._interface)
-            output = await self._run(args, kwargs, request_id=request_id, deadline=deadline)
-        else:
-            value = await self._preprocess(self._preprocessor, scope, body, receive)
-            output = await self._run_preprocessed((value,), {}, request_id, deadline)
-        return output if self._postprocessor is None else await self._postprocess(output)
+        departure = Departure(receive, send) if WATCHES in scope else None
+        try:
+            if self._preprocessor is None:
+                args, kwargs = arguments(body, self._interface)
+                output = await self._run(args, kwargs, request_id=request_id, deadline=deadline)
+            else:
+                value = await self._preprocess(self._preprocessor, scope, body, receive)
+                output = await self._run_preprocessed((value,), {}, request_id, deadline)
+            return output if self._postprocessor is None else await self._postprocess(output)
+        finally:
+            if departure is not None:
+                departure.end()
 
     async def _preprocess(self, preprocessor: Hook, scope: Scope, body: bytes, receive: Receive) -> Any:
         from starlette.requests import Request
 
+        if WATCHES in scope:  # the caller did not send it
+            scope = {**scope, "headers": [header for header in scope["headers"] if header != UNWATCHED]}
         try:
             return await preprocessor(Request(scope, replay(body, receive)))
         except RequestError:

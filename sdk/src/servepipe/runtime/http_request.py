@@ -11,6 +11,8 @@ from servepipe.runtime import json_bytes
 from servepipe.runtime.interface import Interface
 
 __all__ = [
+    "UNWATCHED",
+    "WATCHES",
     "Message",
     "Receive",
     "Scope",
@@ -30,6 +32,12 @@ Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 
 MAX_REQUEST_ID_LENGTH = 128
+
+UNWATCHED = (b"x-request-disconnect-disabled", b"?1")
+"""The header by which Serve is asked not to watch whether the caller of a request is still there."""
+
+WATCHES = "servepipe.watches"
+"""Key of a scope: nobody but the app watches whether the caller is still there. See `servepipe.runtime.direct_http`."""
 
 
 def arguments(body: bytes, interface: Interface) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -87,7 +95,7 @@ async def read_body(receive: Receive, limit: int) -> bytes:
     size = 0
     while True:
         if message["type"] == "http.disconnect":
-            raise BadRequestError("the caller went away while it sent the body", status=400, code="Disconnected")
+            raise BadRequestError("the caller went away while it sent the body", status=499, code="Disconnected")
         chunk = message.get("body", b"")
         size += len(chunk)
         if size > limit:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ray._private.worker import global_worker
+from ray.serve._private import constants
 from ray.serve._private.common import RequestMetadata
 from ray.serve.handle import DeploymentHandle
 
@@ -31,6 +32,7 @@ __all__ = [
     "metadata_of",
     "own_replica",
     "request_filter",
+    "runs_user_code_elsewhere",
     "session_folder",
     "traces",
 ]
@@ -156,6 +158,11 @@ def request_filter() -> logging.Filter | None:
         return None
     found: logging.Filter = ServeContextFilter()
     return found
+
+
+def runs_user_code_elsewhere() -> bool:
+    """Whether user code of this process runs on another event loop than Serve's; also where nobody knows."""
+    return bool(getattr(constants, "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD", True))
 
 
 def known_replicas(handle: DeploymentHandle[Any]) -> Sequence[Any]:

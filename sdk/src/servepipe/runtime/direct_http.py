@@ -1,0 +1,121 @@
+"""What stands between the HTTP server of a replica and Serve: it makes the way of a request through both shorter.
+
+Serve asks `middlewares` for it where ``RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH`` names that.
+
+- For each request Serve starts a task that watches its caller, and another that runs the app. It is asked not to, by
+  the header that it has for this, and awaits the app where it is. The app then watches by itself, and only requests
+  that take longer than a moment: see `servepipe.runtime.departure`.
+- uvicorn writes the head and the body of an answer one after the other: two packets, for which HAProxy wakes up twice.
+  Here both leave in one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from ray import serve
+from ray.serve.exceptions import RayServeException
+from starlette.middleware import Middleware
+
+from servepipe.runtime.http_request import UNWATCHED, WATCHES, Message, Receive, Scope, Send
+from servepipe.runtime.serve_internals import runs_user_code_elsewhere
+
+__all__ = ["DirectHttp", "middlewares"]
+
+JOINED_BYTES = 64 * 1024
+"""Larger bodies are written by themselves: to copy them costs more than a packet."""
+
+
+def middlewares() -> list[Middleware]:
+    """Called by Serve in every process with an HTTP server, before that starts."""
+    try:
+        serve.get_replica_context()
+    except RayServeException:
+        return []  # one of Serve's proxies
+    if runs_user_code_elsewhere():
+        return []  # the app must not ask for messages of a server on another loop
+    return [Middleware(DirectHttp)]
+
+
+class DirectHttp:
+    """Args:
+    app: Serve, as an ASGI app.
+    """
+
+    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            headers = scope["headers"]
+            if UNWATCHED not in headers:  # whoever sends it does not want to be watched by us either
+                scope["headers"] = [*headers, UNWATCHED]
+                scope[WATCHES] = True
+            if scope["method"] != "HEAD":
+                send = _joined(send)
+        await self._app(scope, receive, send)
+
+
+def _joined(send: Send) -> Send:
+    """``send`` of uvicorn, for which an answer whose length is known leaves in one write."""
+    cycle: Any = getattr(send, "__self__", None)
+    transport = getattr(cycle, "transport", None)
+    if not callable(getattr(transport, "write", None)):
+        return send
+    head: Message | None = None
+
+    async def sending(message: Message) -> None:
+        nonlocal head
+        if head is None:
+            if message["type"] == "http.response.start" and _has_length(message):
+                head = message
+            else:
+                await send(message)
+            return
+        first, head = head, None
+        if message.get("more_body") or len(message.get("body", b"")) > JOINED_BYTES:
+            await send(first)
+            await send(message)
+            return
+        cycle.transport = _OneWrite(transport)
+        try:
+            await send(first)
+            await send(message)
+        finally:
+            cycle.transport.flush()
+            cycle.transport = transport
+
+    return sending
+
+
+def _has_length(start: Message) -> bool:
+    return any(name == b"content-length" for name, _ in start["headers"])
+
+
+class _OneWrite:
+    """A transport that joins two writes, the head and the body of an answer."""
+
+    __slots__ = ("_head", "_transport")
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+        self._head = b""
+
+    def write(self, data: bytes) -> None:
+        if self._head:
+            head, self._head = self._head, b""
+            self._transport.write(head + data)
+        else:
+            self._head = data
+
+    def flush(self) -> None:
+        if self._head:
+            self.write(b"")
+
+    def close(self) -> None:
+        self.flush()
+        self._transport.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
