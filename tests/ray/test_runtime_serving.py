@@ -117,6 +117,17 @@ def test_wrong_requests_are_told_what_is_wrong(diamond, method, path, body, stat
     assert (answer.status, error["code"], error["requestId"]) == (status, code, answer.headers["x-request-id"])
 
 
+def test_the_ingress_counts_its_requests(diamond):
+    """Not HAProxy, which would send a datagram for each."""
+    for _ in range(5):
+        assert diamond.send("POST", diamond.url + "/elsewhere", b"1").status == 404
+
+    def counted():
+        return diamond.metric("serve_num_http_requests_total", by="status_code", of=["ingress"])["404"]
+
+    diamond.wait_for("the ingress to count them", lambda: counted() >= 5)
+
+
 def test_the_step_and_node_that_failed_are_named(diamond):
     error = diamond.ask([1, {}, 3]).json["error"]
     assert (error["step"], error["node"]) == ("m2-output", "m2")

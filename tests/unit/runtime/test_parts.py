@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from ray.serve._private.haproxy_templates import HAPROXY_CONFIG_TEMPLATE
 
 from servepipe.errors import NodeError, NotReadyError, RunError, SignatureError
 from servepipe.graph.calls import NodeHandle
@@ -325,6 +326,16 @@ class TestFlags:
         name = "RAY_SERVE_HAPROXY_BALANCE_ALGORITHM"
         assert serve_environment()[name].split("\n    ") == ["leastconn", "no option splice-request"]
         assert name not in serve_environment(haproxy=False)
+
+    def test_haproxy_tells_nobody_of_single_requests(self):
+        flags = serve_environment()
+        assert flags["RAY_SERVE_HAPROXY_METRICS_ENABLED"] == "0"
+        # Serve goes on with " local0 info", which is a comment then.
+        line = HAPROXY_CONFIG_TEMPLATE.split("log {{ config.log_target }}")[1].split("\n")[0]
+        assert f"log {flags['RAY_SERVE_HAPROXY_LOG_TARGET']}{line}".split("\n") == [
+            "log 127.0.0.1:514 local0 notice",
+            "    # local0 info",
+        ]
 
     @pytest.mark.parametrize("callback", CALLBACKS)
     def test_what_serve_calls_can_be_imported(self, callback):

@@ -84,6 +84,10 @@ def serve_environment(
         flags["RAY_SERVE_ENABLE_HA_PROXY"] = "1"
         # See docs/adr/0007: a caller that leaves is noticed. Serve copies the value to the end of HAProxy's defaults.
         flags["RAY_SERVE_HAPROXY_BALANCE_ALGORITHM"] = "leastconn\n    no option splice-request"
+        # See docs/adr/0021: the ingress counts its requests. HAProxy would write each to a Python process that counts
+        # them one by one, and once more to a syslog that hardly anybody has.
+        flags["RAY_SERVE_HAPROXY_METRICS_ENABLED"] = "0"
+        flags["RAY_SERVE_HAPROXY_LOG_TARGET"] = "127.0.0.1:514 local0 notice\n    #"
         if folder is not None:
             flags |= {
                 "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{folder}/haproxy.cfg",
