@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
+from collections import Counter
 from contextlib import asynccontextmanager, nullcontext
 from types import SimpleNamespace
 
 import pytest
 import uvicorn
-from starlette.responses import FileResponse, PlainTextResponse, StreamingResponse
+from starlette.responses import FileResponse, PlainTextResponse, Response, StreamingResponse
 from uvicorn.protocols.http.h11_impl import H11Protocol
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from servepipe.graph.ir import Call, Graph, InputRef, StepRef
 from servepipe.runtime import direct_http
+from servepipe.runtime.departure import LOOK_AFTER_S, Departure
 from servepipe.runtime.direct_http import JOINED_BYTES, DirectHttp, middlewares
 from servepipe.runtime.http import Hook, HttpApp
-from servepipe.runtime.http_request import UNWATCHED
+from servepipe.runtime.http_request import UNWATCHED, WATCHES
 from servepipe.runtime.interface import Interface
+from servepipe.runtime.serve_internals import UnexpectedServeError
 
 WAIT_S = 20
 INTERFACE = Interface.of(Graph((Call("predict", "model", args=(InputRef(()),)),), StepRef("predict")))
@@ -40,7 +44,7 @@ class Counted:
 
 
 @asynccontextmanager
-async def serving(app, protocol=HttpToolsProtocol):
+async def serving(app, protocol=HttpToolsProtocol, is_full=lambda: False):
     """uvicorn with ``app`` behind `DirectHttp`: its port, and what it wrote."""
     writes = []
 
@@ -51,7 +55,7 @@ async def serving(app, protocol=HttpToolsProtocol):
     sock = socket.socket()
     sock.bind(("127.0.0.1", 0))
     sock.listen()
-    config = uvicorn.Config(DirectHttp(app), http=Protocol, lifespan="off", log_config=None, access_log=False)
+    config = uvicorn.Config(DirectHttp(app, is_full), http=Protocol, lifespan="off", log_config=None, access_log=False)
     server = uvicorn.Server(config)
     server.install_signal_handlers = lambda: None
     server.capture_signals = nullcontext
@@ -187,9 +191,10 @@ async def test_an_app_that_fails_after_the_head_gets_a_whole_answer():
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
         raise ValueError("bad")
 
-    async with serving(app) as server, connected(server) as (reader, writer):
-        writer.write(request())
-        assert await answer_of(reader) == (500, b"Internal Server Error")
+    for between in (app, Serve(app)):  # Serve keeps the error to itself
+        async with serving(between) as server, connected(server) as (reader, writer):
+            writer.write(request())
+            assert await answer_of(reader) == (500, b"Internal Server Error")
 
 
 async def test_a_server_that_is_not_uvicorn_gets_the_messages_as_they_are():
@@ -201,7 +206,9 @@ async def test_a_server_that_is_not_uvicorn_gets_the_messages_as_they_are():
     async def receive():
         return {"type": "http.request", "body": b"1", "more_body": False}
 
-    await DirectHttp(graph(echo))({"type": "http", "method": "POST", "path": "/", "headers": []}, receive, send)
+    await DirectHttp(graph(echo), lambda: False)(
+        {"type": "http", "method": "POST", "path": "/", "headers": []}, receive, send
+    )
     assert sent == ["http.response.start", "http.response.body"]
 
 
@@ -294,6 +301,108 @@ async def test_a_body_that_comes_slowly_is_read_whole():
         assert await answer_of(reader) == (200, b"[1,2,3]")
 
 
+class Swallows(Long):
+    """Makes something else of being cancelled."""
+
+    def __init__(self, error=None):
+        super().__init__()
+        self.error = error
+
+    async def __call__(self, value=None):
+        try:
+            return await super().__call__(value)
+        except asyncio.CancelledError:
+            if self.error is not None:
+                raise self.error from None
+            return "late"
+
+
+@pytest.mark.parametrize("error", [None, ValueError("bad")])
+async def test_whatever_is_made_of_being_cancelled_the_request_is(error):
+    run = Swallows(error)
+    serve = Serve(graph(run))
+    async with serving(serve) as server:
+        async with connected(server) as (_, writer):
+            writer.write(request(body=b"1"))
+            await asyncio.wait_for(run.began.wait(), WAIT_S)
+        await asyncio.wait_for(serve.ended.wait(), WAIT_S)
+    assert serve.seen == [499, asyncio.CancelledError]
+
+
+async def test_a_caller_that_leaves_while_it_is_answered_ends_the_stream():
+    class Endless(Response):
+        """Does not look by itself whether anybody listens, as starlette's own do."""
+
+        async def __call__(self, scope, receive, send):
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            while True:
+                await send({"type": "http.response.body", "body": b"x", "more_body": True})
+                await asyncio.sleep(0.01)
+
+    async def pieces():
+        while True:
+            yield b"x"
+            await asyncio.sleep(0.01)
+
+    for answer, ends in ((Endless(), asyncio.CancelledError), (StreamingResponse(pieces()), None)):
+        serve = Serve(graph(lambda value, answer=answer: echo(answer)))
+        async with serving(serve) as server:
+            async with connected(server) as (reader, writer):
+                writer.write(request(body=b"1"))
+                await asyncio.wait_for(reader.readuntil(b"x"), WAIT_S)
+            await asyncio.wait_for(serve.ended.wait(), WAIT_S)
+        assert serve.seen[0] == 200
+        if ends is not None:  # starlette may see it first, and ends its stream as any other
+            assert serve.seen[-1] is ends
+
+
+async def test_a_caller_that_leaves_an_endpoint_ends_it():
+    run = Long()
+    serve = Serve(graph(echo, endpoints={"/-/ready": run}))
+    async with serving(serve) as server:
+        async with connected(server) as (_, writer):
+            writer.write(request("GET", path="/-/ready"))
+            await asyncio.wait_for(run.began.wait(), WAIT_S)
+        await asyncio.wait_for(run.cancelled.wait(), WAIT_S)
+        await asyncio.wait_for(serve.ended.wait(), WAIT_S)
+    assert serve.seen == [499, asyncio.CancelledError]
+
+
+async def test_requests_that_wait_for_their_turn_are_left_to_serve():
+    seen = []
+
+    async def app(scope, receive, send):
+        seen.append(UNWATCHED in scope["headers"])
+        await graph(echo)(scope, receive, send)
+
+    full = iter([False, True, False])
+    async with serving(app, is_full=lambda: next(full)) as server, connected(server) as (reader, writer):
+        for _ in range(3):
+            writer.write(request(body=b"1"))
+            assert await answer_of(reader) == (200, b"1")
+    assert seen == [True, False, True]
+
+
+async def test_a_long_request_leaves_no_cycle():
+    async def long(value):
+        await asyncio.sleep(LOOK_AFTER_S * 2)
+        return value
+
+    gc.collect()
+    gc.disable()
+    try:
+        async with serving(graph(long)) as server, connected(server) as (reader, writer):
+            for _ in range(5):
+                writer.write(request(body=b"1"))
+                assert await answer_of(reader) == (200, b"1")
+            await asyncio.sleep(0)
+            kept = Counter(type(one) for one in gc.get_objects() if isinstance(one, Departure | RequestResponseCycle))
+    finally:
+        gc.enable()
+    assert kept[Departure] == 0
+    assert kept[RequestResponseCycle] <= 2  # of the connection, and of the request that has just ended
+
+
 async def test_whoever_does_not_want_to_be_watched_is_not():
     run = Long()
     serve = Serve(graph(run))
@@ -310,10 +419,12 @@ async def test_whoever_does_not_want_to_be_watched_is_not():
 
 @pytest.mark.parametrize("sent", [[], ["x-request-disconnect-disabled: ?1"]])
 async def test_a_preprocessor_sees_what_the_caller_sent(sent):
-    app = graph(echo, preprocessor=Hook("m:f", lambda request: request.headers.get(UNWATCHED[0].decode())))
-    async with serving(app) as server, connected(server) as (reader, writer):
+    def look(request):
+        return [request.headers.get(UNWATCHED[0].decode()), WATCHES in request.scope]
+
+    async with serving(graph(echo, preprocessor=Hook("m:f", look))) as server, connected(server) as (reader, writer):
         writer.write(request("POST", b"1", *sent))
-        assert await answer_of(reader) == (200, b'"?1"' if sent else b"null")
+        assert await answer_of(reader) == (200, b'["?1",false]' if sent else b"[null,false]")
 
 
 async def test_no_task_stays(caplog):
@@ -335,10 +446,24 @@ async def test_no_task_stays(caplog):
 # Where it stands
 
 
-def test_it_stands_in_replicas_only(monkeypatch):
-    assert middlewares() == []  # no replica
-    monkeypatch.setattr(direct_http.serve, "get_replica_context", object)
-    assert [one.cls for one in middlewares()] == [DirectHttp] or direct_http.runs_user_code_elsewhere()
-    for elsewhere in (False, True):
-        monkeypatch.setattr(direct_http, "runs_user_code_elsewhere", lambda elsewhere=elsewhere: elsewhere)
-        assert [one.cls for one in middlewares()] == ([] if elsewhere else [DirectHttp])
+async def test_it_stands_before_apps_that_watch_only(monkeypatch, caplog):
+    monkeypatch.setattr(direct_http, "_watching", False)
+    monkeypatch.setattr(direct_http, "runs_user_code_elsewhere", lambda: False)
+    monkeypatch.setattr(direct_http, "own_replica", lambda: SimpleNamespace(is_full=False))
+    assert middlewares() == []
+    direct_http.watch_callers()
+    (one,) = middlewares()
+    assert isinstance(one.cls(graph(echo), **one.kwargs), DirectHttp)
+    monkeypatch.setattr(direct_http, "runs_user_code_elsewhere", lambda: True)
+    assert middlewares() == []
+
+
+async def test_before_a_serve_that_is_not_as_expected_it_does_not_stand(monkeypatch, caplog):
+    def other():
+        raise UnexpectedServeError("Serve's Replica has no _semaphore")
+
+    monkeypatch.setattr(direct_http, "_watching", True)
+    monkeypatch.setattr(direct_http, "runs_user_code_elsewhere", lambda: False)
+    monkeypatch.setattr(direct_http, "own_replica", other)
+    assert middlewares() == []
+    assert "has no _semaphore" in caplog.text

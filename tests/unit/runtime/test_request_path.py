@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import logging
 from contextlib import suppress
@@ -235,6 +236,19 @@ def differently(serve):
     serve.__class__ = Other
 
 
+def replaced_here(serve):
+    serve._record_errors_and_metrics = lambda *args: None
+
+
+def wrapped(serve):
+    class Other(Replica):
+        @functools.wraps(Replica._start_request)
+        def _start_request(self, request_metadata):
+            return super()._start_request(request_metadata)
+
+    serve.__class__ = Other
+
+
 def having(name, value):
     return lambda serve: setattr(serve._user_callable_wrapper, name, value)
 
@@ -248,6 +262,8 @@ def unreadable(serve):
     [
         (differently, "was not written after"),
         (unreadable, "was not written after"),
+        (replaced_here, "was not written after"),
+        (wrapped, "was not written after"),
         (having("_run_user_code_in_separate_thread", True), "thread of its own"),
         (having("_is_enabled_for_debug", True), "start of each request"),
         (lambda serve: setattr(serve._user_callable_wrapper._callable, "call", lambda: 0), "call is not async"),

@@ -90,18 +90,18 @@ async def test_every_request_has_an_id_of_its_own_inside():
 
 
 async def test_a_traced_request_takes_serves_own_path(monkeypatch):
-    seen = []
-
-    async def handle_request(request_metadata, *args):
-        seen.append(request_metadata.request_id)
-        return args
-
     async def call(*args):
         return args
 
     serve = serve_replica(call)
-    serve.handle_request = handle_request
     way = OwnReplica(serve).way("call", no)
+    seen = []
+
+    async def call_user_method(request_metadata, args, kwargs):
+        seen.append(request_metadata.request_id)
+        return args
+
+    serve._user_callable_wrapper.call_user_method = call_user_method
     await way("short", 1)
     monkeypatch.setattr(serve_internals, "is_tracing_enabled", lambda: True)
     assert await way("traced", 2) == (2,)

@@ -17,30 +17,35 @@ LEFT = 499
 
 
 class Departure:
-    """Watches from now on whether the caller of a request is still there; once it is not, cancels the running task.
+    """Inside its ``with`` the caller of a request is watched; once it is gone, the running task is cancelled.
 
     Args:
         receive: Of the request, whose body has been read.
         send: Is told the status `LEFT`.
     """
 
-    __slots__ = ("_receive", "_send", "_task", "_timer", "_watch")
+    __slots__ = ("_left", "_receive", "_send", "_task", "_timer", "_watch")
 
     def __init__(self, receive: Receive, send: Send) -> None:
+        self._receive = receive
+        self._send = send
+        self._left = False
+        self._watch: asyncio.Task[None] | None = None
+
+    def __enter__(self) -> None:
         loop = asyncio.get_running_loop()
         task = asyncio.current_task(loop)
         assert task is not None
         self._task = task
-        self._receive = receive
-        self._send = send
-        self._watch: asyncio.Task[None] | None = None
         self._timer = loop.call_later(LOOK_AFTER_S, self._begin)
 
-    def end(self) -> None:
-        """Watch no longer."""
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._timer.cancel()
         if self._watch is not None:
             self._watch.cancel()
+            self._watch = None  # what it raises has a traceback that leads here
+        if self._left and (kind is None or not issubclass(kind, asyncio.CancelledError)):
+            raise asyncio.CancelledError  # whatever user code makes of being cancelled
 
     def _begin(self) -> None:
         # In a context of its own: it is no part of what the request does.
@@ -49,5 +54,6 @@ class Departure:
     async def _wait(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
+        self._left = True
         await self._send({"type": "http.response.start", "status": LEFT, "headers": []})
         self._task.cancel()

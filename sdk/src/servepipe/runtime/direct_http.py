@@ -1,55 +1,73 @@
-"""What stands between the HTTP server of a replica and Serve: it makes the way of a request through both shorter.
+"""What stands between the HTTP server of an ingress and Serve: it makes the way of a request through both shorter.
 
-Serve asks `middlewares` for it where ``RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH`` names that.
+Serve asks `middlewares` for it where ``RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH`` names that; in replicas of other
+applications nothing stands there.
 
 - For each request Serve starts a task that watches its caller, and another that runs the app. It is asked not to, by
   the header that it has for this, and awaits the app where it is. The app then watches by itself, and only requests
-  that take longer than a moment: see `servepipe.runtime.departure`.
+  that take longer than a moment: see `servepipe.runtime.departure`. Requests that have to wait for their turn are left
+  to Serve, as the app does not see them yet.
 - uvicorn writes the head and the body of an answer one after the other: two packets, for which HAProxy wakes up twice.
   Here both leave in one.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from ray import serve
-from ray.serve.exceptions import RayServeException
 from starlette.middleware import Middleware
 
 from servepipe.runtime.http_request import UNWATCHED, WATCHES, Message, Receive, Scope, Send
-from servepipe.runtime.serve_internals import runs_user_code_elsewhere
+from servepipe.runtime.serve_internals import UnexpectedServeError, own_replica, runs_user_code_elsewhere
 
-__all__ = ["DirectHttp", "middlewares"]
+__all__ = ["DirectHttp", "middlewares", "watch_callers"]
+
+log = logging.getLogger("servepipe.ingress")
 
 JOINED_BYTES = 64 * 1024
 """Larger bodies are written by themselves: to copy them costs more than a packet."""
 
 
+_watching = False
+
+
+def watch_callers() -> None:
+    """The app of this process honours `WATCHES`. To be called before Serve starts its HTTP server."""
+    global _watching
+    _watching = True
+
+
 def middlewares() -> list[Middleware]:
     """Called by Serve in every process with an HTTP server, before that starts."""
-    try:
-        serve.get_replica_context()
-    except RayServeException:
-        return []  # one of Serve's proxies
+    if not _watching:
+        return []
     if runs_user_code_elsewhere():
         return []  # the app must not ask for messages of a server on another loop
-    return [Middleware(DirectHttp)]
+    try:
+        replica = own_replica()
+    except UnexpectedServeError as error:
+        log.warning("requests take the long way through Serve's replica: %s", error)
+        return []
+    return [Middleware(DirectHttp, is_full=lambda: replica.is_full)]
 
 
 class DirectHttp:
     """Args:
     app: Serve, as an ASGI app.
+    is_full: Whether the next request would have to wait for its turn.
     """
 
-    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:
+    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]], is_full: Callable[[], bool]) -> None:
         self._app = app
+        self._is_full = is_full
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             headers = scope["headers"]
-            if UNWATCHED not in headers:  # whoever sends it does not want to be watched by us either
+            # Whoever sends it does not want to be watched by us either.
+            if UNWATCHED not in headers and not self._is_full():
                 scope["headers"] = [*headers, UNWATCHED]
                 scope[WATCHES] = True
             if scope["method"] != "HEAD":

@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
@@ -149,7 +150,8 @@ class HttpApp:
         try:
             path = route_path(scope) if scope.get("root_path") else scope["path"]
             if path != "/" and path:
-                answer: Any = await self._elsewhere(path, scope["method"])
+                with _watched(scope, receive, send):
+                    answer: Any = await self._elsewhere(path, scope["method"])
             elif scope["method"] not in self._methods:
                 raise _method_not_allowed(scope["method"], self._methods)
             elif too_long:
@@ -187,8 +189,7 @@ class HttpApp:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, request_id: str, deadline: float | None) -> Any:
         body = await read_body(receive, self._max_body_bytes)
-        departure = Departure(receive, send) if WATCHES in scope else None
-        try:
+        with _watched(scope, receive, send):
             if self._preprocessor is None:
                 args, kwargs = arguments(body, self._interface)
                 output = await self._run(args, kwargs, request_id=request_id, deadline=deadline)
@@ -196,17 +197,12 @@ class HttpApp:
                 value = await self._preprocess(self._preprocessor, scope, body, receive)
                 output = await self._run_preprocessed((value,), {}, request_id, deadline)
             return output if self._postprocessor is None else await self._postprocess(output)
-        finally:
-            if departure is not None:
-                departure.end()
 
     async def _preprocess(self, preprocessor: Hook, scope: Scope, body: bytes, receive: Receive) -> Any:
         from starlette.requests import Request
 
-        if WATCHES in scope:  # the caller did not send it
-            scope = {**scope, "headers": [header for header in scope["headers"] if header != UNWATCHED]}
         try:
-            return await preprocessor(Request(scope, replay(body, receive)))
+            return await preprocessor(Request(_as_sent(scope), replay(body, receive)))
         except RequestError:
             raise
         except Exception as error:
@@ -253,7 +249,8 @@ class HttpApp:
                 await send(message)
 
             try:
-                await answer(scope, receive, sending)
+                with _watched(scope, receive, send):
+                    await answer(_as_sent(scope), receive, sending)
             except Exception as error:  # a file that is not there, say
                 if started:
                     raise
@@ -276,6 +273,23 @@ class HttpApp:
 
     def _headers(self, request_id: str) -> tuple[tuple[bytes, bytes], ...]:
         return ((REQUEST_ID.encode(), request_id.encode()),) if self._sends_request_id else ()
+
+
+_UNWATCHED = nullcontext()
+
+
+def _watched(scope: Scope, receive: Receive, send: Send) -> AbstractContextManager[None]:
+    """Inside it the caller is watched, where that is up to the app."""
+    return Departure(receive, send) if WATCHES in scope else _UNWATCHED
+
+
+def _as_sent(scope: Scope) -> Scope:
+    """``scope`` as the caller sent it, for code of the user's."""
+    if WATCHES not in scope:
+        return scope
+    sent = {**scope, "headers": [header for header in scope["headers"] if header != UNWATCHED]}
+    del sent[WATCHES]
+    return sent
 
 
 @dataclass(frozen=True, slots=True)

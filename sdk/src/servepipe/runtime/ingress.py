@@ -28,7 +28,7 @@ from servepipe.graph.interpreter import run
 from servepipe.graph.ir import Const
 from servepipe.graph.program import Program
 from servepipe.graph.wire import parse_graph
-from servepipe.runtime import access_log, versions
+from servepipe.runtime import access_log, direct_http, versions
 from servepipe.runtime.answers import encode_answer, encode_json
 from servepipe.runtime.grpc_service import STATUS_CODES
 from servepipe.runtime.http import Hook, HttpApp
@@ -68,6 +68,7 @@ class Ingress:
     async def __init__(self, args: dict[str, Any]) -> None:  # type: ignore[misc]  # Serve awaits it
         versions.verify(args)
         access_log.leave_out()
+        direct_http.watch_callers()
         self._watch = LoopWatch(limit_s=BLOCKED_S, what="the ingress", advice=ADVICE, log=log)
         self._set_up(args["pipeline"], serve.get_replica_context().app_name)
         loader.only_imports()

@@ -12,6 +12,7 @@ knows nothing of, calls go the long way: Serve's own ``handle_request``.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import inspect
 import logging
@@ -21,6 +22,7 @@ from typing import Any
 
 import ray
 import ray.serve.context as serve_context
+from ray.serve._private import replica as serve_replica
 from ray.serve._private.common import RequestMetadata
 from ray.serve._private.constants import RAY_SERVE_ENABLE_DIRECT_INGRESS, SERVE_LOGGER_NAME
 
@@ -32,9 +34,9 @@ Way = Callable[..., Coroutine[Any, Any, Any]]
 """Runs the method for one request: ``await way(request_id, internal_request_id, *args)``."""
 
 WRITTEN_AFTER = {
-    "2.58": "c1a4a3763ff746b6",
-    "2.59": "9c87d079519e575e",
-    "2.60": "9c87d079519e575e",
+    "2.58": "c23228d1d8190389",
+    "2.59": "ee29349031228ead",
+    "2.60": "ee29349031228ead",
 }
 """By minor version of Ray the `digest` of what was read and is stood for."""
 
@@ -49,7 +51,13 @@ _REPLICA = (
     "_raise_user_exception",
     "_maybe_wrap_grpc_exception",
 )
-_USER_CODE = ("call_user_method", "_call_func_or_gen", "get_user_method_info", "_raise_if_not_initialized")
+_USER_CODE = (
+    "call_user_method",
+    "_run_user_code",
+    "_call_func_or_gen",
+    "get_user_method_info",
+    "_raise_if_not_initialized",
+)
 
 _serve_log = logging.getLogger(SERVE_LOGGER_NAME)
 
@@ -61,11 +69,22 @@ def digest(replica: Any) -> str:
     found = hashlib.sha256()
     try:
         for thing, name in parts:
-            found.update(inspect.getsource(inspect.unwrap(getattr(type(thing), name))).encode())
+            if name in vars(thing):
+                return ""  # somebody has replaced it here
+            found.update(inspect.getsource(_inside(getattr(type(thing), name))).encode())
         found.update(inspect.getsource(serve_context._RequestContext).encode())
     except (AttributeError, OSError, TypeError):
         return ""
     return found.hexdigest()[:16]
+
+
+def _inside(function: Any) -> Any:
+    """What Serve's decorators are around. Raises TypeError where somebody else's are, too."""
+    while (inner := getattr(function, "__wrapped__", None)) is not None:
+        if function.__code__.co_filename not in (contextlib.__file__, serve_replica.__file__):
+            raise TypeError(f"{function} is not Serve's")
+        function = inner
+    return function
 
 
 def short_way(
