@@ -17,7 +17,7 @@ from servepipe.runtime.serve_internals import session_folder
 pytestmark = pytest.mark.ray
 
 CODE = Path(__file__).parent / "code"
-METHODS = ["tell", "fail", "fail_async", "block", "wait", "large"]
+METHODS = ["tell", "fail", "fail_async", "block", "wait", "large", "prints"]
 HOLDER_METHODS = ["sync", "async_", "ask", "catch"]
 GRAPH = {
     "steps": [
@@ -209,6 +209,11 @@ def test_a_caller_that_leaves_cancels_the_work(pipeline, tmp_path, entrance):
         connection.close()
         serve.wait_for(f"call {number} to be cancelled", (folder / "cancelled").exists, timeout=30)
     pipeline.change("ingress", requestTimeoutSeconds=20)
+
+
+def test_what_a_node_prints_into_a_file_is_what_it_printed(pipeline, tmp_path):
+    assert pipeline.do("prints", str(tmp_path / "file")).status == 200
+    assert (tmp_path / "file").read_text() == "one-2\n"
 
 
 def test_a_node_cannot_be_called_around_the_ingress(pipeline):

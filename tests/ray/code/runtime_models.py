@@ -132,6 +132,10 @@ class Node:
             (Path(folder) / "cancelled").touch()
             raise
 
+    def prints(self, path):
+        with Path(path).open("w", encoding="utf-8") as file:
+            print("one", 2, sep="-", file=file)
+
     def large(self, size):
         return b"x" * size
 

@@ -37,6 +37,7 @@ from servepipe.runtime.inline import InlineNodes
 from servepipe.runtime.interface import Interface
 from servepipe.runtime.loop_watch import LoopWatch
 from servepipe.runtime.observer import Observer
+from servepipe.runtime.printing import mend_print
 from servepipe.runtime.problems import first_line, problem_of
 from servepipe.runtime.routing import InFlight, Places, Routes, application_name
 from servepipe.runtime.serve_caller import ServeCaller
@@ -68,6 +69,7 @@ class Ingress:
     async def __init__(self, args: dict[str, Any]) -> None:  # type: ignore[misc]  # Serve awaits it
         versions.verify(args)
         access_log.leave_out()
+        mend_print()
         direct_http.watch_callers()
         self._watch = LoopWatch(limit_s=BLOCKED_S, what="the ingress", advice=ADVICE, log=log)
         self._set_up(args["pipeline"], serve.get_replica_context().app_name)

@@ -27,6 +27,7 @@ from servepipe.runtime.arguments import constructor_arguments
 from servepipe.runtime.batch_sizes import count_batch
 from servepipe.runtime.loop_watch import LoopWatch
 from servepipe.runtime.node_channel import NodeChannel, call_has_begun
+from servepipe.runtime.printing import mend_print
 from servepipe.runtime.problems import first_line
 from servepipe.runtime.routing import Routes, application_name
 from servepipe.runtime.serve_caller import ServeCaller
@@ -54,6 +55,7 @@ class NodeReplica:
     async def __init__(self, args: dict[str, Any]) -> None:  # type: ignore[misc]  # Serve awaits it
         versions.verify(args)
         access_log.leave_out()
+        mend_print()
         self._node: str = args["node"]
         self._application = application_name(self._node, args["revision"])
         self._routes = Routes({})
