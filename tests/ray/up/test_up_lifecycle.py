@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -75,6 +77,14 @@ def test_files_are_private_and_stay_in_the_runs_folder(diamond: Any, project: Pa
     for name in ("resource.yaml", "history", "code", "ray"):
         assert (diamond.folder / name).exists()
     assert "listen on every address" in diamond.output(100_000)
+
+
+def test_nobody_can_call_it_over_grpc_that_was_not_asked_for(diamond: Any) -> None:
+    """Serve would offer it on all addresses of the machine, to anybody."""
+    ports = json.loads((diamond.folder / "run.json").read_text())["ports"]
+    for port in (ports["grpc"], ports["proxy_grpc"]):
+        with socket.socket() as probe:
+            assert probe.connect_ex(("127.0.0.1", port)) == errno.ECONNREFUSED
 
 
 def test_scale_moves_one_node_only(diamond: Any, tools: Any) -> None:

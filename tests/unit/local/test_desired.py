@@ -72,3 +72,18 @@ def test_the_route(desired: Desired) -> None:
     assert desired.route == "/"
     desired.apply(changed("  nodes:", "  ingress: {route: /api}\n  nodes:"))
     assert desired.route == "/api"
+
+
+def test_grpc_is_offered_where_it_is_asked_for_and_settled_with_the_start(desired: Desired, tmp_path: Path) -> None:
+    assert not desired.grpc
+    asked = replace(COMPILED, document=DOCUMENT + "  ingress: {grpc: {}}\n")
+    before = state(desired)
+    with pytest.raises(RunError, match="settled when its Ray starts"):
+        desired.apply(asked)
+    assert state(desired) == before
+    other = Desired(asked, tmp_path / "resource.yaml", replicas_at_most=3)
+    assert other.grpc
+    other.start()
+    other.apply(asked)
+    with pytest.raises(RunError, match="settled when its Ray starts"):
+        other.apply(COMPILED)

@@ -14,7 +14,9 @@ from servepipe_operator.local.notices import open_ports_notice, refuse_intruder
 def test_what_listens_for_everybody_is_named_once_with_its_ports() -> None:
     assert open_ports_notice([]) == ""
     listening = [("raylet", 1), ("raylet", 2), ("ray::ProxyActor:x", 3)]
-    assert open_ports_notice(listening).endswith("not on loopback only: raylet 1, 2; ProxyActor 3")
+    assert open_ports_notice(listening).endswith(
+        "not on loopback only: raylet 1, 2; ProxyActor 3 (what they offer to whom: docs/security.md)"
+    )
 
 
 class FakeRay:

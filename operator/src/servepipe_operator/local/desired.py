@@ -39,6 +39,11 @@ class Desired:
         self._sizes: dict[str, int] = {}
 
     @property
+    def grpc(self) -> bool:
+        """Whether the pipeline is to answer gRPC."""
+        return _answers_grpc(self.resource)
+
+    @property
     def route(self) -> str:
         """The path at which the pipeline is to answer."""
         return str((self.resource["spec"].get("ingress") or {}).get("route", "/"))
@@ -60,6 +65,12 @@ class Desired:
                 fix=f"Start it beside this one: `servepipe up FILE`, or rename it to {self.compiled.pipeline!r}.",
             )
         resource: Json = api.load_yaml(compiled.document)
+        if _answers_grpc(resource) != self.grpc:
+            raise RunError(
+                "Whether the pipeline answers gRPC is settled when its Ray starts",
+                where="spec.ingress.grpc",
+                fix="Stop it with `servepipe down`, and start the changed file with `servepipe up FILE`.",
+            )
         before, now = declared_replicas(self.resource), declared_replicas(resource)
         # What was scaled by hand stays, unless the file itself has changed its mind about that node.
         sizes = {node: n for node, n in self._sizes.items() if node in now and now[node] == before.get(node)}
@@ -92,3 +103,7 @@ class Desired:
         self.generation += 1
         metadata = pipeline.metadata.model_copy(update={"generation": self.generation})
         self.pipeline = pipeline.model_copy(update={"metadata": metadata})
+
+
+def _answers_grpc(resource: Json) -> bool:
+    return (resource["spec"].get("ingress") or {}).get("grpc") is not None

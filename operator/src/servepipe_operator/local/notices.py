@@ -24,7 +24,10 @@ def open_ports_notice(listening: Iterable[tuple[str, int]]) -> str:
     if not ports:
         return ""
     listed = "; ".join(f"{name} {', '.join(numbers)}" for name, numbers in ports.items())
-    return f"Note: these listen on every address of this machine, not on loopback only: {listed}"
+    return (
+        f"Note: these listen on every address of this machine, not on loopback only: {listed} "
+        "(what they offer to whom: docs/security.md)"
+    )
 
 
 async def refuse_intruder(ray: LocalRay) -> None:

@@ -229,7 +229,8 @@ class Supervisor:
         environment = Environment(
             code_paths=self._desired.code_paths,
             http={"host": "127.0.0.1", "port": ports.http},
-            grpc={"port": ports.grpc},
+            # Serve offers gRPC on all addresses of the machine, to anybody: only where it is asked for.
+            grpc={"port": ports.grpc} if self._desired.grpc else {},
             url=self._url(ports),
             ignored_fields=IGNORED_FIELDS,
             gpus_ignored=not self._options.gpus,
