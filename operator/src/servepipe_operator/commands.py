@@ -91,7 +91,7 @@ def register(subparsers: Subparsers) -> None:
     logs = _both(subparsers, "logs", "show what a node's replicas print and log")
     logs.add_argument("node", metavar="NODE", help="a node, or ingress")
     logs.add_argument("-f", "--follow", action="store_true", help="go on with what is written from now on")
-    logs.add_argument("--previous", action="store_true", help="replicas that ended (cluster)")
+    logs.add_argument("--previous", action="store_true", help="replicas that ended, failed ones too")
     logs.add_argument("--tail", type=_positive, metavar="N", help="lines of each file; default: 1000 (cluster)")
 
     call = _both(subparsers, "call", "send one request")
@@ -222,7 +222,7 @@ def _normalise(arguments: argparse.Namespace) -> None:
 def _refuse_cluster_options(arguments: argparse.Namespace) -> None:
     given = [
         f"--{name.replace('_', '-')}"
-        for name in ("dry_run", "take_ownership", "timeout", "previous", "tail")
+        for name in ("dry_run", "take_ownership", "timeout", "tail")
         if getattr(arguments, name, None)
     ]
     given += ["--no-wait"] if not getattr(arguments, "wait", True) else []

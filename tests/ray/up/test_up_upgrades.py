@@ -234,6 +234,10 @@ def test_a_bad_model_leaves_the_old_one_serving(
     assert tools.conditions_of(failed)["Available"] == "True"
     assert tools.revisions(failed)["right"] == tools.revisions(before)["right"]
     assert failed["status"]["nodes"]["right"]["failedRevision"]["message"]
+    if what != "never healthy":  # the others have raised somewhere, and the log says where
+        lines = up.run("logs", "right", "--previous").stdout
+        assert "node right could not be built" in lines
+        assert "bad.py" in lines
     assert project.file.read_text(encoding="utf-8") == good
     up.run("apply", str(project.file))
     after = up.wait_settled("the good one again")

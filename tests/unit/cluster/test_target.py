@@ -114,7 +114,6 @@ def test_what_exists_only_for_this_machine(servepipe: Servepipe, command: str, i
         ["apply", "f", "--take-ownership"],
         ["apply", "f", "--no-wait"],
         ["apply", "f", "--timeout", "5m"],
-        ["logs", "m1", "--previous"],
         ["logs", "m1", "--tail", "5"],
     ],
     ids=str,

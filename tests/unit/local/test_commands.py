@@ -70,8 +70,8 @@ class Player:
         self.calls.append(("scale", node, replicas))
         return {}
 
-    async def logs(self, node: str, follow: bool) -> AsyncIterator[str]:
-        yield f"{node} said so"
+    async def logs(self, node: str, follow: bool, previous: bool) -> AsyncIterator[str]:
+        yield f"{node} said so" + (", and ended" if previous else "")
 
     def stop(self) -> None:
         self.calls.append("stop")

@@ -38,7 +38,9 @@ class Fake:
         self.calls.append((node, replicas))
         return {"generation": 3}
 
-    async def logs(self, node: str, follow: bool) -> AsyncIterator[str]:
+    async def logs(self, node: str, follow: bool, previous: bool) -> AsyncIterator[str]:
+        if previous:
+            yield "ended"
         if node == "nobody":
             raise ServePipeError("There is no node 'nobody'")
         for line in ("one", "zwei ü") if node == "m/1" else ():
@@ -76,6 +78,7 @@ async def test_every_call(served: Served) -> None:
         assert list(client.logs("m/1", follow=False)) == ["one", "zwei ü"]
         assert list(client.logs("m/1", follow=True)) == ["one", "zwei ü", "more"]
         assert list(client.logs("quiet", follow=False)) == []
+        assert list(client.logs("quiet", follow=False, previous=True)) == ["ended"]
         client.down()
 
     await asyncio.to_thread(calls)

@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 from servepipe_operator.engine.state import Application, Replica
-from servepipe_operator.local.logs import read_lines, replica_files
+from servepipe_operator.local.logs import ended_files, read_lines, replica_files
 
 APPLICATION = Application("m1--aaaa", "RUNNING", replicas=(Replica("abcdefgh", "RUNNING", 77),))
 
@@ -35,6 +35,16 @@ async def test_lines_of_all_files(tmp_path: Path) -> None:
         "aaaa/abcdef | no end",
         "aaaa/abcdef | printed",
     ]
+
+
+async def test_lines_of_replicas_that_ended(tmp_path: Path) -> None:
+    make(tmp_path)
+    write(tmp_path, "serve/replica_m1--aaaa_node_yyyyyyyy.log", "failed\n")
+    write(tmp_path, "serve/replica_m10--cccc_node_xxx.log", "another node\n")
+    write(tmp_path, "serve/replica_ingress_ingress_wwwwwwww.log", "the ingress\n")
+    lines = [x async for x in read_lines(lambda: ended_files(tmp_path, "m1--", [APPLICATION]), for_ever=False)]
+    assert sorted(lines) == ["aaaa/yyyyyy | failed", "bbbb/zzz | another revision"]
+    assert [*ended_files(tmp_path, "ingress", []).values()] == ["ingress/wwwwww"]
 
 
 async def test_following_sees_what_comes(tmp_path: Path) -> None:

@@ -36,8 +36,8 @@ class ControlClient:
     def scale(self, node: str, replicas: int) -> dict[str, Any]:
         return self._request("POST", "/v1/scale", json.dumps({"node": node, "replicas": replicas}).encode())
 
-    def logs(self, node: str, *, follow: bool) -> Iterator[str]:
-        path = f"/v1/logs/{quote(node, safe='')}" + ("?follow=1" if follow else "")
+    def logs(self, node: str, *, follow: bool, previous: bool = False) -> Iterator[str]:
+        path = f"/v1/logs/{quote(node, safe='')}?follow={follow:d}&previous={previous:d}"
         with self._open("GET", path, None, None if follow else TIMEOUT_S) as response:
             _refused(response)
             for line in response:

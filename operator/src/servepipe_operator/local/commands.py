@@ -125,7 +125,7 @@ def logs(arguments: argparse.Namespace) -> int:
 
     run = _target(arguments, stream=sys.stderr)
     try:
-        for line in ControlClient(run).logs(arguments.node, follow=arguments.follow):
+        for line in ControlClient(run).logs(arguments.node, follow=arguments.follow, previous=arguments.previous):
             _print(line)
     except KeyboardInterrupt:
         return 130

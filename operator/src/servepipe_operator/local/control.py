@@ -32,7 +32,7 @@ class Controlled(Protocol):
 
     async def scale(self, node: str, replicas: int) -> Json: ...
 
-    def logs(self, node: str, follow: bool) -> AsyncIterator[str]: ...
+    def logs(self, node: str, follow: bool, previous: bool) -> AsyncIterator[str]: ...
 
     def stop(self) -> None: ...
 
@@ -90,7 +90,8 @@ class ControlServer:
         return web.json_response(await self._controlled.scale(node, replicas))
 
     async def _logs(self, request: web.Request) -> web.StreamResponse:
-        lines = self._controlled.logs(request.match_info["node"], request.query.get("follow") == "1")
+        follow, previous = (request.query.get(name) == "1" for name in ("follow", "previous"))
+        lines = self._controlled.logs(request.match_info["node"], follow, previous)
         first = await anext(lines, None)  # an unknown node must be refused before the answer begins
         response = web.StreamResponse(headers={"Content-Type": "text/plain; charset=utf-8"})
         await response.prepare(request)

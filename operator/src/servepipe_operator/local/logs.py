@@ -9,7 +9,7 @@ from pathlib import Path
 
 from servepipe_operator.engine.state import Application
 
-__all__ = ["read_lines", "replica_files"]
+__all__ = ["ended_files", "read_lines", "replica_files"]
 
 POLL_S = 0.3
 CHUNK = 1 << 20
@@ -34,6 +34,23 @@ def replica_files(folder: Path, applications: Iterable[Application]) -> dict[Pat
             if replica.pid:
                 for path in folder.glob(f"worker-*-{replica.pid}.[eo][ru][rt]"):
                     found[path] = f"{revision}/{replica.id.rpartition('#')[2][:6]}"
+    return found
+
+
+def ended_files(folder: Path, prefix: str, applications: Iterable[Application]) -> dict[Path, str]:
+    """What replicas that have ended logged, failed ones too, of all revisions, each with the prefix of its lines.
+
+    Args:
+        folder: ``logs`` of Ray's session.
+        prefix: What the names of the node's applications begin with.
+        applications: Those that there are, whose replicas are left out.
+    """
+    living = {replica.id.rpartition("#")[2] for application in applications for replica in application.replicas}
+    found: dict[Path, str] = {}
+    for path in folder.glob(f"serve/replica_{prefix}*.log"):
+        application, _, replica = path.stem.removeprefix("replica_").rpartition("_")
+        if replica not in living:
+            found[path] = f"{application.partition('_')[0].rpartition('--')[2]}/{replica[:6]}"
     return found
 
 

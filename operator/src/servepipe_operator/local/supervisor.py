@@ -35,7 +35,7 @@ from servepipe_operator.engine.state import Application, Environment, Event, Jso
 from servepipe_operator.local.code_store import kept_code, tidy_code
 from servepipe_operator.local.control import ControlServer
 from servepipe_operator.local.desired import Desired
-from servepipe_operator.local.logs import read_lines, replica_files
+from servepipe_operator.local.logs import ended_files, read_lines, replica_files
 from servepipe_operator.local.notices import open_ports_notice, refuse_intruder
 from servepipe_operator.local.resources import cpus_for, custom_resources
 from servepipe_operator.local.run_folder import RunFolder, ports_locked, with_ports
@@ -320,7 +320,7 @@ class Supervisor:
         self._wake.set()
         return {"node": node, "replicas": replicas, "generation": self._desired.generation}
 
-    async def logs(self, node: str, follow: bool) -> AsyncIterator[str]:
+    async def logs(self, node: str, follow: bool, previous: bool) -> AsyncIterator[str]:
         """See `servepipe_operator.local.control.Controlled`."""
         nodes = self._desired.resource["spec"]["nodes"]
         if node != "ingress" and node not in nodes:
@@ -332,8 +332,9 @@ class Supervisor:
             own = "ingress"  # an Inline node runs in the ingress's process
 
         def files() -> dict[Path, str]:
+            folder = self._require_ray().session / "logs"
             shown = [a for name, a in self._applications.items() if name.startswith(own)]
-            return replica_files(self._require_ray().session / "logs", shown)
+            return ended_files(folder, own, shown) if previous else replica_files(folder, shown)
 
         async for line in read_lines(files, for_ever=follow):
             yield line

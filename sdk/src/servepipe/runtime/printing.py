@@ -30,4 +30,4 @@ def mend_print() -> None:
         printed(*values, **options)
 
     # Here, since Serve puts its function in place again whenever its log is configured.
-    logging_utils.buildin_print = print_all  # type: ignore[assignment]
+    logging_utils.buildin_print = print_all

@@ -69,6 +69,15 @@ class NodeReplica:
         self._once: frozenset[str] = frozenset()
         self._channel: NodeChannel | None = None
         loader.only_imports()
+        try:
+            await self._build(args)
+        except Exception:
+            # Serve tells its controller the last line only; where it happened belongs into this replica's log.
+            log.exception("node %s could not be built", self._node)
+            raise
+        self._watch = LoopWatch(limit_s=BLOCKED_S, what=f"node {self._node}", advice=ADVICE, log=log)
+
+    async def _build(self, args: dict[str, Any]) -> None:
         target = await asyncio.to_thread(_import, args)
         self._instance = NodeInstance(self._node, target, blocking=args.get("blocking"), batch_begins=count_batch)
         loop = asyncio.get_running_loop()
@@ -78,7 +87,6 @@ class NodeReplica:
 
         positional, keywords = constructor_arguments(args, handle)
         await self._instance.build(positional, keywords)
-        self._watch = LoopWatch(limit_s=BLOCKED_S, what=f"node {self._node}", advice=ADVICE, log=log)
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Apply a routing table, a limit of calls and the node's own ``userConfig``, each only where it changed.
