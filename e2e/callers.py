@@ -121,7 +121,12 @@ class Callers(contextlib.AbstractContextManager["Callers"]):
         """Until ``count`` more have been answered, and all that was under way when they last told has ended: a request
         that hangs is not overlooked. What they have seen until then.
         """
-        before = wait_for("callers to tell", lambda: (now := self.so_far()).at > 0 and now, timeout, self._describe)
+
+        def begun() -> Seen | None:
+            now = self.so_far()
+            return now if now.at > 0 else None
+
+        before = wait_for("callers to tell", begun, timeout, self._describe)
 
         def enough() -> Seen | None:
             now = self.so_far()

@@ -46,7 +46,7 @@ class StandIn:
 
 def ray_pods(owner: Owner, cluster: str, namespace: str, prefix: str = "") -> list[StandIn]:
     """Head, worker and ingress pod of a RayCluster that the operator made."""
-    head = head_template(owner, {}, "image", {}, [])["metadata"]["labels"]
+    head = head_template(owner, {}, "image", [])["metadata"]["labels"]
     pods = [
         StandIn(
             namespace,

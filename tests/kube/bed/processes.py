@@ -27,7 +27,7 @@ class DeadlineError(AssertionError):
 
 def wait_for(
     what: str,
-    check: Callable[[], T],
+    check: Callable[[], T | None],
     timeout: float = 30.0,
     evidence: Callable[[], str] = lambda: "",
     pause: float = 0.02,
@@ -40,9 +40,9 @@ def wait_for(
     seen: object = None
     while True:
         try:
-            seen = check()
-            if seen:
-                return seen
+            seen = value = check()
+            if value:
+                return value
         except (AssertionError, OSError) as error:
             seen = error
         if time.monotonic() > deadline:

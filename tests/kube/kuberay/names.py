@@ -136,11 +136,11 @@ def desired_pods(group: Object) -> int:
     if group.get("suspend"):
         return 0
     low, high = group.get("minReplicas") or 0, group.get("maxReplicas", 2**31 - 1)
-    return max(low, min(group.get("replicas") or 0, high)) * hosts(group)
+    return int(max(low, min(group.get("replicas") or 0, high))) * hosts(group)
 
 
 def hosts(group: Object) -> int:
-    return max(1, group.get("numOfHosts", 1))
+    return max(1, int(group.get("numOfHosts", 1)))
 
 
 def owner_reference(cluster: Object) -> Object:
