@@ -60,7 +60,7 @@ _EXAMPLES = {
     "scale": "servepipe scale m1=3 ingress=2\n  servepipe scale m1=3 -n shop",
     "logs": "servepipe logs m1 -f\n  servepipe logs m1 -n shop --previous",
     "call": "servepipe call '[1, 2, 3]'\n  servepipe call @order.json -n shop",
-    "down": "servepipe down -p diamond",
+    "down": "servepipe down diamond",
     "suspend": "servepipe suspend diamond -n shop",
     "pause": "servepipe pause diamond -n shop",
     "resume": "servepipe resume diamond -n shop",
@@ -102,6 +102,7 @@ def register(subparsers: Subparsers) -> None:
         help="stop a run on this machine and everything it started",
         description=_described("down", "stop a run on this machine and everything it started"),
     )
+    down.add_argument("name", metavar="NAME", nargs="?", help="the pipeline, the same as -p NAME")
     down.add_argument("-p", "--pipeline", metavar="NAME", help="which run; needed where more than one goes on")
     down.set_defaults(run=_here("down", "`kubectl servepipe delete` removes a pipeline from a cluster."))
 
@@ -176,6 +177,7 @@ def _here(name: str, there: str) -> Run:
     def run(arguments: argparse.Namespace) -> int:
         if targets_cluster(arguments):
             raise ServePipeError(f"`{name}` is about this machine", fix=f"Call it as `servepipe {name}`. {there}")
+        _normalise(arguments)
         return run_it(arguments)
 
     return run

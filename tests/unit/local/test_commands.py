@@ -154,6 +154,14 @@ def test_down_waits_until_the_run_is_gone(play: Play, capsys: pytest.CaptureFixt
     assert capsys.readouterr().out.endswith("diamond stopped\n")
 
 
+def test_down_takes_a_name(play: Play, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = play("one"), play("two")
+    assert servepipe("down", "two") == 0
+    assert (first.calls, second.calls) == ([], ["stop"])
+    with pytest.raises(ServePipeError, match="'two' and 'one' are two"):
+        servepipe("down", "one", "-p", "two")
+
+
 def test_several_runs_need_a_name(play: Play, capsys: pytest.CaptureFixture[str]) -> None:
     first, second = play("one"), play("two")
     with pytest.raises(RunError, match="2 pipelines run"):
@@ -238,6 +246,16 @@ def test_apply_compiles_here_and_leaves_the_copies_to_the_run(
         servepipe("apply", str(project / "pipeline.py"))
     assert caught.value.where == f"{project / 'pipeline.py'}:10"
     assert len(player.calls) == 1
+
+
+def test_the_file_says_which_of_several_runs_it_is_for(play: Play, tmp_path: Path) -> None:
+    small, other = play("small"), play("other")
+    (tmp_path / "pipeline.py").write_text(PIPELINE, encoding="utf-8")
+    assert servepipe("apply", str(tmp_path / "pipeline.py")) == 0
+    assert (small.calls, other.calls) == ([("apply", str(tmp_path))], [])
+    (tmp_path / "pipeline.py").write_text(PIPELINE.replace('name="small"', 'name="third"'), encoding="utf-8")
+    with pytest.raises(RunError, match="'third' does not run on this machine"):
+        servepipe("apply", str(tmp_path / "pipeline.py"))
 
 
 @pytest.mark.parametrize(

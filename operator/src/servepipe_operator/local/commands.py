@@ -110,11 +110,20 @@ def scale(arguments: argparse.Namespace) -> int:
 
 def apply(arguments: argparse.Namespace) -> int:
     from servepipe_operator.local.client import ControlClient
-    from servepipe_operator.local.sources import compile_file
+    from servepipe_operator.local.run_folder import live_runs
+    from servepipe_operator.local.sources import Compiled, compile_file
 
-    run = _target(arguments)
-    # Compiled here, where its errors have file and line; the run takes the copies of the sources, once.
-    compiled = asyncio.run(compile_file(arguments.file, copy=False))
+    def compiled_here() -> Compiled:
+        # Where its errors have file and line; the run takes the copies of the sources, once.
+        return asyncio.run(compile_file(arguments.file, copy=False))
+
+    if arguments.pipeline is None and len(live_runs()) > 1:  # the file says which
+        compiled = compiled_here()
+        arguments.pipeline = compiled.pipeline
+        run = _target(arguments)
+    else:
+        run = _target(arguments)
+        compiled = compiled_here()
     ControlClient(run).apply(compiled.document, compiled.root)
     _print(f"{arguments.file} applied; `servepipe status --watch` shows how far it is")
     return 0
