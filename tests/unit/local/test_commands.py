@@ -253,8 +253,8 @@ def test_the_file_says_which_of_several_runs_it_is_for(play: Play, tmp_path: Pat
     (tmp_path / "pipeline.py").write_text(PIPELINE, encoding="utf-8")
     assert servepipe("apply", str(tmp_path / "pipeline.py")) == 0
     assert (small.calls, other.calls) == ([("apply", str(tmp_path))], [])
-    (tmp_path / "pipeline.py").write_text(PIPELINE.replace('name="small"', 'name="third"'), encoding="utf-8")
-    with pytest.raises(RunError, match="'third' does not run on this machine"):
+    (tmp_path / "pipeline.py").write_text(PIPELINE.replace('name="small"', 'name="another"'), encoding="utf-8")
+    with pytest.raises(RunError, match="'another' does not run on this machine"):
         servepipe("apply", str(tmp_path / "pipeline.py"))
 
 
