@@ -275,12 +275,12 @@ class HttpApp:
         return ((REQUEST_ID.encode(), request_id.encode()),) if self._sends_request_id else ()
 
 
-_UNWATCHED = nullcontext()
+_NOT_WATCHED = nullcontext()
 
 
 def _watched(scope: Scope, receive: Receive, send: Send) -> AbstractContextManager[None]:
     """Inside it the caller is watched, where that is up to the app."""
-    return Departure(receive, send) if WATCHES in scope else _UNWATCHED
+    return Departure(receive, send) if WATCHES in scope else _NOT_WATCHED
 
 
 def _as_sent(scope: Scope) -> Scope:
