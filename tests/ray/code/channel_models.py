@@ -5,6 +5,9 @@ import os
 import time
 from pathlib import Path
 
+import ray.serve.context as serve_context
+from ray import serve
+
 
 class Worker:
     """Tells who it is; notes each call that it begins as a file ``KEY.PID.NUMBER`` in the folder that it is given."""
@@ -23,6 +26,12 @@ class Worker:
         while not (folder / "go").exists():  # noqa: ASYNC110 - another process makes it
             await asyncio.sleep(0.02)
         return os.getpid()
+
+    async def way(self, _):
+        """The way of this very call: one over a channel has an id that begins with its replica's."""
+        replica = serve.get_replica_context().replica_id.unique_id
+        internal = serve_context._get_serve_request_context()._internal_request_id
+        return "channel" if internal.startswith(replica) else "handle"
 
     async def size(self, data):
         return len(data)

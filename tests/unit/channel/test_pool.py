@@ -11,7 +11,7 @@ import pytest
 from channel_bed import Context, folder, served, until
 
 from servepipe.channel.endpoints import Endpoint
-from servepipe.channel.errors import CallRejectedError, ChannelLostError, NoChannelError, Reason
+from servepipe.channel.errors import CallRejectedError, ChannelLostError, NoChannelError, QueueFullError, Reason
 from servepipe.channel.frames import Limits
 from servepipe.channel.pool import ChannelPool
 
@@ -76,6 +76,34 @@ async def test_when_all_reject_the_caller_learns_it():
 
     async with served(full, replica="a") as a, served(full, replica="b") as b, pool_to(a, b) as pool:
         with pytest.raises(CallRejectedError, match="full"):
+            await pool.call(None, (), {}, Context())
+
+
+async def queue_is_full(call):
+    raise CallRejectedError("2 calls wait", reason=Reason.FULL)
+
+
+async def test_when_as_many_wait_at_all_as_may_the_caller_learns_it():
+    async with (
+        served(queue_is_full, replica="a") as a,
+        served(queue_is_full, replica="b") as b,
+        pool_to(a, b) as pool,
+    ):
+        with pytest.raises(QueueFullError, match="each of 2 replicas"):
+            await pool.call(None, (), {}, Context())
+
+
+async def test_a_full_queue_says_nothing_about_replicas_that_were_not_asked():
+    async def busy(call):
+        raise CallRejectedError("busy", reason=Reason.BUSY)
+
+    async with served(queue_is_full, replica="a") as a, served(busy, replica="b") as b, pool_to(a, b) as pool:
+        with pytest.raises(CallRejectedError):
+            await pool.call(None, (), {}, Context())
+    async with served(queue_is_full, replica="a") as a, served(named("b"), replica="b") as b, pool_to(a) as pool:
+        await b.drain(0)  # as one to which there is no channel yet
+        pool.update({"a": a.endpoint, "b": b.endpoint})
+        with pytest.raises(CallRejectedError, match="2 calls wait"):
             await pool.call(None, (), {}, Context())
 
 

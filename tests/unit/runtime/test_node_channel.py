@@ -101,7 +101,7 @@ async def test_only_so_many_may_wait(monkeypatch):
         await until(lambda: counts(bed).ongoing == 3, "one runs and two wait")
         with pytest.raises(CallRejectedError, match="2 calls wait") as caught:
             await bed.client.call(None, (), {}, Context())
-        assert caught.value.reason is Reason.BUSY
+        assert caught.value.reason is Reason.FULL
         bed.code.gate.set()
         assert await asyncio.gather(*calls) == [0, 1, 2]
 

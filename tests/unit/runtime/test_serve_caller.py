@@ -11,7 +11,7 @@ import pytest
 from channel_bed import TOKEN, folder, until
 from ray.exceptions import ActorDiedError
 
-from servepipe.channel.errors import CallRejectedError
+from servepipe.channel.errors import CallRejectedError, Reason
 from servepipe.channel.server import ChannelServer
 from servepipe.errors import RequestError, StepTimeoutError
 from servepipe.graph.calls import RequestContext
@@ -175,6 +175,28 @@ async def test_a_call_that_was_not_begun_goes_over_the_handle():
         assert await call(caller) == "by handle"
         assert handle.calls == 1
         assert caller._channels.ways["rejected"] == 1
+
+
+async def test_a_call_for_which_no_replica_has_room_is_refused_at_once():
+    async def full(incoming):
+        raise CallRejectedError("2 calls wait", reason=Reason.FULL)
+
+    async with replica(full, "r1") as one, replica(full, "r2") as two, caller_to(one, two) as (caller, handle):
+        with pytest.raises(RequestError) as caught:
+            await call(caller)
+        assert (caught.value.code, caught.value.status, caught.value.node) == ("Overloaded", 503, "m1")
+        assert handle.calls == 0
+        assert caller._channels.ways == {"channel": 1, "full": 1}
+        assert time.monotonic() - caller.answered["m1--a"] < 60  # they did answer
+
+
+async def test_a_replica_with_room_takes_it():
+    async def full(incoming):
+        raise CallRejectedError("2 calls wait", reason=Reason.FULL)
+
+    async with replica(full, "r1") as one, replica(by_channel, "r2") as two, caller_to(one, two) as (caller, handle):
+        assert {await call(caller) for _ in range(20)} == {"by channel"}
+        assert handle.calls == 0
 
 
 async def test_arguments_that_are_too_large_go_over_the_handle(monkeypatch):

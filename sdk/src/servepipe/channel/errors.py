@@ -5,6 +5,7 @@ ChannelError
 ├── CallRejectedError     the replica did not begin the call
 ├── CallTimeoutError      the call's deadline passed
 ├── NoChannelError        no replica could take the call over a channel
+├── QueueFullError        for every replica as many calls wait as may
 ├── FrameTooLargeError    arguments that do not fit into a frame: the call was not begun
 ├── AnswerTooLargeError   an answer that does not: the call has been carried out
 ├── RemoteCallError       an exception that cannot be rebuilt here
@@ -29,6 +30,7 @@ __all__ = [
     "HandshakeError",
     "NoChannelError",
     "ProtocolError",
+    "QueueFullError",
     "Reason",
     "RemoteCallError",
     "VersionError",
@@ -44,6 +46,8 @@ class Reason(IntEnum):
     """The replica is about to end."""
     UNAVAILABLE = 3
     """The replica cannot take calls over a channel now."""
+    FULL = 4
+    """As many calls wait for the replica as may."""
     VERSION = 16
     """The peers speak different versions of the protocol."""
     IDENTITY = 17
@@ -83,6 +87,10 @@ class CallTimeoutError(ChannelError):
 
 class NoChannelError(ChannelError):
     """No replica could take the call, and none began it."""
+
+
+class QueueFullError(ChannelError):
+    """Every replica rejected the call because as many wait for it as may. None began it."""
 
 
 class FrameTooLargeError(ChannelError):

@@ -6,7 +6,7 @@
 
 A call goes to the less loaded of two replicas, by this process's own count. One that did not begin it is followed by
 another; a call that may have begun is never made twice here. `NoChannelError` and `CallRejectedError` mean that no
-replica began it: the caller has another way for it.
+replica began it: the caller has another way for it. So does `QueueFullError`, but no other way would be a better one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,14 @@ from typing import Any
 from servepipe.channel.choice import backoff, choose, differences
 from servepipe.channel.client import Channel
 from servepipe.channel.endpoints import Endpoint
-from servepipe.channel.errors import CallRejectedError, ChannelLostError, HandshakeError, NoChannelError, Reason
+from servepipe.channel.errors import (
+    CallRejectedError,
+    ChannelLostError,
+    HandshakeError,
+    NoChannelError,
+    QueueFullError,
+    Reason,
+)
 from servepipe.channel.frames import Limits
 from servepipe.channel.metadata import CallContext
 from servepipe.channel.values import Dumps
@@ -106,10 +113,12 @@ class ChannelPool:
         Raises:
             NoChannelError: There is no channel.
             CallRejectedError: Every replica that was asked rejected it.
+            QueueFullError: There are no others than these, and each has as many calls waiting as it may.
             ChannelLostError: The connection ended when the call may have begun.
         """
         refusal: Exception | None = None
         asked: list[Channel] = []
+        full = 0
         for _ in range(ATTEMPTS):
             channels = self._usable if not asked else [one for one in self._usable if one not in asked]
             channel = choose(channels, self._rng)
@@ -119,11 +128,14 @@ class ChannelPool:
                 return await channel.call(method, args, kwargs, context)
             except CallRejectedError as error:
                 refusal = error
+                full += error.reason is Reason.FULL
             except ChannelLostError as error:
                 if error.sent:
                     raise
                 refusal = error
             asked.append(channel)
+        if full and full >= len(self._members):
+            raise QueueFullError(f"each of {full} replicas has as many calls waiting as it may")
         raise refusal if isinstance(refusal, CallRejectedError) else NoChannelError("no replica can be reached")
 
     async def close(self) -> None:

@@ -129,7 +129,7 @@ class NodeChannel:
         if not replica.is_full:
             return await self._run(call.request_id, call.method, call.args, call.kwargs, context)
         if 0 <= replica.max_queued_requests <= self._queued:
-            raise CallRejectedError(f"{self._queued} calls wait for this replica", reason=Reason.BUSY)
+            raise CallRejectedError(f"{self._queued} calls wait for this replica", reason=Reason.FULL)
         waits = _Waits(self)
         _waiting.set(waits.has_begun)
         try:

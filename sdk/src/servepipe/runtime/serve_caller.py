@@ -24,6 +24,7 @@ from servepipe.channel.errors import (
     ChannelLostError,
     FrameTooLargeError,
     NoChannelError,
+    QueueFullError,
 )
 from servepipe.errors import RequestError, StepTimeoutError
 from servepipe.graph.calls import RequestContext
@@ -115,6 +116,11 @@ class ServeCaller:
                 self.answered.pop(application, None)
                 if last or not self._is_idempotent(node):
                     raise _lost(node) from None
+            except QueueFullError:
+                # Over a handle it would wait beside those that wait at the replicas.
+                self.answered[application] = time.monotonic()
+                self._channels.ways["full"] += 1
+                raise _overloaded(node) from None
             except StepTimeoutError:
                 raise  # slow is not gone
             except Exception:
@@ -126,7 +132,7 @@ class ServeCaller:
         raise AssertionError("the last attempt returns or raises")
 
     async def _once(self, call: _Call) -> Any:
-        """One attempt. Raises `NodeFailure`, `_Lost`, and what the node's caller should see."""
+        """One attempt. Raises `NodeFailure`, `_Lost`, `QueueFullError`, and what the node's caller should see."""
         pool = self._channels.pool(call.application)
         if pool is not None:
             try:
@@ -218,6 +224,10 @@ def _lost(node: str) -> RequestError:
     )
 
 
+def _overloaded(node: str) -> RequestError:
+    return not_ready(node, "has too many requests waiting", code="Overloaded", fix="See maxQueuedRequests.")
+
+
 def _cause(error: Exception) -> object:
     return error if isinstance(error, NodeFailure) else getattr(error, "cause", None)
 
@@ -227,7 +237,7 @@ def _translated(error: Exception, node: str) -> Exception:
     if isinstance(error, DeploymentUnavailableError):
         return not_ready(node, "is not available: its application failed to start")
     if isinstance(error, BackPressureError):
-        return not_ready(node, "has too many requests waiting", code="Overloaded", fix="See maxQueuedRequests.")
+        return _overloaded(node)
     if isinstance(error, ActorDiedError | ActorUnavailableError | RayActorError):
         return _Lost()
     return error
