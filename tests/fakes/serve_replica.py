@@ -6,6 +6,7 @@ import asyncio
 from types import SimpleNamespace
 
 from ray.serve._private.common import DeploymentID, ReplicaID
+from ray.serve._private.http_util import ASGIAppReplicaWrapper
 from ray.serve._private.replica import Replica, UserCallableWrapper
 from ray.serve._private.utils import Semaphore
 
@@ -17,6 +18,7 @@ class Counts:
         self.ongoing = 0
         self.most = 0
         self.recorded = []
+        self.requests = []
 
     def inc_num_ongoing_requests(self, request_metadata):
         self.ongoing += 1
@@ -27,6 +29,9 @@ class Counts:
 
     def record_request_metrics(self, **what):
         self.recorded.append(what)
+
+    def record_ingress_request_metrics(self, **what):
+        self.requests.append(what)
 
 
 class Node:
@@ -43,7 +48,7 @@ def user_code(call, users=None):
     found._is_function = False
     found._cached_user_method_info = {}
     found._run_user_code_in_separate_thread = users is not None
-    found._user_code_event_loop = users
+    found._user_code_event_loop = users or asyncio.get_running_loop()
     found._local_testing_mode = False
     found._run_sync_methods_in_threadpool = True
     found._warned_about_sync_method_change = False
@@ -64,4 +69,29 @@ def serve_replica(call, *, limit=5, queued=-1, users=None):
     replica._replica_id = ReplicaID("x1y2", replica._deployment_id)
     replica._access_log_context = {}
     replica._user_callable_wrapper = user_code(call, users)
+    return replica
+
+
+class App(ASGIAppReplicaWrapper):
+    """The deployment's class of an app, as Serve makes it."""
+
+    def __init__(self, app):
+        self._asgi_app = app
+
+    def __del__(self):
+        """Serve's has to be awaited, and ends the app's lifespan, of which there is none here."""
+
+
+def serve_app(app, *, route="/", limit=5, queued=-1, timeout_s=None):
+    """Serve's own replica object around an ASGI app, with all that needs no Ray."""
+    replica = serve_replica(None, limit=limit, queued=queued)
+    replica._deployment_id = DeploymentID("ingress", "ingress")
+    replica._replica_id = ReplicaID("x1y2", replica._deployment_id)
+    replica._user_callable_wrapper._callable = App(app)
+    replica._user_callable_asgi_app = app
+    replica._user_callable_initialized = True
+    replica._route_prefix = route
+    replica._num_queued_requests = 0
+    replica._http_options = SimpleNamespace(request_timeout_s=timeout_s)
+    replica._http_port = None
     return replica

@@ -37,6 +37,12 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+def own_ports() -> dict[str, str]:
+    """Ports of Serve's own proxies, to which HAProxy turns when no ingress seems to live. Two Serves would share them
+    silently, and answer each other's callers."""
+    return {f"RAY_SERVE_FALLBACK_PROXY_{protocol}_PORT": str(free_port()) for protocol in ("HTTP", "GRPC")}
+
+
 class Answer:
     """An HTTP answer: status, headers, body, and the body as JSON."""
 
@@ -98,8 +104,10 @@ class ServeSession:
         """Replace all applications."""
         config = {
             "proxy_location": "HeadOnly",
-            "http_options": {"host": self.host, "port": self.port},
+            # As the engine does it, with Serve's own limits behind those of the ingress.
+            "http_options": {"host": self.host, "port": self.port, "request_timeout_s": 310},
             "grpc_options": {
+                "request_timeout_s": 310,
                 "port": self.grpc_port,
                 "grpc_servicer_functions": ["servepipe.runtime.grpc_service:add_servicer"],
             },
@@ -299,6 +307,7 @@ ServeSession.send = staticmethod(send)
 ServeSession.wait_for = staticmethod(wait_for)
 ServeSession.why = staticmethod(why)
 ServeSession.free_port = staticmethod(free_port)
+ServeSession.own_ports = staticmethod(own_ports)
 
 
 @pytest.fixture(scope="session")
@@ -328,7 +337,7 @@ def serve_session():
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         # As often as it may be.
-        for name, value in {**flags, "RAY_metrics_report_interval_ms": "1000"}.items():
+        for name, value in {**flags, **own_ports(), "RAY_metrics_report_interval_ms": "1000"}.items():
             patch.setenv(name, value)
         import ray
 

@@ -54,7 +54,13 @@ class Ray:
             replica_http_ports=self.ports,
             replica_grpc_ports=range(first + 10_000, first + 10_400),
         )
-        self.env = {**os.environ, **flags, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token}
+        self.env = {
+            **os.environ,
+            **flags,
+            **serve_class.own_ports(),
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": self.token,
+        }
         self.env["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"] = "0"  # as the operator sets it in pods
         self.env |= {"RAY_ADDRESS": f"127.0.0.1:{self.port}", "PYTHONPATH": str(folder)}
         self.workers: dict[str, subprocess.Popen[bytes]] = {}

@@ -172,6 +172,12 @@ def test_preprocessor_route_and_postprocessor(adapted):
     assert adapted.ask({}, "/pipe").json["error"]["code"] == "PreprocessorFailed"
 
 
+def test_requests_take_the_short_way_and_those_that_mean_something_to_serve_its_own(adapted):
+    assert adapted.ask({"short": "?"}, "/pipe").json == {"answer": 1}
+    for name, value in (("x-session-id", "a"), ("x-request-timeout-seconds", "30")):
+        assert adapted.ask({"short": "?"}, "/pipe", headers={name: value}).json == {"answer": 0}
+
+
 def test_handles_and_grpc_skip_preprocessor_and_postprocessor(adapted):
     assert handle().remote(1, 2, 3).result(timeout_s=30) == 8
     assert adapted.ask_grpc([1, 2, 3]) == 8

@@ -449,7 +449,8 @@ async def test_no_task_stays(caplog):
 async def test_it_stands_before_apps_that_watch_only(monkeypatch, caplog):
     monkeypatch.setattr(direct_http, "_watching", False)
     monkeypatch.setattr(direct_http, "runs_user_code_elsewhere", lambda: False)
-    monkeypatch.setattr(direct_http, "own_replica", lambda: SimpleNamespace(is_full=False))
+    replica = SimpleNamespace(is_full=False, http_way=lambda unlogged: None)
+    monkeypatch.setattr(direct_http, "own_replica", lambda: replica)
     assert middlewares() == []
     direct_http.watch_callers()
     (one,) = middlewares()

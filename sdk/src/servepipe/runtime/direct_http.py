@@ -3,10 +3,12 @@
 Serve asks `middlewares` for it where ``RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH`` names that; in replicas of other
 applications nothing stands there.
 
-- For each request Serve starts a task that watches its caller, and another that runs the app. It is asked not to, by
-  the header that it has for this, and awaits the app where it is. The app then watches by itself, and only requests
-  that take longer than a moment: see `servepipe.runtime.departure`. Requests that have to wait for their turn are left
-  to Serve, as the app does not see them yet.
+- For each request Serve starts a task that watches its caller, and another that runs the app. Here the app is awaited
+  where it is, and watches by itself, and only requests that take longer than a moment: see
+  `servepipe.runtime.departure`. Requests that have to wait for their turn are left to Serve, as the app does not see
+  them yet.
+- Most requests go to the app by `servepipe.runtime.http_path`, which does what Serve does in less time. Where that is
+  not right, Serve is asked not to watch the caller by the header that it has for this.
 - uvicorn writes the head and the body of an answer one after the other: two packets, for which HAProxy wakes up twice.
   Here both leave in one.
 """
@@ -19,6 +21,8 @@ from typing import Any
 
 from starlette.middleware import Middleware
 
+from servepipe.runtime import access_log
+from servepipe.runtime.http_path import HttpWay
 from servepipe.runtime.http_request import UNWATCHED, WATCHES, Message, Receive, Scope, Send
 from servepipe.runtime.serve_internals import UnexpectedServeError, own_replica, runs_user_code_elsewhere
 
@@ -50,28 +54,39 @@ def middlewares() -> list[Middleware]:
     except UnexpectedServeError as error:
         log.warning("requests take the long way through Serve's replica: %s", error)
         return []
-    return [Middleware(DirectHttp, is_full=lambda: replica.is_full)]
+    way = replica.http_way(access_log.is_left_out)
+    return [Middleware(DirectHttp, is_full=lambda: replica.is_full, way=way)]
 
 
 class DirectHttp:
     """Args:
     app: Serve, as an ASGI app.
     is_full: Whether the next request would have to wait for its turn.
+    way: To the app without Serve's layers; None: there is none.
     """
 
-    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]], is_full: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        app: Callable[[Scope, Receive, Send], Awaitable[None]],
+        is_full: Callable[[], bool],
+        way: HttpWay | None = None,
+    ) -> None:
         self._app = app
         self._is_full = is_full
+        self._way = way
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
+            if scope["method"] != "HEAD":
+                send = _joined(send)
+            if self._way is not None and (answer := self._way.take(scope, receive, send)) is not None:
+                await answer
+                return
             headers = scope["headers"]
             # Whoever sends it does not want to be watched by us either.
             if UNWATCHED not in headers and not self._is_full():
                 scope["headers"] = [*headers, UNWATCHED]
                 scope[WATCHES] = True
-            if scope["method"] != "HEAD":
-                send = _joined(send)
         await self._app(scope, receive, send)
 
 

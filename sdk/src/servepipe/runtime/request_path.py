@@ -12,8 +12,6 @@ knows nothing of, calls go the long way: Serve's own ``handle_request``.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import hashlib
 import inspect
 import logging
 import time
@@ -22,9 +20,10 @@ from typing import Any
 
 import ray
 import ray.serve.context as serve_context
-from ray.serve._private import replica as serve_replica
 from ray.serve._private.common import RequestMetadata
 from ray.serve._private.constants import RAY_SERVE_ENABLE_DIRECT_INGRESS, SERVE_LOGGER_NAME
+
+from servepipe.runtime import serve_sources
 
 __all__ = ["WRITTEN_AFTER", "Way", "digest", "short_way"]
 
@@ -34,9 +33,9 @@ Way = Callable[..., Coroutine[Any, Any, Any]]
 """Runs the method for one request: ``await way(request_id, internal_request_id, *args)``."""
 
 WRITTEN_AFTER = {
-    "2.58": "c23228d1d8190389",
-    "2.59": "ee29349031228ead",
-    "2.60": "ee29349031228ead",
+    "2.58": "894ca9adba51fc73",
+    "2.59": "0cc54b7456a8498d",
+    "2.60": "0cc54b7456a8498d",
 }
 """By minor version of Ray the `digest` of what was read and is stood for."""
 
@@ -64,27 +63,7 @@ _serve_log = logging.getLogger(SERVE_LOGGER_NAME)
 
 def digest(replica: Any) -> str:
     """Of the source that a request to ``replica``, an object of Serve's, runs through; empty: nobody can read it."""
-    parts = [(replica, name) for name in _REPLICA]
-    parts += [(replica._user_callable_wrapper, name) for name in _USER_CODE]
-    found = hashlib.sha256()
-    try:
-        for thing, name in parts:
-            if name in vars(thing):
-                return ""  # somebody has replaced it here
-            found.update(inspect.getsource(_inside(getattr(type(thing), name))).encode())
-        found.update(inspect.getsource(serve_context._RequestContext).encode())
-    except (AttributeError, OSError, TypeError):
-        return ""
-    return found.hexdigest()[:16]
-
-
-def _inside(function: Any) -> Any:
-    """What Serve's decorators are around. Raises TypeError where somebody else's are, too."""
-    while (inner := getattr(function, "__wrapped__", None)) is not None:
-        if function.__code__.co_filename not in (contextlib.__file__, serve_replica.__file__):
-            raise TypeError(f"{function} is not Serve's")
-        function = inner
-    return function
+    return serve_sources.digest(replica, _REPLICA, _USER_CODE, [serve_context._RequestContext])
 
 
 def short_way(

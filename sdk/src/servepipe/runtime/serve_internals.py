@@ -1,9 +1,9 @@
 """The private parts of Ray Serve that the channel is built on, all of them, looked at before they are used.
 
 Two things have no public name: the object that runs a replica's requests, with its limits and counts, and the replicas
-that a handle knows. (`servepipe.runtime.request_path` looks further into the first.) Where either is not as it is in
-the versions that this was written for (Ray 2.58 to 2.60), `UnexpectedServeError` says what differs; the process then
-uses handles only.
+that a handle knows. (`servepipe.runtime.request_path` and `http_path` look further into the first.) Where either is not
+as it is in the versions that this was written for (Ray 2.58 to 2.60), `UnexpectedServeError` says what differs; the
+process then uses handles only.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from ray.serve._private.common import RequestMetadata
 from ray.serve.handle import DeploymentHandle
 
 from servepipe.errors import ServePipeError
+from servepipe.runtime.http_path import HttpWay
 from servepipe.runtime.request_path import short_way
 
 __all__ = [
@@ -36,6 +37,9 @@ __all__ = [
     "session_folder",
     "traces",
 ]
+
+
+log = logging.getLogger("servepipe.ingress")
 
 
 class UnexpectedServeError(ServePipeError):
@@ -119,6 +123,19 @@ class OwnReplica:
             return short(request_id, internal, *args)
 
         return run
+
+    def http_way(self, unlogged: Callable[[], bool]) -> HttpWay | None:
+        """The short way of HTTP requests to the app of this replica; None, for a reason that is in the log: Serve's own
+        is the only one. To be called when the app has been built and Serve knows how it listens.
+
+        Args:
+            unlogged: As for `way`.
+        """
+        try:
+            return HttpWay(self._replica, unlogged=unlogged, traced=is_tracing_enabled)
+        except LookupError as error:
+            log.info("requests take the long way through Serve's replica: %s", error)
+            return None
 
     def _metadata(self, method: str, request_id: str, internal_request_id: str) -> RequestMetadata:
         try:

@@ -1,0 +1,57 @@
+"""Digests of Serve's source: whether the Serve of this process is one that was read."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import inspect
+from collections.abc import Iterable
+from typing import Any
+
+from ray.serve._private import replica as serve_replica
+
+__all__ = ["digest"]
+
+
+def digest(replica: Any, names: Iterable[str], user_code_names: Iterable[str], others: Iterable[Any]) -> str:
+    """Of the source that something runs through.
+
+    Args:
+        replica: Serve's own object.
+        names: Its methods.
+        user_code_names: Methods of its object for user code.
+        others: Functions, and classes of which only counts how they are made; None is one that is not there.
+
+    Returns:
+        16 hexadecimal digits. Empty: nobody can read it, or a method is not Serve's.
+    """
+    found = hashlib.sha256()
+    try:
+        methods = [(replica, name) for name in names]
+        methods += [(replica._user_callable_wrapper, name) for name in user_code_names]
+        for thing, name in methods:
+            if name in vars(thing):
+                return ""  # somebody has replaced it here
+            found.update(inspect.getsource(_inside(getattr(type(thing), name))).encode())
+        for other in others:
+            found.update(_text(other).encode())
+    except (AttributeError, OSError, TypeError):
+        return ""
+    return found.hexdigest()[:16]
+
+
+def _text(thing: Any) -> str:
+    # To find the source of a class inspect parses its whole module, in which a garbage collection at the wrong moment
+    # ends with a SystemError of Python 3.11.
+    if inspect.isclass(thing):
+        return str([(one.name, one.default) for one in inspect.signature(thing).parameters.values()])
+    return "none" if thing is None else inspect.getsource(thing)
+
+
+def _inside(function: Any) -> Any:
+    """What Serve's decorators are around. Raises TypeError where somebody else's are, too."""
+    while (inner := getattr(function, "__wrapped__", None)) is not None:
+        if function.__code__.co_filename not in (contextlib.__file__, serve_replica.__file__):
+            raise TypeError(f"{function} is not Serve's")
+        function = inner
+    return function
