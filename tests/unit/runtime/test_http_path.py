@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import logging
 import uuid
 from types import SimpleNamespace
@@ -17,10 +18,13 @@ from ray.serve._private.http_util import RequestIdMiddleware
 from ray.serve._private.replica import Replica
 from serve_replica import serve_app
 
+from servepipe.graph.ir import Call, Graph, InputRef, StepRef
 from servepipe.runtime import http_path
 from servepipe.runtime.direct_http import DirectHttp
+from servepipe.runtime.http import HttpApp
 from servepipe.runtime.http_path import WRITTEN_AFTER, HttpWay, digest
 from servepipe.runtime.http_request import UNWATCHED, WATCHES
+from servepipe.runtime.interface import Interface
 
 HEADERS = ((b"host", b"x"), (b"content-type", b"application/json"))
 
@@ -387,6 +391,28 @@ async def test_a_request_without_a_client(bed_of):
     bed = bed_of(answer)
     assert (await bed.ask(client=None)).body == b"ok"
     assert bed.inside.context._client == ""
+
+
+async def test_requests_leave_no_cycles():
+    """So the ingress lets Python look for them rarely."""
+    interface = Interface.of(Graph((Call("predict", "model", args=(InputRef(()),)),), StepRef("predict")))
+
+    async def run(args, kwargs, *, request_id, deadline):
+        await asyncio.sleep(0)
+        return args[0]
+
+    bed = Bed(HttpApp(run, interface), "short", unlogged=True, timeout_s=310.0)
+    for _ in range(10):
+        assert (await bed.ask()).body == b"1"
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(100):
+            await bed.ask()
+        assert gc.collect() < 100
+    finally:
+        gc.enable()
+    assert all(bed.took)
 
 
 # What is left to Serve

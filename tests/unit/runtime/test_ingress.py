@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import threading
 import time
@@ -17,7 +18,7 @@ from grpc import StatusCode
 
 from servepipe.errors import RequestError
 from servepipe.runtime import observer as observing
-from servepipe.runtime.ingress import Ingress, _State
+from servepipe.runtime.ingress import Ingress, _look_for_cycles_less_often, _State
 from servepipe.runtime.observer import Observer, Replicas
 
 GRAPH = {"steps": [{"name": "s", "node": "a", "args": [{"$input": []}]}], "output": {"$step": "s"}}
@@ -44,6 +45,17 @@ class StandIn(Ingress):  # type: ignore[misc]
             self.kept.append(set(applications))
 
         self._serve_caller = SimpleNamespace(handle=lambda application: None, keep_only=keep_only)  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize(("before", "after"), [(700, 10_000), (50_000, 50_000), (0, 0)])
+def test_python_looks_for_cycles_rarely_but_never_more_or_less_than_somebody_wants(before: int, after: int) -> None:
+    of_python = gc.get_threshold()
+    try:
+        gc.set_threshold(before)
+        _look_for_cycles_less_often()
+        assert gc.get_threshold() == (after, *of_python[1:])
+    finally:
+        gc.set_threshold(*of_python)
 
 
 class TestReadiness:
