@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import gc
-import logging
 import uuid
 from types import SimpleNamespace
 
@@ -16,6 +15,7 @@ import ray.serve.context as serve_context
 from channel_bed import until
 from ray.serve._private.http_util import RequestIdMiddleware
 from ray.serve._private.replica import Replica
+from serve_log import serves_log
 from serve_replica import serve_app
 
 from servepipe.graph.ir import Call, Graph, InputRef, StepRef
@@ -29,29 +29,12 @@ from servepipe.runtime.interface import Interface
 HEADERS = ((b"host", b"x"), (b"content-type", b"application/json"))
 
 
-class Heard(logging.Handler):
-    """What Serve's logger tells, without the time that it took."""
-
-    def __init__(self):
-        super().__init__()
-        self.records = []
-
-    def emit(self, record):
-        error = record.exc_info[1] if record.exc_info else None
-        text = record.getMessage()
-        self.records.append((record.levelname, text.rpartition(" ")[0] or text, error and repr(error)))
-
-
 @pytest.fixture
 def heard(monkeypatch):
-    handler = Heard()
-    logger = logging.getLogger("ray.serve")
-    monkeypatch.setattr(logger, "level", logging.INFO)
-    logger.addHandler(handler)
-    logger._cache.clear()
-    yield handler.records
-    logger.removeHandler(handler)
-    logger._cache.clear()
+    with serves_log(
+        monkeypatch, lambda record, text, error: (record.levelname, text, error and repr(error))
+    ) as records:
+        yield records
 
 
 class Asked:

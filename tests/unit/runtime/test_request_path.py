@@ -13,6 +13,7 @@ import pytest
 import ray
 import ray.serve.context as serve_context
 from ray.serve._private.replica import Replica
+from serve_log import serves_log
 from serve_replica import serve_replica
 
 from servepipe.runtime import request_path, serve_internals
@@ -32,29 +33,13 @@ def way_of(request, monkeypatch):
     return make
 
 
-class Heard(logging.Handler):
-    """What Serve's logger tells, without the time that it took."""
-
-    def __init__(self):
-        super().__init__()
-        self.records = []
-
-    def emit(self, record):
-        error = record.exc_info[1] if record.exc_info else None
-        text = record.getMessage().rsplit(" ", 1)[0]
-        self.records.append((record.levelname, text, type(error).__name__, record.__dict__.get("route")))
-
-
 @pytest.fixture
 def heard(monkeypatch):
-    handler = Heard()
-    logger = logging.getLogger("ray.serve")
-    monkeypatch.setattr(logger, "level", logging.INFO)
-    logger.addHandler(handler)
-    logger._cache.clear()
-    yield handler.records
-    logger.removeHandler(handler)
-    logger._cache.clear()
+    with serves_log(
+        monkeypatch,
+        lambda record, text, error: (record.levelname, text, type(error).__name__, record.__dict__.get("route")),
+    ) as records:
+        yield records
 
 
 class Odd(BaseException):
