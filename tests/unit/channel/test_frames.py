@@ -170,7 +170,11 @@ def test_a_refusal_says_why(reason, text):
     assert words == text.encode(errors="replace")[:2000].decode(errors="replace")
 
 
-@pytest.mark.parametrize("head", [b"", b"\x00why", b"\xffwhy"])
-def test_a_refusal_without_a_reason_is_none(head):
+def test_a_refusal_without_a_reason_is_none():
     with pytest.raises(ProtocolError):
-        parse_refusal(head)
+        parse_refusal(b"")
+
+
+@pytest.mark.parametrize("head", [b"\x00why", b"\xffwhy"])
+def test_a_reason_of_a_later_version_is_one_all_the_same(head):
+    assert parse_refusal(head) == (Reason.UNAVAILABLE, "why")

@@ -93,6 +93,46 @@ async def test_when_as_many_wait_at_all_as_may_the_caller_learns_it():
             await pool.call(None, (), {}, Context())
 
 
+async def test_all_are_asked_however_many_there_are():
+    counts = Counter()
+
+    async def counted(call):
+        counts["asked"] += 1
+        return await queue_is_full(call)
+
+    async with contextlib.AsyncExitStack() as stack:
+        servers = [await stack.enter_async_context(served(counted, replica=str(n))) for n in range(6)]
+        room = await stack.enter_async_context(served(named("room"), replica="room"))
+        pool = await stack.enter_async_context(pool_to(*servers))
+        with pytest.raises(QueueFullError, match="each of 6 replicas"):
+            await pool.call(None, (), {}, Context())
+        assert counts["asked"] == 6
+        pool.update({**pool.replicas, "room": room.endpoint})
+        await until(lambda: pool.usable == 7, "there is a channel to it")
+        assert {await pool.call(None, (), {}, Context()) for _ in range(20)} == {"room"}
+
+
+async def test_a_replica_that_has_gone_does_not_speak_for_another():
+    async def full_and_gone(call):
+        pool.update({"b": b.endpoint})
+        return await queue_is_full(call)
+
+    async with (
+        served(full_and_gone, replica="a") as a,
+        served(named("b"), replica="b") as b,
+        pool_to(a) as pool,
+    ):
+        with pytest.raises(CallRejectedError):
+            await pool.call(None, (), {}, Context())
+
+
+async def test_replicas_without_a_channel_may_have_room():
+    async with served(queue_is_full, replica="a") as a, pool_to(a) as pool:
+        pool.update({"a": a.endpoint}, others=1)
+        with pytest.raises(CallRejectedError):
+            await pool.call(None, (), {}, Context())
+
+
 async def test_a_full_queue_says_nothing_about_replicas_that_were_not_asked():
     async def busy(call):
         raise CallRejectedError("busy", reason=Reason.BUSY)

@@ -6,6 +6,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import gc
+import sys
+import time
 import uuid
 from types import SimpleNamespace
 
@@ -13,6 +15,8 @@ import pytest
 import ray
 import ray.serve.context as serve_context
 from channel_bed import until
+from ray.serve._private import replica as serve_replicas
+from ray.serve._private.common import RequestMetadata, RequestProtocol
 from ray.serve._private.http_util import RequestIdMiddleware
 from ray.serve._private.replica import Replica
 from serve_log import serves_log
@@ -25,6 +29,7 @@ from servepipe.runtime.http import HttpApp
 from servepipe.runtime.http_path import WRITTEN_AFTER, HttpWay, digest
 from servepipe.runtime.http_request import UNWATCHED, WATCHES
 from servepipe.runtime.interface import Interface
+from servepipe.runtime.serve_internals import OwnReplica
 
 HEADERS = ((b"host", b"x"), (b"content-type", b"application/json"))
 
@@ -43,6 +48,7 @@ class Asked:
     def __init__(self):
         self.sent = []
         self.scope = None
+        self.headers = []
         self.raised = None
 
     @property
@@ -69,7 +75,7 @@ class Bed:
         self.serve = serve_app(self._app, **options)
         self.app = app
         self.inside = None
-        self.sent = []
+        self.asked = []
         short = HttpWay(self.serve, unlogged=lambda: unlogged, traced=lambda: False) if way == "short" else None
         self.took = []
         if short is not None:
@@ -101,10 +107,11 @@ class Bed:
 
         async def send(message):
             asked.sent.append(message)
-            self.sent.append(message)
 
         asked.scope = {"type": "http", "method": method, "path": path, "root_path": "", "client": ("1.2.3.4", 5)}
-        asked.scope |= {"headers": [*headers], **more}
+        asked.headers = [*headers]
+        asked.scope |= {"headers": asked.headers, **more}
+        self.asked.append(asked)
         try:
             await self.asgi(asked.scope, receive, send)
         except Exception as error:
@@ -152,7 +159,9 @@ def of_request(status, route="/", method="POST"):
     }
 
 
-async def test_an_answer(bed_of, heard):
+async def test_an_answer(bed_of, heard, monkeypatch):
+    for module in (http_path, serve_replicas):
+        monkeypatch.setattr(module, "RAY_SERVE_ENABLE_DIRECT_INGRESS", True)
     bed = bed_of(answer)
     asked = await bed.ask(headers=[*HEADERS, (b"x-request-id", b"theirs")])
     assert (asked.starts, asked.body, asked.request_ids) == (
@@ -161,7 +170,6 @@ async def test_an_answer(bed_of, heard):
         [b"theirs"],
     )
     assert bed.counted == [of_deployment(), of_request("200")]
-    assert [one["latency_ms"] >= 0 for one in bed.serve._metrics_manager.recorded] == [True]
     assert bed.inside.ongoing == 1
     context = bed.inside.context
     assert context._internal_request_id not in ("", "theirs")
@@ -171,11 +179,39 @@ async def test_an_answer(bed_of, heard):
         _internal_request_id=context._internal_request_id,
         app_name="ingress",
         _client="1.2.3.4:5",
-        cancel_on_parent_request_cancel=context.cancel_on_parent_request_cancel,
+        cancel_on_parent_request_cancel=True,
     )
     assert heard == [("INFO", "POST / 200", None)]
     assert bed.serve._access_log_context["request_id"] == "theirs"
     assert bed.inside.scope[WATCHES] is True
+
+
+async def test_an_answer_of_which_nobody_wants_a_line_in_the_log_has_none(heard):
+    bed = Bed(answer, "short", unlogged=True)
+    assert (await bed.ask()).body == b"ok"
+    assert (heard, bed.counted) == ([], [of_deployment(), of_request("200")])
+
+
+@pytest.mark.parametrize("unlogged", [True, False])
+async def test_the_time_it_took_is_in_milliseconds(bed_of, unlogged):
+    async def app(scope, receive, send):
+        await asyncio.sleep(0.1)
+        await answer(scope, receive, send)
+
+    bed = bed_of(app, unlogged=unlogged)
+    await bed.ask()
+    manager = bed.serve._metrics_manager
+    for one in (*manager.recorded, *manager.requests):
+        assert 99 < one["latency_ms"] < 20_000
+
+
+async def test_what_the_server_adds_to_its_headers_later_is_not_for_the_app(bed_of):
+    """Trailers of a body, with httptools."""
+    bed = bed_of(answer)
+    for headers in ([], [(b"x-request-id", b"theirs")]):
+        asked = await bed.ask(headers=headers)
+        assert bed.inside.scope["headers"] is not asked.headers
+        assert asked.headers == headers
 
 
 async def test_who_sends_no_id_gets_one_which_the_app_sees(bed_of):
@@ -230,10 +266,22 @@ async def test_an_error_of_the_app(bed_of, heard, after):
 
     bed = bed_of(app, unlogged=True)
     failed = []
-    bed.serve._on_request_failed = lambda metadata, error: failed.append((metadata.request_id, repr(error)))
+    bed.serve._on_request_failed = lambda *told: failed.append(told)
     asked = await bed.ask(headers=[(b"x-request-id", b"theirs")])
     assert asked.raised is None  # Serve keeps it from the HTTP server
-    assert failed == [("theirs", "ValueError('bad')")]
+    ((metadata, error),) = failed
+    assert repr(error) == "ValueError('bad')"
+    assert metadata == RequestMetadata(
+        request_id="theirs",
+        internal_request_id=bed.inside.context._internal_request_id,
+        route="/",
+        app_name="ingress",
+        is_streaming=True,
+        _http_method="POST",
+        _client="1.2.3.4:5",
+        _request_protocol=RequestProtocol.HTTP,
+        is_direct_ingress=True,
+    )
     assert bed.counted == [of_deployment(error="ValueError"), *([of_request("200")] if after else [])]
     assert heard == [("ERROR", "Request", "ValueError('bad')"), ("INFO", f"POST / {200 if after else 'ERROR'}", None)]
 
@@ -289,8 +337,12 @@ class Slow:
     def __init__(self, starts=False, then=None):
         self.starts, self.then = starts, then
         self.cancelled = asyncio.Event()
+        self.calls = []
 
     async def __call__(self, scope, receive, send):
+        inside = serve_context._get_serve_request_context()._internal_request_id
+        for number, call in enumerate(self.calls):
+            serve_context._add_in_flight_request(inside, number, call)
         if self.starts:
             await send({"type": "http.response.start", "status": 200, "headers": []})
         try:
@@ -314,8 +366,11 @@ async def fails():
 async def test_serves_own_timeout(bed_of, heard, starts, then):
     app = Slow(starts, then)
     bed = bed_of(app, timeout_s=0.2)
+    cancelled = []
+    app.calls.append(SimpleNamespace(cancel=lambda: cancelled.append("other")))
     asked = await bed.ask(headers=[(b"x-request-id", b"theirs")])
     await app.cancelled.wait()
+    assert "other" in cancelled
     assert [status for status, _ in asked.starts] == [200 if starts else 408]
     assert asked.body == (b"" if starts else b"Request theirs timed out after 0.2s.")
     assert asked.request_ids == [b"theirs"]
@@ -324,14 +379,95 @@ async def test_serves_own_timeout(bed_of, heard, starts, then):
     assert [record for record in heard if record[0] == "INFO"] == [("INFO", "POST / 408", None)]
 
 
-async def test_the_callers_of_an_app_that_takes_no_notice_are_told_at_once(bed_of):
+async def test_the_end_of_an_app_that_takes_no_notice_is_not_waited_for(bed_of, heard):
     gate = asyncio.Event()
     bed = bed_of(Slow(then=gate.wait), timeout_s=0.2)
     asking = asyncio.create_task(bed.ask())
-    await until(lambda: bed.sent, "the caller is told")
-    assert bed.sent[0]["status"] == 408
+    await until(lambda: bed.asked and len(bed.asked[0].sent) == 2, "the caller is told")
+    assert bed.asked[0].starts[0][0] == 408
+    assert [one["status_code"] for one in bed.serve._metrics_manager.requests] == ["408"]
     gate.set()
     assert (await asking).raised is None
+    await until(lambda: bed.serve._metrics_manager.ongoing == 0, "the app has ended")
+    assert bed.counted == [of_deployment(error="CancelledError"), of_request("408")]
+    assert heard == [("INFO", "POST / 408", None)]
+
+
+async def test_half_an_answer_is_ended_at_the_limit():
+    """uvicorn does that when Serve returns."""
+    closed = []
+
+    async def goes_on():
+        await send_on({"type": "http.response.body", "body": b"tail"})
+
+    async def app(scope, receive, send):
+        nonlocal send_on
+        send_on = send
+        await slow(scope, receive, send)
+
+    slow, send_on = Slow(starts=True, then=goes_on), None
+    bed = Bed(app, "short", timeout_s=0.1)
+    take = bed.asgi._way.take
+    bed.asgi._way.take = lambda scope, receive, send, _: take(scope, receive, send, lambda: closed.append("closed"))
+    asked = await bed.ask()
+    assert (closed, asked.body) == (["closed"], b"")
+
+
+async def test_what_an_app_does_after_its_answer_is_not_limited(bed_of):
+    done = []
+
+    async def app(scope, receive, send):
+        await answer(scope, receive, send)
+        await asyncio.sleep(0.5)
+        done.append("done")
+
+    bed = bed_of(app, timeout_s=0.1)
+    assert (await bed.ask()).body == b"ok"
+    await until(lambda: bed.serve._metrics_manager.ongoing == 0, "the app has ended")
+    assert (done, bed.counted) == (["done"], [of_deployment(), of_request("200")])
+
+
+async def test_what_comes_in_the_moment_of_the_limit_is_in_time(bed_of):
+    came = asyncio.Event()
+
+    async def app(scope, receive, send):
+        await came.wait()
+        await answer(scope, receive, send)
+
+    bed = bed_of(app, timeout_s=0.2)
+    asking = asyncio.create_task(bed.ask())
+    await until(lambda: bed.inside, "it runs")
+    time.sleep(0.3)  # noqa: ASYNC251 - the loop is blocked meanwhile
+    came.set()
+    assert (await asking).starts[0][0] == 200
+    assert bed.counted == [of_deployment(), of_request("200")]
+
+
+async def test_a_caller_who_cannot_be_told_is_not(caplog):
+    async def gone(message):
+        raise OSError("gone")
+
+    bed = Bed(Slow(), "short", timeout_s=0.1)
+    scope = {"type": "http", "method": "POST", "path": "/", "client": None, "headers": []}
+    await bed.asgi(scope, lambda: asyncio.Event().wait(), gone)
+    gc.collect()
+    assert bed.counted == [of_deployment(error="CancelledError"), of_request("408")]
+    assert not [record for record in caplog.records if record.name == "asyncio"]
+
+
+async def test_one_timer_is_for_all():
+    gate = asyncio.Event()
+    bed = Bed(lambda scope, receive, send: gate.wait(), "short", timeout_s=30.0)
+    timeout = bed.asgi._way._timeout
+    first = asyncio.create_task(bed.ask())
+    await until(lambda: timeout._timer, "it is set")
+    timer = timeout._timer
+    others = [asyncio.create_task(bed.ask()) for _ in range(3)]
+    await until(lambda: len(timeout._until) == 4, "all run")
+    assert timeout._timer is timer
+    gate.set()
+    await asyncio.gather(first, *others)
+    timer.cancel()
 
 
 async def test_a_request_in_time_is_not_touched_by_the_end_of_others():
@@ -350,7 +486,7 @@ async def test_a_request_in_time_is_not_touched_by_the_end_of_others():
     bed.app = answer
     assert (await bed.ask()).starts[0][0] == 200
     timeout = bed.asgi._way._timeout
-    assert timeout._running == {}
+    assert timeout._until == {}
     await until(lambda: timeout._timer is None, "nothing waits any longer")
 
 
@@ -527,6 +663,34 @@ async def test_elsewhere_it_is_not_taken(change, words):
     change(serve)
     with pytest.raises(LookupError, match=words):
         HttpWay(serve, unlogged=lambda: True, traced=lambda: False)
+
+
+GONE = [
+    "ray.serve._private.http_util.RequestIdMiddleware",
+    "ray.serve._private.http_util.ASGIAppReplicaWrapper",
+    "ray.serve._private.http_util.parse_session_id_header",
+    "ray.serve._private.replica.send_http_response",
+    "ray.serve._private.replica.get_asgi_route_name",
+    "ray.serve.context._RequestContext",
+    "ray.serve._private.replica.Replica._track_queued_request",
+    "ray.serve._private.replica.UserCallableWrapper._call_http_entrypoint",
+]
+
+
+@pytest.mark.parametrize("name", GONE)
+async def test_a_serve_without_one_of_its_parts_goes_its_own_way(monkeypatch, caplog, name):
+    replica = OwnReplica(serve_app(answer))
+    assert isinstance(replica.http_way(lambda: True), HttpWay)
+    monkeypatch.delattr(name)
+    assert replica.http_way(lambda: True) is None
+    assert "was not written after" in caplog.text
+    assert caplog.records[-1].levelname == "WARNING"  # replicas show no less
+
+
+async def test_a_serve_that_is_quite_different_goes_its_own_way(monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "servepipe.runtime.http_path", None)  # what it imports is not there
+    assert OwnReplica(serve_app(answer)).http_way(lambda: True) is None
+    assert "the long way" in caplog.text
 
 
 async def test_a_session_header_with_too_many_spellings(monkeypatch):

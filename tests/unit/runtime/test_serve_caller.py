@@ -190,6 +190,16 @@ async def test_a_call_for_which_no_replica_has_room_is_refused_at_once():
         assert time.monotonic() - caller.answered["m1--a"] < 60  # they did answer
 
 
+async def test_a_replica_that_no_channel_leads_to_may_have_room():
+    async def full(incoming):
+        raise CallRejectedError("2 calls wait", reason=Reason.FULL)
+
+    async with replica(full, "r1") as one, caller_to(one) as (caller, handle):
+        other = SimpleNamespace(replica_id=SimpleNamespace(unique_id="r2"), replica_metadata={})
+        handle._requests._replicas_list = [*handle._requests._replicas_list, other]
+        assert await call(caller) == "by handle"
+
+
 async def test_a_replica_with_room_takes_it():
     async def full(incoming):
         raise CallRejectedError("2 calls wait", reason=Reason.FULL)

@@ -223,11 +223,14 @@ def encode_refusal(reason: Reason, text: str, call: int = 0) -> tuple[list[Part]
 
 
 def parse_refusal(head: Part) -> tuple[Reason, str]:
-    """The reason and the text of a REJECT frame's head."""
+    """The reason and the text of a REJECT frame's head. A reason that only later versions know: it is not available."""
+    if not head:
+        raise ProtocolError("a refusal without a reason")
     try:
-        return Reason(head[0]), parse_text(head[1:])
-    except (IndexError, ValueError):
-        raise ProtocolError("a refusal without a reason that this version knows") from None
+        reason = Reason(head[0])
+    except ValueError:
+        reason = Reason.UNAVAILABLE
+    return reason, parse_text(head[1:])
 
 
 def parse_text(head: Part) -> str:

@@ -40,7 +40,7 @@ __all__ = ["ChannelPool"]
 log = logging.getLogger("servepipe.channel")
 
 ATTEMPTS = 3
-"""Replicas that are asked before a call is given up here."""
+"""Replicas that are asked before a call is given up here, with those that only have no room not counted."""
 
 _FINAL = {Reason.VERSION, Reason.IDENTITY, Reason.TOKEN}
 
@@ -69,6 +69,7 @@ class ChannelPool:
         self._rng = rng or random.Random()
         self._loop = asyncio.get_running_loop()
         self._members: dict[str, Endpoint] = {}
+        self._others = 0
         self._keepers: dict[str, asyncio.Task[None]] = {}
         self._open: dict[str, Channel] = {}
         self._usable: list[Channel] = []
@@ -89,8 +90,13 @@ class ChannelPool:
         """Calls that replicas have not ended."""
         return sum(channel.in_flight for channel in {*self._open.values(), *self._retiring})
 
-    def update(self, replicas: Mapping[str, Endpoint]) -> None:
-        """Keep channels to these replicas and no others. Those that go end when their last call has its answer."""
+    def update(self, replicas: Mapping[str, Endpoint], others: int = 0) -> None:
+        """Keep channels to these replicas and no others. Those that go end when their last call has its answer.
+
+        Args:
+            others: How many replicas there are that no channel leads to.
+        """
+        self._others = others
         new, gone = differences(self._members, replicas)
         self._members = dict(replicas)
         for replica in gone:
@@ -118,8 +124,8 @@ class ChannelPool:
         """
         refusal: Exception | None = None
         asked: list[Channel] = []
-        full = 0
-        for _ in range(ATTEMPTS):
+        full: set[Channel] = set()
+        while len(asked) - len(full) < ATTEMPTS:
             channels = self._usable if not asked else [one for one in self._usable if one not in asked]
             channel = choose(channels, self._rng)
             if channel is None:
@@ -128,14 +134,15 @@ class ChannelPool:
                 return await channel.call(method, args, kwargs, context)
             except CallRejectedError as error:
                 refusal = error
-                full += error.reason is Reason.FULL
+                if error.reason is Reason.FULL:
+                    full.add(channel)
             except ChannelLostError as error:
                 if error.sent:
                     raise
                 refusal = error
             asked.append(channel)
-        if full and full >= len(self._members):
-            raise QueueFullError(f"each of {full} replicas has as many calls waiting as it may")
+        if full and not self._others and all(self._open.get(replica) in full for replica in self._members):
+            raise QueueFullError(f"each of {len(full)} replicas has as many calls waiting as it may")
         raise refusal if isinstance(refusal, CallRejectedError) else NoChannelError("no replica can be reached")
 
     async def close(self) -> None:

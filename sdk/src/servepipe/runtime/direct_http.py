@@ -17,14 +17,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.middleware import Middleware
 
 from servepipe.runtime import access_log
-from servepipe.runtime.http_path import HttpWay
 from servepipe.runtime.http_request import UNWATCHED, WATCHES, Message, Receive, Scope, Send
 from servepipe.runtime.serve_internals import UnexpectedServeError, own_replica, runs_user_code_elsewhere
+
+if TYPE_CHECKING:
+    from servepipe.runtime.http_path import HttpWay
 
 __all__ = ["DirectHttp", "middlewares", "watch_callers"]
 
@@ -77,11 +79,14 @@ class DirectHttp:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            if scope["method"] != "HEAD":
-                send = _joined(send)
-            if self._way is not None and (answer := self._way.take(scope, receive, send)) is not None:
-                await answer
-                return
+            transport = _transport_of(send)
+            if scope["method"] != "HEAD" and transport is not None:
+                send = _joined(send, transport)
+            if self._way is not None:
+                answer = self._way.take(scope, receive, send, transport and transport.close)
+                if answer is not None:
+                    await answer
+                    return
             headers = scope["headers"]
             # Whoever sends it does not want to be watched by us either.
             if UNWATCHED not in headers and not self._is_full():
@@ -90,12 +95,15 @@ class DirectHttp:
         await self._app(scope, receive, send)
 
 
-def _joined(send: Send) -> Send:
+def _transport_of(send: Send) -> Any:
+    """Where uvicorn's ``send`` writes; None: it is another server's."""
+    transport = getattr(getattr(send, "__self__", None), "transport", None)
+    return transport if callable(getattr(transport, "write", None)) else None
+
+
+def _joined(send: Send, transport: Any) -> Send:
     """``send`` of uvicorn, for which an answer whose length is known leaves in one write."""
-    cycle: Any = getattr(send, "__self__", None)
-    transport = getattr(cycle, "transport", None)
-    if not callable(getattr(transport, "write", None)):
-        return send
+    cycle: Any = send.__self__  # type: ignore[attr-defined]
     head: Message | None = None
 
     async def sending(message: Message) -> None:

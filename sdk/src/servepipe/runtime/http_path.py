@@ -11,6 +11,8 @@ It stands for sources that were read; with any other there is no `HttpWay`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import contextvars
 import inspect
 import itertools
 import logging
@@ -42,9 +44,9 @@ __all__ = ["WRITTEN_AFTER", "HttpWay", "digest"]
 log = logging.getLogger("servepipe.ingress")
 
 WRITTEN_AFTER = {
-    "2.58": "227efbe7347d5cbb",
-    "2.59": "a2af0c38bc701815",
-    "2.60": "2da03d3b5895ed05",
+    "2.58": "b26d1f7c878e6b79",
+    "2.59": "198f1d94901a2f44",
+    "2.60": "adc4518f5e168b8e",
 }
 """By minor version of Ray the `digest` of what was read and is stood for."""
 
@@ -70,13 +72,17 @@ _USER_CODE = (
     "get_user_method_info",
     "_raise_if_not_initialized",
 )
-#: Of ``ray.serve._private.http_util``.
-_HTTP = (
-    "_apply_middlewares",
-    "parse_request_timeout_header",
-    "parse_disconnect_disabled_header",
-    "parse_session_id_header",
-    "_matches_session_id_header",
+_OTHERS = (
+    "ray.serve._private.http_util:RequestIdMiddleware.__call__",
+    "ray.serve._private.http_util:ASGIAppReplicaWrapper.__call__",
+    "ray.serve._private.http_util:_apply_middlewares",
+    "ray.serve._private.http_util:parse_request_timeout_header",
+    "ray.serve._private.http_util:parse_disconnect_disabled_header",
+    "ray.serve._private.http_util:parse_session_id_header",
+    "ray.serve._private.http_util:_matches_session_id_header",
+    "ray.serve._private.replica:send_http_response",
+    "ray.serve._private.replica:get_asgi_route_name",
+    "ray.serve.context:_RequestContext",
 )
 
 METHOD = "__call__"
@@ -95,10 +101,7 @@ _serve_log = logging.getLogger(SERVE_LOGGER_NAME)
 def digest(replica: Any) -> str:
     """Of the source that an HTTP request to ``replica``, an object of Serve's, runs through; empty: it is not to be
     read."""
-    others = [getattr(http_util, name, None) for name in _HTTP]
-    others += [http_util.RequestIdMiddleware.__call__, http_util.ASGIAppReplicaWrapper.__call__]
-    others += [serve_replica.send_http_response, serve_context._RequestContext]
-    return serve_sources.digest(replica, _REPLICA, _USER_CODE, others)
+    return serve_sources.digest(replica, _REPLICA, _USER_CODE, _OTHERS)
 
 
 class HttpWay:
@@ -127,7 +130,7 @@ class HttpWay:
         self._numbers = itertools.count(1)
         self._prefix = f"{replica._replica_id.unique_id}-http-"
         self._special = _special_headers()
-        self._timeout = _Timeout(replica._http_options.request_timeout_s)
+        self._timeout = _Timeout(replica._http_options.request_timeout_s, self._too_late)
         # What is the same for all, as in `request_path`: the class is frozen.
         self._common = vars(
             serve_context._RequestContext(
@@ -136,8 +139,14 @@ class HttpWay:
             )
         )
 
-    def take(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None] | None:
-        """What answers a request; None: it is Serve's, and nothing has been done for it."""
+    def take(
+        self, scope: Scope, receive: Receive, send: Send, close: Callable[[], None] | None = None
+    ) -> Coroutine[Any, Any, None] | None:
+        """What answers a request; None: it is Serve's, and nothing has been done for it.
+
+        Args:
+            close: Closes the connection.
+        """
         replica = self._replica
         path: str = scope["path"]
         route = replica._route_prefix or ""
@@ -152,94 +161,102 @@ class HttpWay:
         ):
             return None
         request_id = b""
-        headers = scope["headers"]
-        for name, value in headers:
+        for name, value in scope["headers"]:
             if name in self._special:
                 if name != REQUEST_ID or request_id or not value or not value.isascii():
                     return None
                 request_id = value
-        return self._answer(scope, receive, send, route, request_id)
+        return self._answer(scope, receive, send, close, route, request_id)
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send, route: str, request_id: bytes) -> None:
+    async def _answer(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        close: Callable[[], None] | None,
+        route: str,
+        request_id: bytes,
+    ) -> None:
+        # A list of its own: the HTTP server adds the trailers of a body to the one that it has.
+        headers = scope["headers"] = [*scope["headers"]]
         if not request_id:
             request_id = generate_request_id().encode()
-            scope["headers"].append((REQUEST_ID, request_id))
+            headers.append((REQUEST_ID, request_id))
         scope[WATCHES] = True
         if route not in ("", "/"):
             scope["root_path"] = route
-        told_id = request_id.decode()
-        internal_id = f"{self._prefix}{next(self._numbers)}"
-        request = object.__new__(serve_context._RequestContext)
-        vars(request).update(
+        request = _Request(scope, send, close, route, request_id, f"{self._prefix}{next(self._numbers)}")
+        context = object.__new__(serve_context._RequestContext)
+        vars(context).update(
             self._common,
             route=route,
-            request_id=told_id,
-            _internal_request_id=internal_id,
+            request_id=request.id,
+            _internal_request_id=request.internal_id,
             _client=format_client_address(scope.get("client")),
         )
-        serve_context._serve_request_context.set(request)
-        status = ""
-        peeked = response_started = late = False
-
-        async def sending(message: Message) -> None:
-            nonlocal peeked, response_started, status
-            if message["type"] == "http.response.start":
-                if not peeked:
-                    status = str(message["status"])
-                message["headers"] = [*message.get("headers", ()), (REQUEST_ID, request_id)]
-            peeked = True
-            await send(message)
-            response_started = True
-
-        def too_late() -> str:
-            """It has taken too long; returns what its caller has to be told, if anything."""
-            nonlocal late, peeked, status
-            late = peeked = True
-            status = str(TIMEOUT)
-            return "" if response_started else f"Request {told_id} timed out after {self._timeout.seconds}s."
-
-        started = time.time()
-        error: BaseException | None = None
-        key = self._timeout.begin(too_late, sending)
+        serve_context._serve_request_context.set(context)
+        error: asyncio.CancelledError | Exception | None = None
+        self._timeout.begin(request)
         try:
             await self._semaphore.acquire()
             try:
                 self._manager.inc_num_ongoing_requests(self._anyone)
                 try:
-                    await self._call(scope, receive, sending)
+                    await self._call(scope, receive, request.send)
                 finally:
                     self._manager.dec_num_ongoing_requests(self._anyone)
             finally:
                 self._semaphore.release()
-        except asyncio.CancelledError as problem:
+        except (asyncio.CancelledError, Exception) as problem:
             error = problem
-            self._replica._on_request_cancelled(self._metadata(route, told_id, internal_id, scope), problem)
-        except Exception as problem:
-            error = problem
-            _serve_log.exception("Request failed.")
-            self._replica._on_request_failed(self._metadata(route, told_id, internal_id, scope), problem)
         finally:
-            self._timeout.end(key)
-        latency_ms = (time.time() - started) * 1000
-        if late:
-            error = asyncio.CancelledError()  # whatever the app made of being cancelled
+            self._timeout.end(request)
+        if request.telling is not None:
+            await request.telling  # else the HTTP server would say that nobody answered
+        if not request.is_late:  # all of that has been done
+            self._end(request, error)
+        error = None  # its traceback leads here
+
+    def _end(self, request: _Request, error: asyncio.CancelledError | Exception | None) -> None:
+        """Record how a request ended. Serve keeps from the HTTP server what the app raised."""
+        latency_ms = (time.time() - request.started) * 1000
+        status = request.status
         if error is not None or not self._unlogged():
-            told = self._metadata(route, told_id, internal_id, scope)
-            # Serve keeps from the HTTP server how the app ended.
+            told = self._metadata(request.route, request.id, request.internal_id, request.scope)
+            if isinstance(error, asyncio.CancelledError):
+                self._replica._on_request_cancelled(told, error)
+            elif error is not None:
+                _serve_log.error("Request failed.", exc_info=error)
+                self._replica._on_request_failed(told, error)
             self._replica._record_errors_and_metrics(error, status or None, latency_ms, told)
             return
-        self._manager.record_request_metrics(route=route, latency_ms=latency_ms, is_error=False, exception_type=None)
+        self._manager.record_request_metrics(
+            route=request.route, latency_ms=latency_ms, is_error=False, exception_type=None
+        )
         if status:
             self._manager.record_ingress_request_metrics(
                 protocol=RequestProtocol.HTTP,
-                method=scope["method"].upper(),
-                route=route,
+                method=request.scope["method"].upper(),
+                route=request.route,
                 app_name=self._app_name,
                 deployment_name=self._deployment,
                 latency_ms=latency_ms,
                 is_error=status.startswith(("4", "5")),
                 status_code=status,
             )
+
+    def _too_late(self, request: _Request) -> None:
+        """As with Serve that is the end of a request, whatever the app makes of being cancelled."""
+        request.is_late = True
+        request.status = str(TIMEOUT)
+        if request.response_started:
+            request.abort()
+        else:
+            message = f"Request {request.id} timed out after {self._timeout.seconds}s."
+            telling = _quietly(serve_replica.send_http_response(message, TIMEOUT, request.tell))
+            request.telling = asyncio.get_running_loop().create_task(telling)
+        request.task.cancel()
+        self._end(request, asyncio.CancelledError())
 
     def _metadata(self, route: str, request_id: str, internal_request_id: str, scope: Any) -> RequestMetadata:
         return RequestMetadata(
@@ -256,55 +273,136 @@ class HttpWay:
         )
 
 
+class _Request:
+    """One that is being answered.
+
+    Attributes:
+        has_ended: The app does no more.
+        response_started: A message of the answer has left.
+        response_finished: So has the last.
+        is_late: It has taken too long, and its end has been recorded.
+        telling: Tells its caller so.
+    """
+
+    __slots__ = (
+        "_close",
+        "_peeked",
+        "_send",
+        "has_ended",
+        "header",
+        "id",
+        "internal_id",
+        "is_late",
+        "response_finished",
+        "response_started",
+        "route",
+        "scope",
+        "started",
+        "status",
+        "task",
+        "telling",
+    )
+
+    def __init__(
+        self,
+        scope: Scope,
+        send: Send,
+        close: Callable[[], None] | None,
+        route: str,
+        request_id: bytes,
+        internal_id: str,
+    ) -> None:
+        self.scope, self._send, self._close, self.route = scope, send, close, route
+        self.header = (REQUEST_ID, request_id)
+        self.id = request_id.decode()
+        self.internal_id = internal_id
+        self.started = time.time()
+        self.status = ""
+        self._peeked = self.response_started = self.response_finished = self.is_late = self.has_ended = False
+        self.telling: asyncio.Task[None] | None = None
+        task = asyncio.current_task()
+        assert task is not None
+        self.task: asyncio.Task[Any] = task
+
+    async def send(self, message: Message) -> None:
+        """What the app sends with."""
+        if self.is_late:
+            return  # as to a caller who has left
+        if not self._peeked:
+            self._peeked = True
+            if message["type"] == "http.response.start":
+                self.status = str(message["status"])
+        await self.tell(message)
+        if message["type"] == "http.response.body" and not message.get("more_body"):
+            self.response_finished = True
+
+    async def tell(self, message: Message) -> None:
+        """Send a message, whoever it is from."""
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message.get("headers", ()), self.header]
+        await self._send(message)
+        self.response_started = True
+
+    def abort(self) -> None:
+        """Close the connection, where that can be: half an answer is no answer."""
+        if self._close is not None:
+            self._close()
+
+
 class _Timeout:
     """Serve's limit for each request, a last resort behind the app's own: nearly none comes near it. So there is one
     timer for all that run, which waits for the oldest.
 
     Args:
         seconds: None: there is no limit.
+        too_late: Called with a request that has not been answered by then.
     """
 
-    def __init__(self, seconds: float | None) -> None:
+    def __init__(self, seconds: float | None, too_late: Callable[[_Request], None]) -> None:
         self.seconds = seconds
-        self._running: dict[asyncio.Task[Any], tuple[float, Callable[[], str], Send]] = {}  # the oldest first
+        self._too_late = too_late
+        self._until: dict[_Request, float] = {}  # the oldest first
         self._timer: asyncio.TimerHandle | None = None
-        self._telling: set[asyncio.Task[None]] = set()
 
-    def begin(self, too_late: Callable[[], str], send: Send) -> asyncio.Task[Any] | None:
-        """The running task answers a request from now on; what is to be given to `end`."""
+    def begin(self, request: _Request) -> None:
+        """It has begun."""
         if self.seconds is None:
-            return None
+            return
         loop = asyncio.get_running_loop()
-        task = asyncio.current_task(loop)
-        assert task is not None
-        self._running[task] = loop.time(), too_late, send
+        self._until[request] = loop.time() + self.seconds
         if self._timer is None:
-            self._timer = loop.call_later(self.seconds, self._look)
-        return task
+            self._wait(loop, self.seconds)
 
-    def end(self, task: asyncio.Task[Any] | None) -> None:
-        """It does no more."""
-        if task is not None:
-            self._running.pop(task, None)
+    def end(self, request: _Request) -> None:
+        """It has ended."""
+        request.has_ended = True
+        self._until.pop(request, None)
+
+    def _wait(self, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
+        # In a context of its own: it would keep that of some request.
+        self._timer = loop.call_later(seconds, self._look, context=contextvars.Context())
 
     def _look(self) -> None:
-        assert self.seconds is not None
         loop = asyncio.get_running_loop()
         self._timer = None
-        while self._running:
-            task = next(iter(self._running))
-            began, too_late, send = self._running[task]
-            left = began + self.seconds - loop.time()
-            if left > 0:
-                self._timer = loop.call_later(left, self._look)
+        while self._until:
+            request, until = next(iter(self._until.items()))
+            if (left := until - loop.time()) > 0:
+                self._wait(loop, left)
                 return
-            del self._running[task]
-            # As with Serve the caller is told at once, whatever the app makes of being cancelled.
-            if message := too_late():
-                telling = loop.create_task(serve_replica.send_http_response(message, TIMEOUT, send))
-                self._telling.add(telling)
-                telling.add_done_callback(self._telling.discard)
-            task.cancel()
+            del self._until[request]
+            # What it waits for may have come in this very moment: it has one more turn.
+            loop.call_soon(self._look_again, request, context=contextvars.Context())
+
+    def _look_again(self, request: _Request) -> None:
+        # What an app does after its answer is not limited.
+        if not request.has_ended and not request.response_finished:
+            self._too_late(request)
+
+
+async def _quietly(telling: Coroutine[Any, Any, None]) -> None:
+    with contextlib.suppress(Exception):  # the caller may have gone
+        await telling
 
 
 def _only_serves_own(replica: Any) -> str:

@@ -119,7 +119,7 @@ class NodeChannels:
             pool = self._pools[application] = ChannelPool(
                 limits=self._limits, fallback=cloudpickle.dumps, tls=self._tls
             )
-        pool.update(found)
+        pool.update(found, others=len(replicas) - len(found))
 
     def _give_up(self, why: str) -> None:
         """Use handles only from now on; what is under way ends as usual."""

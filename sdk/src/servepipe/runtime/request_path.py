@@ -33,9 +33,9 @@ Way = Callable[..., Coroutine[Any, Any, Any]]
 """Runs the method for one request: ``await way(request_id, internal_request_id, *args)``."""
 
 WRITTEN_AFTER = {
-    "2.58": "894ca9adba51fc73",
-    "2.59": "0cc54b7456a8498d",
-    "2.60": "0cc54b7456a8498d",
+    "2.58": "0c682a71a6d571cd",
+    "2.59": "79633430637a1685",
+    "2.60": "79633430637a1685",
 }
 """By minor version of Ray the `digest` of what was read and is stood for."""
 
@@ -63,7 +63,7 @@ _serve_log = logging.getLogger(SERVE_LOGGER_NAME)
 
 def digest(replica: Any) -> str:
     """Of the source that a request to ``replica``, an object of Serve's, runs through; empty: nobody can read it."""
-    return serve_sources.digest(replica, _REPLICA, _USER_CODE, [serve_context._RequestContext])
+    return serve_sources.digest(replica, _REPLICA, _USER_CODE, ["ray.serve.context:_RequestContext"])
 
 
 def short_way(
@@ -81,7 +81,7 @@ def short_way(
         None where only Serve's own way is right, for a reason that is in the log.
     """
     if why := _only_serves_own(replica, method):
-        log.info("calls take the long way through Serve's replica: %s", why)
+        log.warning("calls take the long way through Serve's replica: %s", why)
         return None
     call = replica._user_callable_wrapper.get_user_method_info(method).callable
     current = serve_context._serve_request_context

@@ -15,7 +15,7 @@ import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray._private.worker import global_worker
 from ray.serve._private import constants
@@ -23,8 +23,10 @@ from ray.serve._private.common import RequestMetadata
 from ray.serve.handle import DeploymentHandle
 
 from servepipe.errors import ServePipeError
-from servepipe.runtime.http_path import HttpWay
 from servepipe.runtime.request_path import short_way
+
+if TYPE_CHECKING:
+    from servepipe.runtime.http_path import HttpWay
 
 __all__ = [
     "OwnReplica",
@@ -132,9 +134,11 @@ class OwnReplica:
             unlogged: As for `way`.
         """
         try:
+            from servepipe.runtime.http_path import HttpWay
+
             return HttpWay(self._replica, unlogged=unlogged, traced=is_tracing_enabled)
-        except LookupError as error:
-            log.info("requests take the long way through Serve's replica: %s", error)
+        except Exception as error:  # of a Serve that nobody has read: whatever differs there
+            log.warning("requests take the long way through Serve's replica: %s", error or type(error).__name__)
             return None
 
     def _metadata(self, method: str, request_id: str, internal_request_id: str) -> RequestMetadata:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib
 import inspect
 from collections.abc import Iterable
 from typing import Any
@@ -13,14 +14,15 @@ from ray.serve._private import replica as serve_replica
 __all__ = ["digest"]
 
 
-def digest(replica: Any, names: Iterable[str], user_code_names: Iterable[str], others: Iterable[Any]) -> str:
+def digest(replica: Any, names: Iterable[str], user_code_names: Iterable[str], others: Iterable[str]) -> str:
     """Of the source that something runs through.
 
     Args:
         replica: Serve's own object.
         names: Its methods.
         user_code_names: Methods of its object for user code.
-        others: Functions, and classes of which only counts how they are made; None is one that is not there.
+        others: ``module:name.of.it`` of functions, and of classes, of which only counts how they are made. It may be
+            that this Serve does not have one.
 
     Returns:
         16 hexadecimal digits. Empty: nobody can read it, or a method is not Serve's.
@@ -33,19 +35,26 @@ def digest(replica: Any, names: Iterable[str], user_code_names: Iterable[str], o
             if name in vars(thing):
                 return ""  # somebody has replaced it here
             found.update(inspect.getsource(_inside(getattr(type(thing), name))).encode())
-        for other in others:
-            found.update(_text(other).encode())
-    except (AttributeError, OSError, TypeError):
+        for path in others:
+            found.update(_text(path).encode())
+    except (AttributeError, ImportError, OSError, TypeError, ValueError):
         return ""
     return found.hexdigest()[:16]
 
 
-def _text(thing: Any) -> str:
-    # To find the source of a class inspect parses its whole module, in which a garbage collection at the wrong moment
-    # ends with a SystemError of Python 3.11.
+def _text(path: str) -> str:
+    module, _, name = path.partition(":")
+    thing: Any = importlib.import_module(module)
+    for part in name.split("."):
+        thing = getattr(thing, part, None)
+    if thing is None:
+        return "none"
     if inspect.isclass(thing):
-        return str([(one.name, one.default) for one in inspect.signature(thing).parameters.values()])
-    return "none" if thing is None else inspect.getsource(thing)
+        # To find the source of a class inspect parses its whole module, in which a garbage collection at the wrong
+        # moment ends with a SystemError of Python 3.11.
+        fields = [(one.name, one.default) for one in inspect.signature(thing).parameters.values()]
+        return f"{fields} {hasattr(thing, '__post_init__')} {hasattr(thing, '__slots__')}"
+    return inspect.getsource(thing)
 
 
 def _inside(function: Any) -> Any:
