@@ -2,6 +2,7 @@
 
 python -m graphbench                                  all of it (nearly two hours); fails when a goal is missed
 python -m graphbench --quick                          the most important figures, below five minutes
+python -m graphbench --goals                          what the goals need (some twenty minutes); fails as the first
 python -m graphbench --only diamond/32/separate+serve-tuned --rounds 9
 python -m graphbench --without triage
 python -m graphbench --again benchmarks/results/graphs.json     the tables and pictures of an earlier run
@@ -22,7 +23,7 @@ from pathlib import Path
 from graphbench import report
 from graphbench.cases import CASES
 from graphbench.figures import Sample
-from graphbench.goals import GOALS
+from graphbench.goals import GOALS, what_goals_need
 from graphbench.needs import MissingError, check
 from graphbench.schedule import FULL, QUICK, Pace, Selection, SelectionError, seconds_of, select
 from graphbench.tables import goals_table
@@ -49,14 +50,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             measured = {sample.case for sample in samples}
             selection = Selection(tuple(case for case in CASES.values() if case.name in measured))
         else:
-            selection = select(options.only, quick=options.quick, without=options.without)
+            only = [*options.only, *(what_goals_need() if options.goals else ())]
+            selection = select(only, quick=options.quick, without=options.without)
             check(selection.cases)
         options.out.mkdir(parents=True, exist_ok=True)
     except (SelectionError, MissingError, report.UnreadableError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     partly = options.only or options.without
-    name = "graphs-quick" if options.quick else "graphs-only" if partly else "graphs"
+    name = (
+        "graphs-quick" if options.quick else "graphs-only" if partly else "graphs-goals" if options.goals else "graphs"
+    )
     if options.again:
         name = options.again.stem
     else:
@@ -127,6 +131,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="CASE[/LOAD[/CONTESTANT+...]]",
         help="just that; may be repeated. Goals are judged as far as what they compare was measured",
     )
+    parser.add_argument("--goals", action="store_true", help="just what the goals compare")
     parser.add_argument("--without", action="append", default=[], metavar="CASE", help="leave it out; may be repeated")
     parser.add_argument("--rounds", type=_positive, metavar="N", help=f"default {FULL.rounds}, quick {QUICK.rounds}")
     parser.add_argument("--seconds", type=float, metavar="S", help="measured in each round")

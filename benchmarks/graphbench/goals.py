@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["GOALS", "Goal"]
+__all__ = ["GOALS", "Goal", "what_goals_need"]
 
 
 @dataclass(frozen=True)
@@ -139,3 +140,12 @@ GOALS: tuple[Goal, ...] = (
         unit="MB",
     ),
 )
+
+
+def what_goals_need(goals: Iterable[Goal] = GOALS) -> list[str]:
+    """What is to be measured for a verdict on these, as ``--only`` takes it."""
+    needed: dict[tuple[str, str], dict[str, None]] = {}
+    for goal in goals:
+        contestants = needed.setdefault((goal.case, goal.load), {})
+        contestants.update(dict.fromkeys((goal.contestant, *goal.against)))
+    return [f"{case}/{load}/{'+'.join(contestants)}" for (case, load), contestants in needed.items()]

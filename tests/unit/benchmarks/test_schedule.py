@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 from graphbench.cases import CASES, CONNECTIONS, Case
 from graphbench.contestants import CONTESTANTS, SYSTEMS
+from graphbench.goals import GOALS, what_goals_need
 from graphbench.schedule import FULL, QUICK, SelectionError, order, seconds_of, select, systems_of
 
 FIVE_MINUTES = 300
@@ -29,6 +30,17 @@ def test_a_full_run_is_long_enough_for_a_verdict() -> None:
     assert FULL.rounds >= 5
     assert FULL.verdicts
     assert not QUICK.verdicts
+
+
+def test_what_the_goals_compare_and_little_else() -> None:
+    cases = {case.name: case for case in select(what_goals_need(), quick=False).cases}
+    for goal in GOALS:
+        case = cases[goal.case]
+        assert goal.load in {load.name for load in case.loads}
+        assert {goal.contestant, *goal.against} <= {*case.contestants}
+    assert cases.keys() == {goal.case for goal in GOALS}
+    assert {case.name: len(case.loads) for case in cases.values()}["values"] == 2
+    assert seconds_of(select(what_goals_need(), quick=False), FULL) < 25 * 60
 
 
 def test_one_load_of_some_contestants() -> None:

@@ -134,7 +134,6 @@ def bed_of(request):
     def make(app, **options):
         return Bed(app, request.param, **options)
 
-    make.way = request.param
     yield make
     # Serve leaves tasks whose errors nobody has asked for; that is told now, and not in the middle of another test.
     gc.collect()
