@@ -1,4 +1,4 @@
-"""An HTTP request's way through Serve's replica, in one function: what `request_path` is for calls.
+"""An HTTP request's short way through Serve's replica: what `request_path` is for calls.
 
 Between the HTTP server of the ingress and its app Serve decodes every header twice, makes two ids and a description of
 the request, looks for a route of an app that has none, and counts. Here the same parts of Serve get the same values in
@@ -20,7 +20,6 @@ import time
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
-import ray
 import ray.serve.context as serve_context
 from ray.serve._private import http_util
 from ray.serve._private import replica as serve_replica
@@ -40,8 +39,6 @@ from servepipe.runtime import serve_sources
 from servepipe.runtime.http_request import WATCHES, Message, Receive, Scope, Send
 
 __all__ = ["WRITTEN_AFTER", "HttpWay", "digest"]
-
-log = logging.getLogger("servepipe.ingress")
 
 WRITTEN_AFTER = {
     "2.58": "b26d1f7c878e6b79",
@@ -407,26 +404,19 @@ async def _quietly(telling: Coroutine[Any, Any, None]) -> None:
 
 def _only_serves_own(replica: Any) -> str:
     """Why this way would be wrong here; empty: it is right."""
-    user_code = replica._user_callable_wrapper
-    if digest(replica) not in WRITTEN_AFTER.values():
-        return f"Ray {ray.__version__} serves HTTP in a way that this servepipe was not written after"
-    if user_code._run_user_code_in_separate_thread:
-        return "Serve's flag has user code run in a thread of its own"
-    if user_code._is_enabled_for_debug:
-        return "Serve's log tells of the start of each request"
+    if why := serve_sources.only_serves_own(replica, digest(replica) in WRITTEN_AFTER.values(), "serves HTTP"):
+        return why
     if hasattr(replica._user_callable_asgi_app, "routes"):
         return "the app has routes that Serve tells apart"
-    info = user_code.get_user_method_info(METHOD)
+    info = replica._user_callable_wrapper.get_user_method_info(METHOD)
     if not info.is_asgi_app or not inspect.iscoroutinefunction(info.callable):
         return "the app is none of ASGI's"
-    if not _special_headers():
-        return "the header of sessions has too many spellings"
     return ""
 
 
 def _special_headers() -> frozenset[bytes]:
-    """Headers that mean something to Serve, in every spelling that it takes; empty: too many."""
-    spellings: set[bytes] = {
+    """Headers that mean something to Serve, in every spelling that it takes. Raises LookupError: there are too many."""
+    found: set[bytes] = {
         REQUEST_ID,
         SERVE_HTTP_REQUEST_TIMEOUT_S_HEADER.encode(),
         SERVE_HTTP_REQUEST_DISCONNECT_DISABLED_HEADER.encode(),
@@ -434,11 +424,11 @@ def _special_headers() -> frozenset[bytes]:
     for name in (SERVE_MULTIPLEXED_MODEL_ID, getattr(http_util, "SERVE_SESSION_ID", "")):
         words = name.lower().replace("-", "_").split("_")
         if 2 ** (len(words) - 1) > MOST_SPELLINGS:
-            return frozenset()
-        spellings.update(_joined(words))
-    return frozenset(spellings)
+            raise LookupError("the header of sessions has too many spellings")
+        found.update(_spellings(words))
+    return frozenset(found)
 
 
-def _joined(words: list[str]) -> Iterable[bytes]:
+def _spellings(words: list[str]) -> Iterable[bytes]:
     for separators in itertools.product("-_", repeat=len(words) - 1):
         yield "".join(itertools.chain(*zip(words, (*separators, ""), strict=True))).encode()

@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-import ray
 import ray.serve.context as serve_context
 from ray.serve._private.common import RequestMetadata
 from ray.serve._private.constants import RAY_SERVE_ENABLE_DIRECT_INGRESS, SERVE_LOGGER_NAME
@@ -132,14 +131,9 @@ def short_way(
 
 def _only_serves_own(replica: Any, method: str) -> str:
     """Why the short way would be wrong here; empty: it is right."""
-    user_code = replica._user_callable_wrapper
-    if digest(replica) not in WRITTEN_AFTER.values():
-        return f"Ray {ray.__version__} runs requests in a way that this servepipe was not written after"
-    if user_code._run_user_code_in_separate_thread:
-        return "Serve's flag has user code run in a thread of its own"
-    if user_code._is_enabled_for_debug:
-        return "Serve's log tells of the start of each request"
-    if not inspect.iscoroutinefunction(user_code.get_user_method_info(method).callable):
+    if why := serve_sources.only_serves_own(replica, digest(replica) in WRITTEN_AFTER.values(), "runs requests"):
+        return why
+    if not inspect.iscoroutinefunction(replica._user_callable_wrapper.get_user_method_info(method).callable):
         return f"{method} is not async"
     return ""
 

@@ -1,4 +1,4 @@
-"""Digests of Serve's source: whether the Serve of this process is one that was read."""
+"""Whether the Serve of this process is one that was read, and set as `request_path` and `http_path` know it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import inspect
 from collections.abc import Iterable
 from typing import Any
 
+import ray
 from ray.serve._private import replica as serve_replica
 
-__all__ = ["digest"]
+__all__ = ["digest", "only_serves_own"]
 
 
 def digest(replica: Any, names: Iterable[str], user_code_names: Iterable[str], others: Iterable[str]) -> str:
@@ -40,6 +41,23 @@ def digest(replica: Any, names: Iterable[str], user_code_names: Iterable[str], o
     except (AttributeError, ImportError, OSError, TypeError, ValueError):
         return ""
     return found.hexdigest()[:16]
+
+
+def only_serves_own(replica: Any, is_known: bool, does: str) -> str:
+    """Why any other way than Serve's own would be wrong in this process; empty: it need not be.
+
+    Args:
+        is_known: Whether the source is one that was read.
+        does: What it does in another way, if not.
+    """
+    user_code = replica._user_callable_wrapper
+    if not is_known:
+        return f"Ray {ray.__version__} {does} in a way that this servepipe was not written after"
+    if user_code._run_user_code_in_separate_thread:
+        return "Serve's flag has user code run in a thread of its own"
+    if user_code._is_enabled_for_debug:
+        return "Serve's log tells of the start of each request"
+    return ""
 
 
 def _text(path: str) -> str:
