@@ -27,6 +27,16 @@ GRAPH = {
             for m in ("sync", "async_")
         ),
         {"name": "size", "node": "node", "method": "size", "args": [{"$step": "large"}]},
+        {"name": "array", "node": "node", "method": "array", "args": [{"$input": ["x"]}]},
+        {"name": "written-there", "node": "node", "method": "write", "args": [{"$step": "array"}]},
+        {"name": "written-here", "node": "writer", "args": [{"$step": "array"}]},
+        *(
+            {"name": f"look-{where}", "node": "node", "method": "look", "args": args}
+            for where, args in {
+                "there": [{"$step": "array"}, {"$step": "written-there"}],
+                "here": [{"$step": "written-here"}],
+            }.items()
+        ),
         {"name": "inline", "node": "plain", "args": [{"$input": ["x"]}, 1, 2]},
         {"name": "model", "node": "model", "method": "forward", "args": [{"$input": ["x"]}]},
         {"name": "gone", "node": "gone", "args": [{"$input": ["x"]}]},
@@ -42,6 +52,8 @@ GRAPH = {
                         "holder-sync",
                         "holder-async",
                         "size",
+                        "look-there",
+                        "look-here",
                         "inline",
                         "model",
                         "gone",
@@ -59,9 +71,12 @@ NODES = {
     "holder": "r1",
     "gone": "r9",
     "off": {"routes": [{"revision": "r1", "weight": 100}], "off": True},
-    "plain": [
-        {"revision": "i1", "weight": 100, "inline": {"import": "runtime_models:ensemble", "args": [], "kwargs": {}}}
-    ],
+    **{
+        node: [
+            {"revision": "i1", "weight": 100, "inline": {"import": f"runtime_models:{code}", "args": [], "kwargs": {}}}
+        ]
+        for node, code in {"plain": "ensemble", "writer": "write"}.items()
+    },
 }
 HOLDS = {"model": [{"revision": "r1", "weight": 100}], "plain-node": [{"revision": "r1", "weight": 100}]}
 
@@ -139,6 +154,13 @@ def test_whatever_a_node_raises_is_told_and_breaks_nothing(pipeline, method, how
 
 def test_a_large_value_travels_between_nodes(pipeline):
     assert pipeline.do("size", 9_000_000).json == 9_000_000
+
+
+@pytest.mark.parametrize(("do", "found"), [("look-there", [[0, 9], [-1, 9]]), ("look-here", [[-1, 9]])])
+def test_a_large_array_is_what_was_passed_on(pipeline, do, found):
+    """What another node writes to it is in its own copy, what an Inline node writes to it is in what follows."""
+    for _ in range(5):
+        assert pipeline.do(do, 500_000).json == found
 
 
 def test_a_large_body_and_answer_travel_through_the_ingress(pipeline):

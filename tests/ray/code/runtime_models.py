@@ -5,6 +5,7 @@ import os
 import threading
 from pathlib import Path
 
+import numpy as np
 import ray.serve.context as serve_context
 from ray import serve
 
@@ -17,6 +18,11 @@ class Model:
 
     def forward(self, x):
         return self.val * x
+
+
+def write(array):
+    array[0] = -1
+    return array
 
 
 def ensemble(a, b, c):
@@ -144,6 +150,16 @@ class Node:
 
     def size(self, data):
         return len(data)
+
+    def array(self, size):
+        return np.arange(size) % 10
+
+    def write(self, array):
+        return write(array)
+
+    def look(self, *arrays):
+        """First and last item of each."""
+        return [[int(array[0]), int(array[-1])] for array in arrays]
 
 
 class Holder:

@@ -14,8 +14,9 @@ from servepipe.channel.errors import FrameTooLargeError, ProtocolError, Reason, 
 from servepipe.channel.frames import (
     HEADER,
     MAGIC,
-    MAX_BUFFERS,
     MAX_SEGMENT_FD,
+    MAX_TABLE_WORDS,
+    SEGMENT_NAME_BYTES,
     VERSION,
     Kind,
     Segment,
@@ -45,7 +46,12 @@ def blobs(draw):
     )
 
 
-SEGMENTS = st.builds(Segment, st.integers(0, MAX_SEGMENT_FD), st.integers(0, 1 << 20))
+SEGMENTS = st.builds(
+    Segment,
+    st.integers(0, MAX_SEGMENT_FD),
+    st.integers(0, 1 << 20),
+    st.binary(min_size=SEGMENT_NAME_BYTES, max_size=SEGMENT_NAME_BYTES),
+)
 
 FRAMES = st.builds(
     Frame,
@@ -106,12 +112,16 @@ def test_a_changed_header_never_breaks_the_reader(frame, place, change, pieces):
     ("header", "words"),
     [
         (struct.pack("<2sBBHHQII", MAGIC, VERSION, 5, 2, 1, 1, 0, 0), "unknown flags"),
-        (struct.pack("<2sBBHHQIIQ", MAGIC, VERSION, 5, 0, 1, 1, 0, 0, Segment(1, 1 << 20).entry), "too large"),
+        (
+            struct.pack("<2sBBHHQII", MAGIC, VERSION, 5, 0, 3, 1, 0, 0) + Segment(1, 1 << 20, bytes(16)).entry,
+            "too large",
+        ),
+        (struct.pack("<2sBBHHQIIQ", MAGIC, VERSION, 5, 0, 1, 1, 0, 0, 1 << 63), "a part of a segment"),
         (struct.pack("<2sBBHHQII", b"XP", VERSION, 5, 0, 0, 1, 0, 0), "does not begin"),
         (struct.pack("<2sBBHHQII", MAGIC, VERSION, 0, 0, 0, 1, 0, 0), "unknown kind 0"),
         (struct.pack("<2sBBHHQII", MAGIC, VERSION, 99, 0, 0, 1, 0, 0), "unknown kind 99"),
         (struct.pack("<2sBBHHQII", MAGIC, VERSION, 5, 1, 0, 1, 0, 0), "unknown flags"),
-        (struct.pack("<2sBBHHQII", MAGIC, VERSION, 5, 0, MAX_BUFFERS + 1, 1, 0, 0), "too large"),
+        (struct.pack("<2sBBHHQII", MAGIC, VERSION, 5, 0, MAX_TABLE_WORDS + 1, 1, 0, 0), "too large"),
         (struct.pack("<2sBBHHQII", MAGIC, VERSION, 5, 0, 0, 1, 2**32 - 1, 0), "too large"),
         (struct.pack("<2sBBHHQII", MAGIC, VERSION, 5, 0, 0, 1, 0, 2**32 - 1), "too large"),
         (struct.pack("<2sBBHHQIIQ", MAGIC, VERSION, 5, 0, 1, 1, 0, 0, 2**62), "too large"),

@@ -99,6 +99,42 @@ async def test_the_next_value_takes_the_same_memory():
         assert len(files) == 1
 
 
+async def test_what_one_replica_gave_goes_to_the_next_without_a_copy():
+    async with lending_pair() as (_, left, first), lending_pair() as (_, right, second):
+        value = await left.call(None, (np.arange(BIG),), {}, Context())
+        answer = await right.call(None, (value,), {}, Context())
+        np.testing.assert_array_equal(answer, np.arange(BIG))
+        answer[0] = -1
+        assert value[0] == 0
+        del value, answer
+        await comes_back(left, first, right, second)
+        assert left.lending.lender.kept_bytes == 8 * BIG
+        assert [end.lending.lender.kept_bytes for end in (first, right, second)] == [0, 0, 0]  # it took no other memory
+
+
+async def test_a_lost_connection_leaves_what_was_passed_on_by_it_as_it_is():
+    held = []
+
+    async def hold(call):
+        held.append(call.args[0])
+        await asyncio.Event().wait()
+
+    async with lending_pair() as (_, left, first), lending_pair(hold) as (_, right, _):
+        value = await left.call("x", (np.arange(BIG),), {}, Context())
+        call = asyncio.ensure_future(right.call(None, (value,), {}, Context()))
+        await until(lambda: held, "the value is there")
+        right.abort("lost")
+        with pytest.raises(ChannelLostError):
+            await call
+        del value, call
+        await comes_back(left, first)
+        assert left.lending.lender.kept_bytes == first.lending.lender.kept_bytes == 0
+        others = [await left.call(None, (np.zeros(BIG),), {}, Context()) for _ in range(4)]
+        np.testing.assert_array_equal(held[0], np.arange(BIG))
+        del others
+        held.clear()
+
+
 async def test_memory_that_nobody_needs_is_let_go():
     async with lending_pair(limits=Limits(keep_s=0.1)) as (_, channel, accepted):
         await channel.call(None, (np.ones(BIG),), {}, Context())
@@ -216,18 +252,18 @@ def _call_with(*segments):
     "sent",
     [
         Frame(Kind.OFFER, 1, b"short"),
-        Frame(Kind.OFFER, 1, b"\xff" * 32),
+        Frame(Kind.OFFER, 1, b"\xff" * 16),
         Frame(Kind.RELEASE, 2**64 - 1),
         Frame(Kind.RELEASE, 0),
-        _call_with(Segment(0, 100)),
-        _call_with(Segment(2**23 - 1, 2**29)),
+        _call_with(Segment(0, 100, bytes(16))),
+        _call_with(Segment(2**23 - 1, 2**29, bytes(16))),
     ],
 )
 async def test_peers_that_lend_what_they_do_not_have(sent, caplog):
     async with served() as server, connected(server) as channel:
         peer = await RawPeer.let_in(server.endpoint)
         peer.send(sent)
-        if sent.kind == Kind.OFFER and len(sent.head) == 32:  # one that cannot be had is no offence
+        if sent.kind == Kind.OFFER and len(sent.head) == 16:  # one that cannot be had is no offence
             peer.send(_call_with())
             assert (await peer.frame()).kind == Kind.RESULT
             peer.close()
@@ -244,9 +280,9 @@ async def test_a_peer_that_names_other_files_of_its_own():
         own = lending.Lender()
         other = lending.Lender()
         first, theirs = own.lend(memoryview(b"\0")), other.lend(memoryview(bytes(5000)))
-        peer.send(Frame(Kind.OFFER, first.fd, own.name.encode()))
+        peer.send(Frame(Kind.OFFER, first.fd, first.name))
         assert (await peer.frame()).kind == Kind.RELEASE
-        peer.send(_call_with(theirs))
+        peer.send(_call_with(Segment(theirs.fd, theirs.size, first.name)))
         assert await peer.end() == []
         own.close()
         other.close()

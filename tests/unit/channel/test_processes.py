@@ -63,6 +63,26 @@ async def test_values_between_processes():
         await until(lambda: gc.collect() is not None and not channel.lending.lender.lent, "all memory has come back")
 
 
+async def test_values_passed_on_from_process_to_process():
+    async with processes("a") as (_, left), processes("b") as (_, right):
+        first, second = *left._usable, *right._usable
+        await until(lambda: first.lending.lender and second.lending.lender, "memory is shared")
+        for seed in range(20):
+            expected = np.arange(500_000) + seed
+            value = await left.call("echo", (expected,), {}, Context())
+            answers = [await right.call("echo", (value,), {}, Context()) for _ in range(2)]
+            value[seed] = answers[0][seed + 1] = -1
+            answers.append(await right.call("echo", (value,), {}, Context()))  # that is another one now
+            np.testing.assert_array_equal(answers[1], expected)
+            np.testing.assert_array_equal(answers[2], value)
+            assert int((value != expected).sum()) == int((answers[0] != expected).sum()) == 1
+        del value, answers
+        await until(
+            lambda: gc.collect() is not None and not first.lending.lender.lent + second.lending.lender.lent,
+            "all memory has come back",
+        )
+
+
 async def test_a_killed_replica_costs_only_the_calls_that_it_had():
     async with processes("a", "b") as (running, pool):
         outcomes = []

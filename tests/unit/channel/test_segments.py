@@ -15,8 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from servepipe.channel import segments
-from servepipe.channel.frames import MAX_SEGMENT_BYTES, MAX_SEGMENT_FD, Segment
-from servepipe.channel.segments import Lender, borrow
+from servepipe.channel.borrowing import borrow
+from servepipe.channel.frames import MAX_SEGMENT_BYTES, MAX_SEGMENT_FD, SEGMENT_NAME_BYTES, Segment, parse_table
+from servepipe.channel.segments import Lender
+
+NAMES = st.binary(min_size=SEGMENT_NAME_BYTES, max_size=SEGMENT_NAME_BYTES)
 
 
 @pytest.fixture
@@ -30,20 +33,20 @@ def open_files():
     return len([*Path("/proc/self/fd").iterdir()])
 
 
-def mapped(lender, segment, released=lambda fd: None):
-    return borrow(os.getpid(), lender.name, segment, released)
+def mapped(segment, released=lambda fd, reusable: None):
+    return borrow(os.getpid(), segment, released)
 
 
-@given(st.integers(0, MAX_SEGMENT_FD), st.integers(0, MAX_SEGMENT_BYTES))
-def test_an_entry_is_read_as_it_was_written(fd, size):
-    segment = Segment(fd, size)
-    assert Segment.of_entry(segment.entry) == segment
-    assert segment.entry < 2**64
-
-
-@given(st.integers(0, 2**63 - 1))
-def test_a_length_is_no_segment(length):
-    assert Segment.of_entry(length) is None
+@given(
+    st.lists(
+        st.integers(0, 2**63 - 1)
+        | st.builds(Segment, st.integers(0, MAX_SEGMENT_FD), st.integers(0, MAX_SEGMENT_BYTES), NAMES),
+        max_size=5,
+    )
+)
+def test_a_table_is_read_as_it_was_written(buffers):
+    table = b"".join(part.entry if isinstance(part, Segment) else part.to_bytes(8, "little") for part in buffers)
+    assert parse_table(table) == buffers
 
 
 @pytest.mark.parametrize("data", [b"", b"x", os.urandom(100_000), np.arange(12.0).reshape(3, 4), np.array(3)])
@@ -52,13 +55,13 @@ def test_data_arrives(lender, data):
     if not view.nbytes:
         return
     segment = lender.lend(view)
-    assert bytes(mapped(lender, segment)) == view.tobytes()
+    assert bytes(mapped(segment)) == view.tobytes()
 
 
 def test_a_mapping_is_given_back_when_its_last_reference_is_gone(lender):
     released = []
     segment = lender.lend(memoryview(bytes(5000)))
-    array = np.frombuffer(mapped(lender, segment, released.append), "u1")
+    array = np.frombuffer(mapped(segment, lambda *told: released.append(told)), "u1")
     part = array[10:20]
     del array
     gc.collect()
@@ -66,7 +69,7 @@ def test_a_mapping_is_given_back_when_its_last_reference_is_gone(lender):
     part[:] = 7  # it is the receiver's own
     del part
     gc.collect()
-    assert released == [segment.fd]
+    assert released == [(segment.fd, True)]
 
 
 def test_memory_is_used_again(lender):
@@ -74,8 +77,8 @@ def test_memory_is_used_again(lender):
     lender.take_back(first.fd)
     assert lender.kept_bytes == 5000
     second = lender.lend(memoryview(b"b" * 4000))
-    assert second == Segment(first.fd, 4000)
-    assert bytes(mapped(lender, second)) == b"b" * 4000
+    assert second == Segment(first.fd, 4000, first.name)
+    assert bytes(mapped(second)) == b"b" * 4000
     assert lender.kept_bytes == 0
 
 
@@ -114,7 +117,7 @@ def test_only_so_much_is_kept(lender, monkeypatch):
 
 def test_closing_leaves_mappings_alone(lender):
     files = open_files()
-    mapping = mapped(lender, lender.lend(memoryview(b"x" * 5000)))
+    mapping = mapped(lender.lend(memoryview(b"x" * 5000)))
     lender.lend(memoryview(b"y" * 5000))
     lender.close()
     assert bytes(mapping) == b"x" * 5000
@@ -137,18 +140,18 @@ def test_no_memory_means_another_way(lender, monkeypatch):
 def test_what_is_no_segment_cannot_be_mapped(lender):
     segment = lender.lend(memoryview(bytes(100)))
     with pytest.raises(ValueError, match="size"):
-        mapped(lender, Segment(segment.fd, 5000))
+        mapped(Segment(segment.fd, 5000, segment.name))
     with pytest.raises(OSError, match="No such file"):
-        mapped(lender, Segment(99_999, 100))
+        mapped(Segment(99_999, 100, segment.name))
     with pytest.raises(ValueError, match="no size"):
-        mapped(lender, Segment(segment.fd, 0))
+        mapped(Segment(segment.fd, 0, segment.name))
     other = Lender()
     theirs = other.lend(memoryview(bytes(100)))
     with pytest.raises(OSError, match="not the one that was lent"):
-        mapped(lender, theirs)
+        mapped(Segment(theirs.fd, 100, segment.name))
     other.close()
     with Path(__file__).open("rb+") as file, pytest.raises(OSError, match="not the one that was lent"):
-        mapped(lender, Segment(file.fileno(), 100))
+        mapped(Segment(file.fileno(), 100, segment.name))
 
 
 def test_between_processes(lender):
@@ -156,13 +159,14 @@ def test_between_processes(lender):
     segment = lender.lend(memoryview(data))
     program = f"""
 import hashlib
+from servepipe.channel.borrowing import borrow
 from servepipe.channel.frames import Segment
-from servepipe.channel.segments import borrow
-mapping = borrow({os.getpid()}, "{lender.name}", Segment({segment.fd}, {segment.size}), print)
+mapping = borrow({os.getpid()}, Segment({segment.fd}, {segment.size}, {segment.name}), print)
 print(hashlib.sha256(mapping).hexdigest(), flush=True)
 mapping[:5] = b"hello"
+assert mapping[:5] == b"hello"
 del mapping
 """
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
-    assert told == [hashlib.sha256(data).hexdigest(), str(segment.fd)]
-    assert bytes(mapped(lender, segment))[:5] == b"hello"
+    assert told == [hashlib.sha256(data).hexdigest(), str(segment.fd), "True"]
+    assert bytes(mapped(segment)) == data  # what a process writes is its own

@@ -6,7 +6,8 @@
     metadata    the head of a call; names that repeat are sent once per connection       pure
     handshake   who is at the other end, before anything is unpickled                    pure
     choice      which channel takes a call, how long to wait before another try          pure
-    segments    shared memory for large buffers
+    borrowing   shared memory of other processes: mapped, and known again
+    segments    shared memory for large buffers: lent, and passed on
     lending     what both ends agree on about it
     connection  an asyncio protocol: writes of one loop tick together, flow control
     accepted    one connection as a replica has it: lets the peer in, runs its calls

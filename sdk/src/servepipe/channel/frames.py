@@ -5,11 +5,11 @@
     2       1     version of the protocol
     3       1     kind
     4       2     flags: 1, the last buffer is the body
-    6       2     n, the number of buffers
+    6       2     n, the number of words in the table of buffers
     8       8     id of the call; 0 where the kind belongs to none
     16      4     length of the head
     20      4     length of the body
-    24      8 n   lengths of the buffers, or where they are: see `Segment`
+    24      8 n   lengths of the buffers, a word each, or where they are, three words each: see `Segment`
             …     head: fields of the kind
             …     body: a pickle, which refers to the buffers
             …     buffers
@@ -32,7 +32,10 @@ __all__ = [
     "MAX_BUFFERS",
     "MAX_SEGMENT_BYTES",
     "MAX_SEGMENT_FD",
+    "MAX_TABLE_WORDS",
     "NO_PAYLOAD",
+    "SEGMENT_NAME_BYTES",
+    "SEGMENT_WORDS",
     "STRANGERS_FRAME_BYTES",
     "VERSION",
     "Kind",
@@ -43,6 +46,7 @@ __all__ = [
     "encode",
     "encode_refusal",
     "parse_refusal",
+    "parse_table",
     "parse_text",
 ]
 
@@ -61,35 +65,56 @@ MAX_BODY_BYTES = (1 << 32) - 1
 
 MAX_TEXT_BYTES = 2000
 
+SEGMENT_WORDS = 3
+MAX_TABLE_WORDS = SEGMENT_WORDS * (MAX_BUFFERS + 1)
+SEGMENT_NAME_BYTES = 16
+
 _IN_SEGMENT = 1 << 63
 _FD_SHIFT = 40
 MAX_SEGMENT_BYTES = (1 << _FD_SHIFT) - 1
 MAX_SEGMENT_FD = (1 << 63 - _FD_SHIFT) - 1
 
 
+_WORD = struct.Struct("<Q")
+_SEGMENT = struct.Struct(f"<Q{SEGMENT_NAME_BYTES}s")
+
+
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A buffer that is not in its frame but in its sender's memory: see `servepipe.channel.segments`.
+    """A buffer that is not in its frame but in memory that its sender lends: see `servepipe.channel.segments`.
 
     Args:
-        fd: Number of the file there, at most `MAX_SEGMENT_FD`.
+        fd: Number of the file in the sender's process, at most `MAX_SEGMENT_FD`.
         size: Bytes of the buffer, at most `MAX_SEGMENT_BYTES`; the file may have more.
+        name: Of the file, `SEGMENT_NAME_BYTES` bytes: the number may come to mean another.
     """
 
     fd: int
     size: int
+    name: bytes
 
     @property
-    def entry(self) -> int:
-        """What stands for it in a frame's table of lengths."""
-        return _IN_SEGMENT | self.fd << _FD_SHIFT | self.size
+    def entry(self) -> bytes:
+        """What stands for it in a frame's table."""
+        return _SEGMENT.pack(_IN_SEGMENT | self.fd << _FD_SHIFT | self.size, self.name)
 
-    @classmethod
-    def of_entry(cls, entry: int) -> Segment | None:
-        """The inverse of `entry`; None: it is the length of a buffer that is in the frame itself."""
-        if not entry & _IN_SEGMENT:
-            return None
-        return cls((entry ^ _IN_SEGMENT) >> _FD_SHIFT, entry & MAX_SEGMENT_BYTES)
+
+def parse_table(table: Part | bytearray) -> list[int | Segment]:
+    """The buffers of a frame: the length of one that is in the frame itself, and segments. Raises `ProtocolError`."""
+    buffers: list[int | Segment] = []
+    place = 0
+    while place < len(table):
+        (word,) = _WORD.unpack_from(table, place)
+        if word & _IN_SEGMENT:
+            if len(table) - place < _SEGMENT.size:
+                raise ProtocolError("a frame with a part of a segment's entry")
+            word, name = _SEGMENT.unpack_from(table, place)
+            buffers.append(Segment((word ^ _IN_SEGMENT) >> _FD_SHIFT, word & MAX_SEGMENT_BYTES, name))
+            place += _SEGMENT.size
+        else:
+            buffers.append(word)
+            place += _WORD.size
+    return buffers
 
 
 Part = bytes | memoryview
@@ -132,9 +157,9 @@ class Kind(IntEnum):
     END = 14
     """Reserved for streams: there are no more."""
     OFFER = 15
-    """The sender could lend memory, a first segment of which is ``call``; the head is its files' name."""
+    """The sender could lend memory, a first segment of which is ``call``; the head is its name."""
     RELEASE = 16
-    """The segment ``call`` is not used any more."""
+    """The segment ``call`` is not used any more: by nobody, or, with a head, by nobody that the sender knows of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,22 +219,23 @@ def _encode_with_buffers(
     flags = 0
     if isinstance(body, Segment):
         flags, buffers, body = BODY_IS_LAST_BUFFER, [*buffers, body], b""
-    size = HEADER.size + 8 * len(buffers) + len(head) + len(body)
+    size = HEADER.size + len(head) + len(body)
     parts: list[Part] = [b"", b"", head, body]
-    table = []
+    table = bytearray()
     lent = 0
     for buffer in buffers:
         if isinstance(buffer, Segment):
-            table.append(buffer.entry)
+            table += buffer.entry
             lent += buffer.size
         else:
-            table.append(len(buffer))
+            table += _WORD.pack(len(buffer))
             size += len(buffer)
             parts.append(buffer)
+    size += len(table)
     if size + lent > max_bytes or len(body) > MAX_BODY_BYTES:
         raise _too_large(size + lent, max_bytes)
-    parts[0] = HEADER.pack(MAGIC, VERSION, kind, flags, len(table), call, len(head), len(body))
-    parts[1] = struct.pack(f"<{len(table)}Q", *table)
+    parts[0] = HEADER.pack(MAGIC, VERSION, kind, flags, len(table) // _WORD.size, call, len(head), len(body))
+    parts[1] = bytes(table)
     return parts, size
 
 

@@ -1,6 +1,6 @@
 """What the two ends of a connection agree on about shared memory: whether they have any, and when it comes back.
 
-Each side lends a first segment of one byte, and tells its number and the name of its files (OFFER). A peer that can map
+Each side lends a first segment of one byte, and tells its number and name (OFFER). A peer that can map
 it does, and gives it back (RELEASE), which shows that large values may go this way. One that cannot, because it runs in
 another container, says nothing, and everything goes through the socket.
 """
@@ -17,13 +17,16 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+from servepipe.channel.borrowing import borrow
 from servepipe.channel.errors import ProtocolError
-from servepipe.channel.frames import Kind, Part, Segment, encode
-from servepipe.channel.segments import NAME_BYTES, Lender, borrow
+from servepipe.channel.frames import SEGMENT_NAME_BYTES, Kind, Part, Segment, encode
+from servepipe.channel.segments import Lender
 
 __all__ = ["Lending", "peer_of"]
 
 log = logging.getLogger("servepipe.channel")
+
+_NOT_REUSABLE = b"\1"
 
 Send = Callable[[tuple[list[Part], int]], None]
 
@@ -47,7 +50,8 @@ class Lending:
         self._own: Lender | None = None
         self._first: Segment | None = None
         self._pid = 0
-        self._peer_name = ""
+        self._offered = False
+        self._can_map = False
         self._drop: asyncio.TimerHandle | None = None
 
     def offer(self, pid: int) -> None:
@@ -58,7 +62,7 @@ class Lending:
         self._own = Lender()
         self._first = self._own.lend(memoryview(b"\0"))
         if self._first is not None:
-            self._send(encode(Kind.OFFER, self._first.fd, self._own.name.encode()))
+            self._send(encode(Kind.OFFER, self._first.fd, self._first.name))
 
     def handlers(self) -> Mapping[int, Any]:
         """What receives the frames of this."""
@@ -66,7 +70,7 @@ class Lending:
 
     def map(self, segment: Segment) -> mmap.mmap:
         """The peer's segment, as memory of this process. Raises `ProtocolError`."""
-        if not self._peer_name:
+        if not self._can_map:
             raise ProtocolError("a value in memory that was never offered")
         try:
             return self._borrow(segment)
@@ -87,32 +91,33 @@ class Lending:
         weak = weakref.ref(self)
         loop = self._loop
 
-        def released(fd: int) -> None:
+        def released(fd: int, reusable: bool) -> None:
             lending = weak()
             if lending is not None:
                 with suppress(RuntimeError):  # the loop is closed
-                    loop.call_soon_threadsafe(lending._released, fd)
+                    loop.call_soon_threadsafe(lending._released, fd, reusable)
 
-        return borrow(self._pid, self._peer_name, segment, released)
+        return borrow(self._pid, segment, released)
 
-    def _released(self, fd: int) -> None:
-        self._send(encode(Kind.RELEASE, fd))
+    def _released(self, fd: int, reusable: bool) -> None:
+        self._send(encode(Kind.RELEASE, fd, b"" if reusable else _NOT_REUSABLE))
 
     def _on_offer(self, fd: int, head: memoryview, body: Any, buffers: Sequence[Any]) -> None:
-        if len(head) != NAME_BYTES or self._peer_name:
+        if len(head) != SEGMENT_NAME_BYTES or self._offered:
             raise ProtocolError("an offer that is none")
-        self._peer_name = bytes(head).decode("ascii", "replace")
+        self._offered = True
         try:
-            self._borrow(Segment(fd, 1))  # and gone again, which is the answer
+            self._borrow(Segment(fd, 1, bytes(head)))  # and gone again, which is the answer
         except (OSError, ValueError) as error:
             log.debug("large values come through the socket: %s", error)
-            self._peer_name = ""
+        else:
+            self._can_map = True
 
     def _on_release(self, fd: int, head: memoryview, body: Any, buffers: Sequence[Any]) -> None:
         if self._own is None:
             raise ProtocolError("memory comes back that was never lent")
         try:
-            self._own.take_back(fd)
+            self._own.take_back(fd, reusable=not head)
         except KeyError:
             raise ProtocolError("memory comes back that was never lent") from None
         if self._first is not None and fd == self._first.fd:

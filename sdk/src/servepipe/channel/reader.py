@@ -6,11 +6,20 @@ its final place: the reader hands that out as the buffer for the next ``recv``, 
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Sequence
 
 from servepipe.channel.errors import ProtocolError, VersionError
-from servepipe.channel.frames import BODY_IS_LAST_BUFFER, HEADER, MAGIC, MAX_BUFFERS, VERSION, Kind, Part, Segment
+from servepipe.channel.frames import (
+    BODY_IS_LAST_BUFFER,
+    HEADER,
+    MAGIC,
+    MAX_TABLE_WORDS,
+    VERSION,
+    Kind,
+    Part,
+    Segment,
+    parse_table,
+)
 
 __all__ = ["Deliver", "FrameReader"]
 
@@ -72,7 +81,7 @@ class FrameReader:
         self._lengths = (0, 0, 0)
         self._prefix: bytearray | None = None
         self._parts: list[bytearray | Segment] = []
-        self._missing: list[int] = []
+        self._missing: list[int | Segment] = []
         self._flags = 0
 
     def get_buffer(self) -> memoryview:
@@ -125,8 +134,8 @@ class FrameReader:
         if flags & ~BODY_IS_LAST_BUFFER or (flags and not count):
             raise ProtocolError(f"a frame with the unknown flags {flags:#x}")
         prefix = HEADER.size + 8 * count + head + body
-        if count > MAX_BUFFERS or prefix > self.max_frame_bytes:
-            raise ProtocolError(f"a frame of at least {prefix:,} bytes and {count} buffers: too large")
+        if count > MAX_TABLE_WORDS or prefix > self.max_frame_bytes:
+            raise ProtocolError(f"a frame of at least {prefix:,} bytes and {count} words of buffers: too large")
         if present < prefix:
             if prefix <= CAPACITY:
                 return False
@@ -166,27 +175,24 @@ class FrameReader:
         return True
 
     def _begin_buffers(self, prefix: bytearray) -> None:
-        entries = struct.unpack_from(f"<{self._lengths[0]}Q", prefix, HEADER.size)
-        segments = [Segment.of_entry(entry) for entry in entries]
-        total = len(prefix) + sum(
-            segment.size if segment else entry for entry, segment in zip(entries, segments, strict=True)
-        )
+        table = memoryview(prefix)[HEADER.size : HEADER.size + 8 * self._lengths[0]]
+        self._missing = parse_table(table)
+        total = len(prefix) + sum(part.size if isinstance(part, Segment) else part for part in self._missing)
         if total > self.max_frame_bytes:
             raise ProtocolError(f"a frame of {total:,} bytes: too large")
-        self._missing = [*reversed(entries)]
+        self._missing.reverse()
         self._next_buffer()
 
     def _next_buffer(self) -> None:
         """Receive the next buffer, or deliver the frame when there is none."""
         while self._missing:
-            entry = self._missing.pop()
-            segment = Segment.of_entry(entry)
-            if segment is None:
-                place = bytearray(entry)
+            part = self._missing.pop()
+            if not isinstance(part, Segment):
+                place = bytearray(part)
                 self._parts.append(place)
                 self._aim(place)
                 return
-            self._parts.append(segment)
+            self._parts.append(part)
         assert self._prefix is not None
         count, head, size = self._lengths
         split = HEADER.size + 8 * count + head

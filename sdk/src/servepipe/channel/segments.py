@@ -1,12 +1,14 @@
 """Large buffers between processes of one machine: written into shared memory once, instead of through a socket.
 
-The sender copies a buffer into a file in memory and sends only its number; the receiver maps that file by way of
-``/proc``, which the kernel allows for processes of one user in one container, and says so when the last reference to
-the mapping is gone. Then the memory is used for the next value. Such files are in no folder: whatever happens to either
-process, nothing is left behind.
+The sender copies a buffer into a file in memory and sends only its number and name; the receiver maps that file by way
+of ``/proc``, which the kernel allows for processes of one user in one container, and says so when the last reference to
+the mapping is gone: see `servepipe.channel.borrowing`. Then the memory is used for the next value. Such files are in no
+folder: whatever happens to either process, nothing is left behind.
 
-A number may come to mean another file when its connection has ended. So every file bears the name of its connection,
-and is mapped only when it does.
+A buffer that was itself borrowed, and is as it was, is passed on: the next process maps the first one's file.
+
+A number may come to mean another file when its connection has ended. So every file bears a name of its own, and is
+mapped only when it does.
 """
 
 from __future__ import annotations
@@ -14,14 +16,12 @@ from __future__ import annotations
 import mmap
 import os
 import secrets
-import weakref
-from collections.abc import Callable
+from dataclasses import dataclass
 
-from servepipe.channel.frames import MAX_SEGMENT_BYTES, MAX_SEGMENT_FD, Segment
+from servepipe.channel.borrowing import Borrowed, borrowed
+from servepipe.channel.frames import MAX_SEGMENT_BYTES, MAX_SEGMENT_FD, SEGMENT_NAME_BYTES, Segment
 
-__all__ = ["NAME_BYTES", "SEGMENT_BYTES", "Lender", "borrow"]
-
-NAME_BYTES = 32
+__all__ = ["SEGMENT_BYTES", "Lender"]
 
 SEGMENT_BYTES = 256 << 10
 """Smaller buffers go through the socket."""
@@ -32,17 +32,31 @@ KEPT_BYTES = 256 << 20
 """What one connection may have lent at a time, and how much it keeps for the next values."""
 
 
-class Lender:
-    """The memory that one side of a connection lends to the other.
+@dataclass(frozen=True, slots=True)
+class _Own:
+    """A file with memory of this process."""
 
-    Attributes:
-        name: Of this connection's files, of `NAME_BYTES` characters; for the peer.
-    """
+    fd: int
+    name: bytes
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class _PassedOn:
+    """A file with memory of another process, and the mapping of it that keeps it from being given back."""
+
+    fd: int
+    size: int
+    record: Borrowed
+    mapping: mmap.mmap
+
+
+class Lender:
+    """The memory that one side of a connection lends to the other."""
 
     def __init__(self) -> None:
-        self.name = secrets.token_hex(NAME_BYTES // 2)
-        self._lent: dict[int, int] = {}  # capacity by file
-        self._free: dict[int, int] = {}
+        self._lent: dict[int, _Own | _PassedOn] = {}
+        self._free: dict[int, _Own] = {}
         self._lent_bytes = 0
 
     @property
@@ -53,34 +67,33 @@ class Lender:
     @property
     def kept_bytes(self) -> int:
         """Memory that waits for the next values."""
-        return sum(self._free.values())
+        return sum(own.size for own in self._free.values())
 
     def lend(self, data: memoryview) -> Segment | None:
-        """Copy ``data``, which has to be contiguous, into a segment; None: there is none to be had."""
+        """Put ``data``, which has to be contiguous, into a segment; None: there is none to be had."""
         size = data.nbytes
         if len(self._lent) >= MAX_LENT or self._lent_bytes + size > MAX_LENT_BYTES or size > MAX_SEGMENT_BYTES:
             return None
         try:
-            fd, capacity = self._take(size)
-        except OSError:
+            return self._pass_on(data) or self._copy(data)
+        except OSError:  # no file or no memory
             return None
-        try:
-            _write(fd, data)
-        except OSError:  # no memory
-            os.close(fd)
-            return None
-        self._lent[fd] = capacity
-        self._lent_bytes += capacity
-        return Segment(fd, size)
 
-    def take_back(self, fd: int) -> None:
-        """The peer has no reference to a segment any more. Raises KeyError: it never had it."""
-        capacity = self._lent.pop(fd)
-        self._lent_bytes -= capacity
-        if self.kept_bytes + capacity > KEPT_BYTES:
+    def take_back(self, fd: int, reusable: bool = True) -> None:
+        """The peer has no reference to a segment any more. Raises KeyError: it never had it.
+
+        Args:
+            reusable: False: somebody else may still have one.
+        """
+        lent = self._lent.pop(fd)
+        self._lent_bytes -= lent.size
+        if isinstance(lent, _PassedOn):
+            lent.record.reusable &= reusable
             os.close(fd)
+        elif reusable and self.kept_bytes + lent.size <= KEPT_BYTES:
+            self._free[fd] = lent
         else:
-            self._free[fd] = capacity
+            os.close(fd)
 
     def drop_kept(self) -> None:
         """Give back the memory that waits for the next values."""
@@ -91,53 +104,55 @@ class Lender:
     def close(self) -> None:
         """The connection has ended: what the peer has mapped stays there as long as it needs it."""
         self.drop_kept()
-        for fd in self._lent:
-            os.close(fd)
-        self._lent.clear()
-        self._lent_bytes = 0
+        for fd in [*self._lent]:
+            self.take_back(fd, reusable=False)
 
-    def _take(self, size: int) -> tuple[int, int]:
+    def _pass_on(self, data: memoryview) -> Segment | None:
+        record = borrowed(data)
+        mapping = None if record is None else record.mapping
+        if record is None or mapping is None or not record.as_lent:
+            return None
+        try:
+            fd = _low(record.open())
+        except OSError:  # whoever lent it has ended
+            return None
+        return self._lend(_PassedOn(fd, record.size, record, mapping), record.name, record.size)
+
+    def _copy(self, data: memoryview) -> Segment:
+        own = self._take(data.nbytes)
+        try:
+            _write(own.fd, data)
+        except OSError:
+            os.close(own.fd)
+            raise
+        return self._lend(own, own.name, data.nbytes)
+
+    def _lend(self, lent: _Own | _PassedOn, name: bytes, size: int) -> Segment:
+        self._lent[lent.fd] = lent
+        self._lent_bytes += lent.size
+        return Segment(lent.fd, size, name)
+
+    def _take(self, size: int) -> _Own:
         """A file with room for ``size`` bytes: the smallest that waits, unless it is far too large, or a new one."""
-        fits = [(capacity, fd) for fd, capacity in self._free.items() if size <= capacity <= 4 * size]
+        fits = [own for own in self._free.values() if size <= own.size <= 4 * size]
         if fits:
-            capacity, fd = min(fits)
-            del self._free[fd]
-            return fd, capacity
-        fd = os.memfd_create(self.name, os.MFD_CLOEXEC)
-        if fd > MAX_SEGMENT_FD:
-            os.close(fd)
-            raise OSError("too many files are open")
+            return self._free.pop(min(fits, key=lambda own: own.size).fd)
+        name = secrets.token_bytes(SEGMENT_NAME_BYTES)
+        fd = _low(os.memfd_create(name.hex(), os.MFD_CLOEXEC))
         try:
             os.ftruncate(fd, size)
         except OSError:
             os.close(fd)
             raise
-        return fd, size
+        return _Own(fd, name, size)
 
 
-def borrow(pid: int, name: str, segment: Segment, released: Callable[[int], None]) -> mmap.mmap:
-    """Map a segment of the process ``pid``: memory that is this process's own until the last reference to it is gone.
-
-    Args:
-        name: Of the lender.
-        released: Called with the segment's number then, in whatever thread that happens.
-
-    Raises:
-        OSError: The file cannot be opened: another user, another container, no such file, or not the lender's.
-        ValueError: It is smaller than the segment.
-    """
-    fd = os.open(f"/proc/{pid}/fd/{segment.fd}", os.O_RDWR | os.O_CLOEXEC)
-    try:
-        # Of what has been opened, not of what is to be: that may change in between.
-        if os.readlink(f"/proc/self/fd/{fd}") != f"/memfd:{name} (deleted)":  # noqa: PTH115 - Paths cost more
-            raise OSError(f"file {segment.fd} of process {pid} is not the one that was lent")
-        if not segment.size:
-            raise ValueError("a segment of no size")  # which would mean the whole file
-        mapping = mmap.mmap(fd, segment.size)
-    finally:
+def _low(fd: int) -> int:
+    """``fd``, when a frame has room for the number; OSError, and it is closed, when not."""
+    if fd > MAX_SEGMENT_FD:
         os.close(fd)
-    weakref.finalize(mapping, released, segment.fd).atexit = False
-    return mapping
+        raise OSError("too many files are open")
+    return fd
 
 
 def _write(fd: int, data: memoryview) -> None:

@@ -1,8 +1,8 @@
 """Python values for the wire: a pickle of protocol 5, with large buffers beside it.
 
 A value is fixed when it is dumped: buffers that its owner could still write to are copied then, once, because they are
-sent later and piece by piece; read-only ones are sent from where they are. On the other side each buffer has memory of
-its own, and an array is writable there exactly when it was here.
+sent later and piece by piece; read-only ones are sent from where they are. On the other side each buffer is the
+receiver's own, and an array is writable there exactly when it was here.
 
 Nothing here is for bytes of strangers: unpickling runs code.
 """
