@@ -25,6 +25,7 @@ pytestmark = pytest.mark.ray
 CODE = Path(__file__).parents[1] / "code"
 #: How long, in seconds; a shorter one finds less.
 LENGTH_S = float(os.environ.get("SERVEPIPE_SOAK_S", "1800"))
+CHOICES = ("sum", "wait", "told", "echo", "ends", "fail")
 GRAPH = {
     "steps": [
         {"name": "one", "node": "m1", "method": "forward", "args": [{"$input": ["x"]}]},
@@ -34,11 +35,14 @@ GRAPH = {
             {"name": name, "node": "patient", "method": name, "args": [{"$input": ["x"]}]}
             for name in ("wait", "told", "echo", "fail")
         ),
+        {"name": "array", "node": "patient", "method": "array", "args": [{"$input": ["x"]}]},
+        {"name": "twice", "node": "m2", "method": "forward", "args": [{"$step": "array"}]},
+        {"name": "ends", "node": "patient", "method": "ends", "args": [{"$step": "array"}, {"$step": "twice"}]},
         {
             "name": "choice",
             "switch": {
                 "on": {"$input": ["do"]},
-                "cases": [{"when": name, "then": {"$step": name}} for name in ("sum", "wait", "told", "echo", "fail")],
+                "cases": [{"when": name, "then": {"$step": name}} for name in CHOICES],
             },
         },
     ],
@@ -149,6 +153,8 @@ class Client(threading.Thread):
             do, x, status, answer = "sum", n, 200, 3 * n
             if n % 50 == 7:
                 do, x, answer = "echo", large, large
+            elif n % 50 == 31:  # arrays of 1 MiB, from node to node
+                do, answer = "ends", [[n, n], [2 * n, 2 * n]]
             elif n % 100 == 13:
                 do, x, status = "fail", "on purpose", 500
             elif n % 100 == 63:
