@@ -14,8 +14,9 @@ import pytest
 import uvloop
 
 from servepipe.graph.instance import NodeInstance
+from servepipe.runtime import loop_watch
 from servepipe.runtime.inline_load import InlineLoad, busy_nodes, node_of
-from servepipe.runtime.loop_watch import LoopWatch, Place, user_code
+from servepipe.runtime.loop_watch import LOOKS, LoopWatch, Place, Shares, user_code
 
 DEADLINE_S = 30.0
 
@@ -157,6 +158,42 @@ def test_the_thread_ends_with_the_loop(told: Told) -> None:
     thread = asyncio.run(make())._thread
     thread.join(DEADLINE_S)
     assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("most", [0.25, 0.5])
+def test_shares_are_told_after_so_many_looks(most: float) -> None:
+    """Whatever the line, by the outermost function."""
+    shares, inner = Shares(most), Place("b", 7, "inner")
+    found = [(Place("a", n, "heavy"), inner) if n < LOOKS * 0.3 else (Place("a", n, "light"),) for n in range(LOOKS)]
+    found[-5:] = [()] * 5
+    for _ in range(2):
+        told = [shares.add(one) for one in found]
+        assert not any(told[:-1])
+        light = (0.7 * LOOKS - 5) / LOOKS
+        expected = {Place("a", 0, "heavy"): 0.3, Place("a", 0, "light"): light}
+        assert told[-1] == {place: share for place, share in expected.items() if share > most}
+
+
+async def test_code_that_is_always_at_work_is_named_though_it_never_blocks_for_long(
+    told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop_watch, "LOOK_EVERY_S", 0.005)
+    watch = LoopWatch(limit_s=DEADLINE_S, what="node n", advice="Do not.", log=logging.getLogger("watched"), most=0.25)
+    end = time.monotonic() + DEADLINE_S
+
+    async def computes() -> None:
+        until = time.monotonic() + 0.02
+        while time.monotonic() < until:
+            sum(range(1000))
+
+    instance = NodeInstance("n", computes)
+    while not told.messages:
+        assert time.monotonic() < end, "no warning came"
+        await instance.call(None, (), {})
+        await asyncio.sleep(0.001)
+    watch.close()
+    assert "node n spends about " in told.messages[0]
+    assert f"computes ({__file__})" in told.messages[0]
 
 
 def test_no_stack_no_place() -> None:

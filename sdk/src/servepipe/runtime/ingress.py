@@ -51,6 +51,9 @@ log = logging.getLogger("servepipe.ingress")
 BLOCKED_S = 0.2
 """How long code may keep the ingress's event loop without a warning, seconds."""
 
+MOST_OF_THE_LOOP = 0.25
+"""Which share of the loop's time a function may take without one."""
+
 YOUNG_OBJECTS = 10_000
 """So many objects may be made, and not freed by themselves, until Python looks for cycles among them. A request leaves
 none; of Python's own 700 there are as many whenever some tens of requests run at a time, and to look for cycles among
@@ -78,7 +81,7 @@ class Ingress:
         mend_print()
         _look_for_cycles_less_often()
         direct_http.watch_callers()
-        self._watch = LoopWatch(limit_s=BLOCKED_S, what="the ingress", advice=ADVICE, log=log)
+        self._watch = LoopWatch(limit_s=BLOCKED_S, what="the ingress", advice=ADVICE, log=log, most=MOST_OF_THE_LOOP)
         self._set_up(args["pipeline"], serve.get_replica_context().app_name)
         loader.only_imports()
         sys.path[:0] = [path for path in args.get("paths") or [] if path not in sys.path]

@@ -1,7 +1,8 @@
 """A warning that names the code which keeps an event loop from going on.
 
 While user code blocks the loop of a replica, nothing else of it runs: no other call, no health check, no count for
-autoscaling. What shows is slow answers somewhere else. A thread sees it, and sees where.
+autoscaling. What shows is slow answers somewhere else. A thread sees it, and sees where. It also sees which code is at
+work again and again whenever it looks: that never stops the loop for long, and still leaves little of it for others.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import sys
 import sysconfig
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
@@ -20,12 +22,16 @@ from typing import NamedTuple
 
 import servepipe
 
-__all__ = ["LoopWatch", "Place", "user_code"]
+__all__ = ["LoopWatch", "Place", "Shares", "user_code"]
 
 LOOK_EVERY_S = 0.25
 """How often the loop is asked, seconds; what that costs cannot be measured."""
 
 MOST_WARNINGS = 20
+
+LOOKS = 80
+"""After how many looks shares are told: twenty seconds. Of a function with 15 % of the time one in a thousand times
+more than a quarter of so many find it at work."""
 
 _STDLIB = f"{sysconfig.get_path('stdlib')}{os.sep}"
 _PACKAGES = tuple(f"{sysconfig.get_path(name)}{os.sep}" for name in ("purelib", "platlib"))
@@ -50,6 +56,31 @@ class Place(NamedTuple):
         return f"{self.function} ({self.file}:{self.line})"
 
 
+class Shares:
+    """How often which function was found at work.
+
+    Args:
+        most: Which share of `LOOKS` is too much.
+    """
+
+    def __init__(self, most: float) -> None:
+        self._most = most
+        self._looks = 0
+        self._found: Counter[Place] = Counter()
+
+    def add(self, found: Sequence[Place]) -> dict[Place, float]:
+        """Add what one look found, as `user_code` gives it: functions with too much, and their shares. Nothing but at
+        the end of each `LOOKS`, which are counted anew then."""
+        self._looks += 1
+        if found:
+            self._found[found[0]._replace(line=0)] += 1
+        if self._looks < LOOKS:
+            return {}
+        shares = {place: count / self._looks for place, count in self._found.items()}
+        self._looks, self._found = 0, Counter()
+        return {place: share for place, share in shares.items() if share > self._most}
+
+
 class LoopWatch:
     """Watches the running loop from a thread of its own, until `close`.
 
@@ -58,9 +89,12 @@ class LoopWatch:
         what: What stands still meanwhile, as the subject of a sentence.
         advice: What to do.
         log: Where to.
+        most: Which share of the loop's time one function may take, from 0 to 1; None: all of it.
     """
 
-    def __init__(self, *, limit_s: float, what: str, advice: str, log: logging.Logger) -> None:
+    def __init__(
+        self, *, limit_s: float, what: str, advice: str, log: logging.Logger, most: float | None = None
+    ) -> None:
         self._limit_s = limit_s
         self._what = what
         self._advice = advice
@@ -70,6 +104,7 @@ class LoopWatch:
         self._beat = threading.Event()
         self._closed = threading.Event()
         self._told: set[tuple[str, str]] = set()
+        self._shares = None if most is None else Shares(most)
         self._thread = threading.Thread(target=self._watch, name="servepipe-watch", daemon=True)
         self._thread.start()
 
@@ -79,6 +114,9 @@ class LoopWatch:
 
     def _watch(self) -> None:
         while not self._closed.wait(LOOK_EVERY_S) and len(self._told) < MOST_WARNINGS:
+            if self._shares is not None:
+                for place, share in self._shares.add(user_code(self._frame())).items():
+                    self._tell_share(place, share)
             self._beat.clear()
             try:
                 self._loop.call_soon_threadsafe(self._beat.set)
@@ -97,10 +135,22 @@ class LoopWatch:
     def _frame(self) -> FrameType | None:
         return sys._current_frames().get(self._watched)
 
+    def _is_new(self, place: Place) -> bool:
+        key = (place.file, place.function)
+        is_new = key not in self._told
+        self._told.add(key)
+        return is_new
+
+    def _tell_share(self, place: Place, share: float) -> None:
+        if self._is_new(place):
+            self._log.warning(
+                "%s spends about %d %% of its event loop's time in %s (%s), and everything else may wait for it. %s",
+                *(self._what, round(100 * share), place.function, place.file, self._advice),
+            )
+
     def _warn(self, places: Sequence[Place]) -> None:
-        if not places or (places[0].file, places[0].function) in self._told:
+        if not places or not self._is_new(places[0]):
             return
-        self._told.add((places[0].file, places[0].function))
         way = " > ".join(map(str, places if len(places) < 3 else (places[0], places[-1])))
         self._log.warning(
             "%s has stood still for more than %g s, as this keeps the event loop: %s. %s",
