@@ -172,19 +172,21 @@ class ServeSession:
         connection.request("POST", path, json.dumps(body))
         return connection
 
-    def metric(self, name: str, *, by: str, of: Iterable[str] = (), host: str = "127.0.0.1") -> Counter[str]:
+    def metric(
+        self, name: str, *, by: str, of: Iterable[str] = (), host: str = "127.0.0.1", **where: str
+    ) -> Counter[str]:
         """The values of one of Ray's metrics by one of its labels: the sum over all others.
 
         They are a second old, or more on a busy machine: who compares with a value from before has to know that it was
         told whole. ``of``: only what the replicas told that these applications have now; without it also what replicas
-        of earlier tests told, which Ray forgets some time after they have ended.
+        of earlier tests told, which Ray forgets some time after they have ended. ``where``: only with these labels.
         """
         found: Counter[str] = Counter()
         workers = {worker for application in of for worker in self.replicas(application, "worker_id")}
         text = send("GET", f"http://{host}:{self.metrics_port}/metrics").body.decode()
         for labels, value in re.findall(rf"^ray_{name}{{(.*)}} (\S+)$", text, re.MULTILINE):
             values = dict(re.findall(r'(\w+)="([^"]*)"', labels))
-            if not of or values["WorkerId"] in workers:
+            if (not of or values["WorkerId"] in workers) and where.items() <= values.items():
                 found[values.get(by, "")] += round(float(value))
         return found
 

@@ -37,6 +37,7 @@ from servepipe.runtime.http_request import Receive, Send, arguments, request_id_
 from servepipe.runtime.inline import InlineNodes
 from servepipe.runtime.interface import Interface
 from servepipe.runtime.loop_watch import LoopWatch
+from servepipe.runtime.node_counts import NodeCounts
 from servepipe.runtime.observer import Observer
 from servepipe.runtime.printing import mend_print
 from servepipe.runtime.problems import first_line, problem_of
@@ -96,6 +97,7 @@ class Ingress:
         self._coming: _State | None = None
         self._former: list[_State] = []
         self._in_flight = InFlight()
+        self._counts = NodeCounts()
         self._calls = _Calls(self)
         self._error = ""
         self._serve_caller = ServeCaller(self._pin, self._is_off, self._is_idempotent)
@@ -208,10 +210,15 @@ class Ingress:
         self, node: str, method: str | None, args: Sequence[Any], kwargs: Mapping[str, Any], context: RequestContext
     ) -> Coroutine[Any, Any, Any]:
         revision = context.pins.get(node) or self._pin(node)
-        if revision is None or (application := application_name(node, revision)) not in self._inline:
+        if revision is None:
             return self._serve_caller.call(node, method, args, kwargs, context)
-        call = self._inline.call(application, node, method, args, kwargs)
-        return call if current_request.get() is context else _within(context, call)
+        if (application := application_name(node, revision)) not in self._inline:
+            call = self._serve_caller.call(node, method, args, kwargs, context)
+        else:
+            call = self._inline.call(application, node, method, args, kwargs)
+            if current_request.get() is not context:
+                call = _within(context, call)
+        return self._counts.counted(node, revision, context.deadline, call)
 
     def _pin(self, node: str) -> str | None:
         return None if self._state is None else self._state.routes.draw().revisions.get(node)
