@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from servepipe.channel import borrowing
-from servepipe.channel.borrowing import borrow, borrowed
+from servepipe.channel import borrowing, segments
+from servepipe.channel.borrowing import AS_LENT, Kept, borrow, borrowed
 from servepipe.channel.segments import Lender
 
 PAGE = mmap.PAGESIZE
@@ -35,7 +35,10 @@ def lenders(count):
             one.close()
 
 
-def lent_by(lender, array, released=None):
+ANYBODY = Kept()
+
+
+def lent_by(lender, array, released=None, kept=ANYBODY):
     """What a process gets that ``lender`` lends ``array`` to; it gives it back."""
     segment = lender.lend(memoryview(array))
 
@@ -45,7 +48,7 @@ def lent_by(lender, array, released=None):
         if fd in lender._lent:  # else the connection has ended
             lender.take_back(fd, reusable)
 
-    return np.frombuffer(borrow(os.getpid(), segment, back), "u1")
+    return np.frombuffer(borrow(os.getpid(), segment, back, kept), "u1")
 
 
 def passed_on(lender):
@@ -166,6 +169,19 @@ def test_memory_that_somebody_may_still_have_is_never_used_again():
         assert len(others) == 4
 
 
+def test_that_is_so_whoever_gives_it_back_after_that():
+    released = []
+    with lenders(3) as (first, second, third):
+        array = lent_by(first, pattern(1), released)
+        kept = [lent_by(second, array), lent_by(third, array)]
+        second.close()
+        kept.pop()
+        del array
+        gc.collect()
+        assert released == [False]
+        np.testing.assert_array_equal(kept[0], pattern(1))
+
+
 def test_that_also_holds_further_down():
     released = []
     with lenders(3) as (first, second, third):
@@ -212,6 +228,129 @@ def test_what_is_passed_on_counts_as_lent(monkeypatch):
         kept = [lent_by(second, array), lent_by(second, array)]
         assert second.lend(memoryview(array)) is None
         assert second.lent == len(kept)
+
+
+@pytest.mark.parametrize("limit", ["MAX_KEPT", "MAX_KEPT_BYTES"])
+def test_only_a_part_of_what_a_lender_may_lend_is_kept_from_it(monkeypatch, limit):
+    """Who holds on to what was passed on leaves enough for others."""
+    monkeypatch.setattr(segments, limit, 2 if limit == "MAX_KEPT" else 2 * SIZE)
+    mine, yours = Kept(), Kept()
+    with lenders(3) as (first, second, cache):
+        arrays = [lent_by(first, pattern(seed), kept=mine) for seed in range(3)]
+        cached = [lent_by(cache, arrays[0]), lent_by(cache, arrays[0]), lent_by(cache, arrays[1])]
+        assert (mine.segments, mine.bytes) == (2, 2 * SIZE)
+        assert passed_on(cache)
+        cached.append(lent_by(cache, arrays[2]))
+        assert not passed_on(cache)
+        cached.append(lent_by(cache, lent_by(second, pattern(4), kept=yours)))  # of somebody else
+        assert passed_on(cache)
+        del cached[:3]
+        gc.collect()
+        assert (mine.segments, mine.bytes) == (0, 0)
+        cached.append(lent_by(cache, arrays[2]))
+        assert passed_on(cache)
+        np.testing.assert_array_equal(cached[0], pattern(2))
+
+
+def test_what_a_replica_gets_for_itself_alone_it_writes_to_where_it_is():
+    with lenders(3) as (first, second, third):
+        array = lent_by(first, pattern(1), kept=None)
+        array[:] = 7
+        (own,) = first._lent.values()
+        assert os.pread(own.fd, SIZE, 0) == b"\x07" * SIZE
+        further = lent_by(second, array)
+        assert not passed_on(second)
+        array[:] = 8
+        assert set(further) == {7}
+        shared = lent_by(third, further, kept=None)  # that others have too
+        assert passed_on(third)
+        shared[:] = 9
+        assert set(further) == {7}
+
+
+def test_a_child_may_keep_what_its_parent_gives_back():
+    released = []
+    with lenders(1) as (first,):
+        array = lent_by(first, pattern(1), released)
+        ours, theirs = os.pipe()
+        child = os.fork()
+        if not child:
+            os.close(theirs)
+            os.read(ours, 1)
+            os._exit(0 if np.array_equal(array, pattern(1)) else 1)
+        os.close(ours)
+        del array
+        gc.collect()
+        assert released == [False]
+        for seed in range(2, 6):
+            first.lend(memoryview(pattern(seed)))
+        os.close(theirs)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_mapping_that_is_on_its_way_back_is_none(monkeypatch):
+    """Python unmaps memory before it says so; others may have the address meanwhile."""
+    with lenders(2) as (first, second):
+        array = lent_by(first, pattern(1))
+        record = borrowed(memoryview(array))
+        record._mapping = lambda: None
+        kept = lent_by(second, array)
+        assert not passed_on(second)
+        assert np.array_equal(kept, array)
+
+
+@pytest.mark.parametrize("other", ["nobody", "another"])
+def test_an_end_is_told_whatever_has_the_address(monkeypatch, other):
+    released = []
+    with lenders(2) as (first, second):
+        array = lent_by(first, pattern(1), released)
+        record = borrowed(memoryview(array))
+
+        class Racing(dict):
+            def get(self, key, default=None):
+                found = super().get(key, default)
+                self.pop(key, None)  # another thread has been faster
+                return found
+
+        another = lent_by(second, pattern(2))
+        found = {record.address: borrowed(memoryview(another))} if other == "another" else {record.address: record}
+        monkeypatch.setattr(borrowing, "_borrowed", Racing(found))
+        del array
+        gc.collect()
+        assert released == [True]
+        del another
+
+
+@pytest.mark.parametrize(
+    ("highest", "lent"),
+    [(0x00, True), (0x01, True), (0x80, False), (0x81, False), (0xA0, True), (0xA1, True), (0x40, False), (0x60, True)],
+)
+def test_which_pages_are_as_they_were_lent(highest, lent):
+    """Present, swapped out, of a file: bits 63, 62 and 61 of an entry, as Linux documents them."""
+    assert (highest in AS_LENT) is lent
+
+
+@pytest.mark.parametrize("told", [b"\0", b"\xff"], ids=["nothing is there", "all is of a file"])
+def test_a_kernel_that_does_not_tell_is_found_out(monkeypatch, told):
+    borrowing._kernel_tells.cache_clear()
+    monkeypatch.setattr(borrowing.os, "pread", lambda fd, size, place: told * size)
+    assert borrowing._kernel_tells() is False
+    monkeypatch.undo()
+    borrowing._kernel_tells.cache_clear()
+    assert borrowing._kernel_tells() is True
+
+
+def test_a_number_that_has_come_to_mean_a_pipe_keeps_nobody_waiting(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    with lenders(1) as (first,):
+        array = lent_by(first, pattern(1))
+        record = borrowed(memoryview(array))
+        (own,) = first._lent.values()
+        fifo = os.open(tmp_path / "fifo", os.O_RDWR)
+        os.dup2(fifo, own.fd)
+        os.close(fifo)
+        with pytest.raises(OSError, match="not the one"):
+            record.open()
 
 
 def test_files_are_closed():

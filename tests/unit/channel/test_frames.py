@@ -51,6 +51,7 @@ SEGMENTS = st.builds(
     st.integers(0, MAX_SEGMENT_FD),
     st.integers(0, 1 << 20),
     st.binary(min_size=SEGMENT_NAME_BYTES, max_size=SEGMENT_NAME_BYTES),
+    st.booleans(),
 )
 
 FRAMES = st.builds(
@@ -117,6 +118,7 @@ def test_a_changed_header_never_breaks_the_reader(frame, place, change, pieces):
             "too large",
         ),
         (struct.pack("<2sBBHHQIIQ", MAGIC, VERSION, 5, 0, 1, 1, 0, 0, 1 << 63), "a part of a segment"),
+        (struct.pack("<2sBBHHQII", MAGIC, VERSION, 5, 0, 1026, 1, 0, 0) + bytes(8 * 1026), "too many"),
         (struct.pack("<2sBBHHQII", b"XP", VERSION, 5, 0, 0, 1, 0, 0), "does not begin"),
         (struct.pack("<2sBBHHQII", MAGIC, VERSION, 0, 0, 0, 1, 0, 0), "unknown kind 0"),
         (struct.pack("<2sBBHHQII", MAGIC, VERSION, 99, 0, 0, 1, 0, 0), "unknown kind 99"),
@@ -133,8 +135,8 @@ def test_what_no_frame_is_has_a_reason(header, words):
 
 
 def test_another_version_is_told_apart():
-    with pytest.raises(VersionError, match=f"version 2; this side speaks {VERSION}"):
-        Frames().feed(struct.pack("<2sBBHHQII", MAGIC, 2, 5, 0, 0, 1, 0, 0))
+    with pytest.raises(VersionError, match=f"version 1; this side speaks {VERSION}"):
+        Frames().feed(struct.pack("<2sBBHHQII", MAGIC, 1, 5, 0, 0, 1, 0, 0))
 
 
 def test_the_first_wrong_byte_is_enough():

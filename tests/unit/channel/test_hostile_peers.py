@@ -18,7 +18,16 @@ from servepipe.channel import accepted, handshake
 from servepipe.channel.client import Channel
 from servepipe.channel.endpoints import Endpoint
 from servepipe.channel.errors import ChannelLostError, HandshakeError, Reason
-from servepipe.channel.frames import HEADER, MAGIC, STRANGERS_FRAME_BYTES, Kind, Limits, encode_refusal, parse_refusal
+from servepipe.channel.frames import (
+    HEADER,
+    MAGIC,
+    STRANGERS_FRAME_BYTES,
+    VERSION,
+    Kind,
+    Limits,
+    encode_refusal,
+    parse_refusal,
+)
 
 RAN: list[str] = []
 
@@ -58,8 +67,8 @@ STRANGERS = {
     "a proof without a hello": Frame(Kind.PROOF, 0, bytes(32)).encode(),
     "a hello that is none": Frame(Kind.HELLO, 0, b"hello").encode(),
     "a hello with a body": Frame(Kind.HELLO, 0, hello().encode(), bytes(STRANGERS_FRAME_BYTES)).encode(),
-    "a large frame": HEADER.pack(MAGIC, 1, Kind.HELLO, 0, 0, 0, 0, 1 << 30),
-    "large buffers": HEADER.pack(MAGIC, 1, Kind.HELLO, 0, 1, 0, 0, 0) + struct.pack("<Q", 1 << 40),
+    "a large frame": HEADER.pack(MAGIC, VERSION, Kind.HELLO, 0, 0, 0, 0, 1 << 30),
+    "large buffers": HEADER.pack(MAGIC, VERSION, Kind.HELLO, 0, 1, 0, 0, 0) + struct.pack("<Q", 1 << 40),
     "two hellos": Frame(Kind.HELLO, 0, hello().encode()).encode() * 2,
     "another application": Frame(Kind.HELLO, 0, hello("m1--b").encode()).encode(),
     "another replica": Frame(Kind.HELLO, 0, hello(replica="r2").encode()).encode(),
@@ -95,7 +104,7 @@ async def test_a_peer_of_another_version_is_told():
         (refusal,) = await peer.end()
         reason, text = parse_refusal(refusal.head)
         assert reason is Reason.VERSION
-        assert "version 9; this side speaks 1" in text
+        assert f"version 9; this side speaks {VERSION}" in text
 
 
 @pytest.mark.parametrize("token", [b"", b"another", TOKEN[:-1], TOKEN + b"t"])
@@ -179,7 +188,7 @@ def _call(number, head=None):
 
 KNOWN = {
     "garbage": b"garbage",
-    "an unknown kind": HEADER.pack(MAGIC, 1, 99, 0, 0, 0, 0, 0),
+    "an unknown kind": HEADER.pack(MAGIC, VERSION, 99, 0, 0, 0, 0, 0),
     "a kind for streams": Frame(Kind.CHUNK, 1).encode(),
     "a handshake again": Frame(Kind.HELLO, 0, hello().encode()).encode(),
     "a result": Frame(Kind.RESULT, 1, b"", EVIL).encode(),
@@ -189,7 +198,7 @@ KNOWN = {
     "a cancel for what was never called": Frame(Kind.CANCEL, 7).encode(),
     "a head that is none": _call(1, b"head").encode(),
     "a method that was never defined": _call(1, struct.pack("<HHHHId", 3, 0, 0, 0, 0, 0.0)).encode(),
-    "a large frame": HEADER.pack(MAGIC, 1, Kind.CALL, 0, 0, 1, 0, (1 << 20) + 1),
+    "a large frame": HEADER.pack(MAGIC, VERSION, Kind.CALL, 0, 0, 1, 0, (1 << 20) + 1),
     "a call after its goodbye": Frame(Kind.GOODBYE, 0).encode() + _call(1).encode(),
 }
 
@@ -307,8 +316,8 @@ async def _welcome(peer):
         (Frame(Kind.WELCOME, 0, handshake.encode_welcome(1, 1)), "no place"),
         (Frame(Kind.CHALLENGE, 0, b"short"), "cannot be read"),
         (Frame(Kind.CHALLENGE, 0, bytes(64)), "does not know the token"),
-        (HEADER.pack(MAGIC, 7, Kind.REJECT, 0, 0, 0, 0, 0), "version 7; this side speaks 1"),
-        (HEADER.pack(MAGIC, 1, Kind.CHALLENGE, 0, 0, 0, 0, 1 << 30), "too large"),
+        (HEADER.pack(MAGIC, 7, Kind.REJECT, 0, 0, 0, 0, 0), f"version 7; this side speaks {VERSION}"),
+        (HEADER.pack(MAGIC, VERSION, Kind.CHALLENGE, 0, 0, 0, 0, 1 << 30), "too large"),
         (b"".join(encode_refusal(Reason.DRAINING, "about to end")[0]), "about to end"),
         (b"", "closed the connection"),
     ],
@@ -357,7 +366,7 @@ ANSWERS = {
     "a call": _call(1).encode(),
     "a cancelled call that was not": Frame(Kind.CANCEL, 1).encode(),
     "a refusal without a reason": Frame(Kind.REJECT, 1).encode(),
-    "a large frame": HEADER.pack(MAGIC, 1, Kind.RESULT, 0, 0, 1, 0, (1 << 20) + 1),
+    "a large frame": HEADER.pack(MAGIC, VERSION, Kind.RESULT, 0, 0, 1, 0, (1 << 20) + 1),
     "nothing": b"",
 }
 

@@ -40,7 +40,7 @@ def mapped(segment, released=lambda fd, reusable: None):
 @given(
     st.lists(
         st.integers(0, 2**63 - 1)
-        | st.builds(Segment, st.integers(0, MAX_SEGMENT_FD), st.integers(0, MAX_SEGMENT_BYTES), NAMES),
+        | st.builds(Segment, st.integers(0, MAX_SEGMENT_FD), st.integers(0, MAX_SEGMENT_BYTES), NAMES, st.booleans()),
         max_size=5,
     )
 )
@@ -86,6 +86,14 @@ def test_memory_that_is_far_too_large_is_not(lender):
     first = lender.lend(memoryview(b"a" * 5000))
     lender.take_back(first.fd)
     assert lender.lend(memoryview(b"b" * 1000)).fd != first.fd
+
+
+def test_data_is_written_whole(lender, monkeypatch):
+    """Linux writes at most 2 GiB at a time."""
+    write = os.pwrite
+    monkeypatch.setattr(segments.os, "pwrite", lambda fd, data, place: write(fd, data[:1000], place))
+    data = os.urandom(5500)
+    assert bytes(mapped(lender.lend(memoryview(data)))) == data
 
 
 def test_what_was_never_lent_cannot_be_given_back(lender):
@@ -169,4 +177,4 @@ del mapping
 """
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
     assert told == [hashlib.sha256(data).hexdigest(), str(segment.fd), "True"]
-    assert bytes(mapped(segment)) == data  # what a process writes is its own
+    assert bytes(mapped(segment)) == b"hello" + data[5:]  # it was lent to nobody else

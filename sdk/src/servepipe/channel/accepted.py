@@ -76,7 +76,7 @@ class Accepted(Connection):
     """
 
     def __init__(self, owner: Owner) -> None:
-        super().__init__(owner.limits)
+        super().__init__(owner.limits, passes_on=False)
         self._owner = owner
         self.is_open = False
         self.running: dict[int, asyncio.Task[None]] = {}

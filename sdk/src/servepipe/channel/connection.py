@@ -48,6 +48,7 @@ class Connection(asyncio.BufferedProtocol):
 
     Args:
         limits: What this side accepts.
+        passes_on: As in `Lending`.
 
     Attributes:
         handlers: By kind what receives its frames; any other kind is a violation. The end under it fills this in as
@@ -58,7 +59,7 @@ class Connection(asyncio.BufferedProtocol):
         enqueued: Bytes given to `send` so far; what is between both waits here.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, *, passes_on: bool) -> None:
         self.limits = limits
         self.loop = asyncio.get_running_loop()
         self.handlers: Mapping[int, Handler] = {}
@@ -68,7 +69,7 @@ class Connection(asyncio.BufferedProtocol):
         self.enqueued = 0
         self.ended = self.loop.create_future()
         """Done when the connection has ended."""
-        self.lending = Lending(self.send, limits.keep_s)
+        self.lending = Lending(self.send, limits.keep_s, passes_on=passes_on)
         self._reader = FrameReader(self._deliver, STRANGERS_FRAME_BYTES)
         self._transport: asyncio.Transport | None = None
         self._waiting: deque[Part] = deque()

@@ -51,7 +51,7 @@ __all__ = [
 ]
 
 MAGIC = b"SP"
-VERSION = 1
+VERSION = 2
 
 HEADER = struct.Struct("<2sBBHHQII")
 
@@ -70,9 +70,10 @@ MAX_TABLE_WORDS = SEGMENT_WORDS * (MAX_BUFFERS + 1)
 SEGMENT_NAME_BYTES = 16
 
 _IN_SEGMENT = 1 << 63
+_SHARED = 1 << 62
 _FD_SHIFT = 40
 MAX_SEGMENT_BYTES = (1 << _FD_SHIFT) - 1
-MAX_SEGMENT_FD = (1 << 63 - _FD_SHIFT) - 1
+MAX_SEGMENT_FD = (1 << 62 - _FD_SHIFT) - 1
 
 
 _WORD = struct.Struct("<Q")
@@ -87,16 +88,19 @@ class Segment:
         fd: Number of the file in the sender's process, at most `MAX_SEGMENT_FD`.
         size: Bytes of the buffer, at most `MAX_SEGMENT_BYTES`; the file may have more.
         name: Of the file, `SEGMENT_NAME_BYTES` bytes: the number may come to mean another.
+        shared: Whether others may have it as well.
     """
 
     fd: int
     size: int
     name: bytes
+    shared: bool = False
 
     @property
     def entry(self) -> bytes:
         """What stands for it in a frame's table."""
-        return _SEGMENT.pack(_IN_SEGMENT | self.fd << _FD_SHIFT | self.size, self.name)
+        word = _IN_SEGMENT | (_SHARED if self.shared else 0) | self.fd << _FD_SHIFT | self.size
+        return _SEGMENT.pack(word, self.name)
 
 
 def parse_table(table: Part | bytearray) -> list[int | Segment]:
@@ -109,11 +113,14 @@ def parse_table(table: Part | bytearray) -> list[int | Segment]:
             if len(table) - place < _SEGMENT.size:
                 raise ProtocolError("a frame with a part of a segment's entry")
             word, name = _SEGMENT.unpack_from(table, place)
-            buffers.append(Segment((word ^ _IN_SEGMENT) >> _FD_SHIFT, word & MAX_SEGMENT_BYTES, name))
+            fd = word >> _FD_SHIFT & MAX_SEGMENT_FD
+            buffers.append(Segment(fd, word & MAX_SEGMENT_BYTES, name, bool(word & _SHARED)))
             place += _SEGMENT.size
         else:
             buffers.append(word)
             place += _WORD.size
+    if len(buffers) > MAX_BUFFERS + 1:  # with the body
+        raise ProtocolError(f"a frame with {len(buffers)} buffers: too many")
     return buffers
 
 
@@ -122,7 +129,7 @@ Payload = tuple[bytes | Segment, list[Part | Segment]]
 """A value as `servepipe.channel.values.dump` makes it: a pickle, and the buffers that it refers to."""
 
 BODY_IS_LAST_BUFFER = 1
-"""The only flag of version 1."""
+"""The only flag."""
 
 NO_PAYLOAD: Payload = (b"", [])
 

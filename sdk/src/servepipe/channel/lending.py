@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from servepipe.channel.borrowing import borrow
+from servepipe.channel.borrowing import Kept, borrow
 from servepipe.channel.errors import ProtocolError
 from servepipe.channel.frames import SEGMENT_NAME_BYTES, Kind, Part, Segment, encode
 from servepipe.channel.segments import Lender
@@ -37,15 +37,18 @@ class Lending:
     Args:
         send: Sends a frame.
         keep_s: As in `servepipe.channel.frames.Limits`.
+        passes_on: Whether what comes here may go on to others as it came. It costs whoever writes to it more: what a
+            replica gets as an argument is mostly for itself, what a caller gets as an answer is mostly for others.
 
     Attributes:
         lender: Where large values go; None: through the socket.
     """
 
-    def __init__(self, send: Send, keep_s: float) -> None:
+    def __init__(self, send: Send, keep_s: float, *, passes_on: bool) -> None:
         self.lender: Lender | None = None
         self._send = send
         self._keep_s = keep_s
+        self._kept = Kept() if passes_on else None
         self._loop = asyncio.get_running_loop()
         self._own: Lender | None = None
         self._first: Segment | None = None
@@ -97,7 +100,7 @@ class Lending:
                 with suppress(RuntimeError):  # the loop is closed
                     loop.call_soon_threadsafe(lending._released, fd, reusable)
 
-        return borrow(self._pid, segment, released)
+        return borrow(self._pid, segment, released, self._kept)
 
     def _released(self, fd: int, reusable: bool) -> None:
         self._send(encode(Kind.RELEASE, fd, b"" if reusable else _NOT_REUSABLE))

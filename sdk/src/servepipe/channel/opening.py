@@ -29,7 +29,7 @@ class Opening(Connection):
     """
 
     def __init__(self, endpoint: Endpoint, limits: Limits) -> None:
-        super().__init__(limits)
+        super().__init__(limits, passes_on=True)
         self.endpoint = endpoint
         self.opened: asyncio.Future[None] = self.loop.create_future()
         self._hello = handshake.new_hello(endpoint.application, endpoint.replica, limits.max_frame_bytes)

@@ -5,7 +5,8 @@ of ``/proc``, which the kernel allows for processes of one user in one container
 the mapping is gone: see `servepipe.channel.borrowing`. Then the memory is used for the next value. Such files are in no
 folder: whatever happens to either process, nothing is left behind.
 
-A buffer that was itself borrowed, and is as it was, is passed on: the next process maps the first one's file.
+A buffer that an answer brought, and that is as it was, is passed on: the next process maps the first one's file. That
+keeps it from coming back, so whoever passes on keeps only a part of what one lender may have lent.
 
 A number may come to mean another file when its connection has ended. So every file bears a name of its own, and is
 mapped only when it does.
@@ -31,6 +32,11 @@ MAX_LENT_BYTES = 4 << 30
 KEPT_BYTES = 256 << 20
 """What one connection may have lent at a time, and how much it keeps for the next values."""
 
+MAX_KEPT = MAX_LENT // 2
+MAX_KEPT_BYTES = MAX_LENT_BYTES // 2
+"""What of another's segments may be passed on at a time, so that a process which holds on to values for long leaves
+their lender enough for all others."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Own:
@@ -46,9 +52,12 @@ class _PassedOn:
     """A file with memory of another process, and the mapping of it that keeps it from being given back."""
 
     fd: int
-    size: int
     record: Borrowed
     mapping: mmap.mmap
+
+    @property
+    def size(self) -> int:
+        return self.record.segment.size
 
 
 class Lender:
@@ -88,7 +97,7 @@ class Lender:
         lent = self._lent.pop(fd)
         self._lent_bytes -= lent.size
         if isinstance(lent, _PassedOn):
-            lent.record.reusable &= reusable
+            lent.record.end(reusable=reusable)
             os.close(fd)
         elif reusable and self.kept_bytes + lent.size <= KEPT_BYTES:
             self._free[fd] = lent
@@ -109,28 +118,32 @@ class Lender:
 
     def _pass_on(self, data: memoryview) -> Segment | None:
         record = borrowed(data)
-        mapping = None if record is None else record.mapping
-        if record is None or mapping is None or not record.as_lent:
+        if record is None or not _may_be_kept(record):
+            return None
+        mapping = record.mapping
+        if mapping is None or not record.as_lent:
             return None
         try:
             fd = _low(record.open())
         except OSError:  # whoever lent it has ended
             return None
-        return self._lend(_PassedOn(fd, record.size, record, mapping), record.name, record.size)
+        segment = self._lend(_PassedOn(fd, record, mapping), record.segment.name, record.segment.size, shared=True)
+        record.begin()
+        return segment
 
     def _copy(self, data: memoryview) -> Segment:
         own = self._take(data.nbytes)
         try:
             _write(own.fd, data)
-        except OSError:
+        except BaseException:  # no memory
             os.close(own.fd)
             raise
-        return self._lend(own, own.name, data.nbytes)
+        return self._lend(own, own.name, data.nbytes, shared=False)
 
-    def _lend(self, lent: _Own | _PassedOn, name: bytes, size: int) -> Segment:
+    def _lend(self, lent: _Own | _PassedOn, name: bytes, size: int, *, shared: bool) -> Segment:
         self._lent[lent.fd] = lent
         self._lent_bytes += lent.size
-        return Segment(lent.fd, size, name)
+        return Segment(lent.fd, size, name, shared)
 
     def _take(self, size: int) -> _Own:
         """A file with room for ``size`` bytes: the smallest that waits, unless it is far too large, or a new one."""
@@ -145,6 +158,11 @@ class Lender:
             os.close(fd)
             raise
         return _Own(fd, name, size)
+
+
+def _may_be_kept(record: Borrowed) -> bool:
+    kept = record.kept
+    return kept.segments < MAX_KEPT and kept.bytes + record.segment.size <= MAX_KEPT_BYTES
 
 
 def _low(fd: int) -> int:

@@ -61,10 +61,10 @@ def dump(value: Any, fallback: Dumps | None = None, lender: Lender | None = None
             give_up((b"", buffers), lender)
             buffers.clear()
             body = fallback(value, protocol=5, buffer_callback=keep)
+        segment = None if lender is None or len(body) < SEGMENT_BYTES else lender.lend(memoryview(body))
     except BaseException:
         give_up((b"", buffers), lender)
         raise
-    segment = None if lender is None or len(body) < SEGMENT_BYTES else lender.lend(memoryview(body))
     return segment or body, buffers
 
 
