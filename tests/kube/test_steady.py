@@ -136,7 +136,9 @@ def test_a_changed_spec_is_sent_to_serve_although_the_next_look_is_far_away(
     pipelines.patch("plain", nodes={"m1": {"replicas": 2}})
     wait_for("the PUT", lambda: kuberay.puts(namespace, cluster) > puts, AT_ONCE_S, operator.tail)
     took = time.monotonic() - began
-    (m1,) = [one for one in kuberay.last_puts(namespace, cluster)[-1].config["applications"] if one["name"][:4] == "m1--"]
+    (m1,) = [
+        one for one in kuberay.last_puts(namespace, cluster)[-1].config["applications"] if one["name"][:4] == "m1--"
+    ]
     assert m1["deployments"][0]["autoscaling_config"]["min_replicas"] == 2
     summary.append(f"a changed spec was sent to Serve after {took:.1f} s, the next look would have been after 600 s")
 
