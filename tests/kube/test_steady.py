@@ -24,6 +24,11 @@ OFTEN = {
     "SERVEPIPE_LEASE_DURATION_S": "30",
 }
 RESYNCS = 100
+#: Nothing but a watch can tell of a change within a test.
+SELDOM = {**ENV, "SERVEPIPE_RESYNC_S": "600", "SERVEPIPE_STEADY_S": "600", "SERVEPIPE_LEASE_DURATION_S": "30"}
+AT_ONCE_S = 30.0
+#: In the middle of a change it would look ten times meanwhile.
+AT_REST_S = 3.0
 #: The pipelines and the six kinds of `kinds.CHILDREN`.
 KINDS = {
     "servepipelines",
@@ -107,6 +112,37 @@ def test_nothing_is_written_and_a_resync_costs_a_list_of_each_kind(
     )
 
 
+def test_a_changed_spec_is_sent_to_serve_although_the_next_look_is_far_away(
+    control_plane: ControlPlane, kuberay: KubeRay, namespace: str, start_operator: StartOperator, summary: list[str]
+) -> None:
+    operator = start_operator(namespace, namespaces=[namespace], env=SELDOM)
+    operator.wait_ready()
+    pipelines = Pipelines(control_plane, kuberay, namespace, operator)
+    pipelines.apply(_plain(pipelines))
+    pipelines.wait_settled("plain")
+    cluster = pipelines.cluster("plain")
+
+    seen, since = 0.0, time.monotonic()
+
+    def at_rest() -> bool:
+        nonlocal seen, since
+        if (looks := _looks(operator, "ok", "changing")) != seen:
+            seen, since = looks, time.monotonic()
+        return time.monotonic() - since > AT_REST_S
+
+    wait_for(f"{AT_REST_S} s without a look", at_rest, 120, operator.tail)
+    puts = kuberay.puts(namespace, cluster)
+    began = time.monotonic()
+    pipelines.patch("plain", nodes={"m1": {"replicas": 2}})
+    wait_for("the PUT", lambda: kuberay.puts(namespace, cluster) > puts, AT_ONCE_S, operator.tail)
+    took = time.monotonic() - began
+    (m1,) = [
+        one for one in kuberay.last_puts(namespace, cluster)[-1].config["applications"] if one["name"][:4] == "m1--"
+    ]
+    assert m1["deployments"][0]["autoscaling_config"]["min_replicas"] == 2
+    summary.append(f"a changed spec was sent to Serve after {took:.1f} s, the next look would have been after 600 s")
+
+
 def _counts(plane: ControlPlane, operator: OperatorProcess, mark: int) -> Counter[tuple[str, str]]:
     """Requests by verb and resource; a watch counts once."""
     return Counter(
@@ -116,6 +152,7 @@ def _counts(plane: ControlPlane, operator: OperatorProcess, mark: int) -> Counte
     )
 
 
-def _looks(operator: OperatorProcess) -> float:
-    """How many looks at pipelines ended well so far."""
-    return operator.metrics().get(("servepipe_reconciles_total", "ok"), 0.0)
+def _looks(operator: OperatorProcess, *results: str) -> float:
+    """How many looks at pipelines ended so far, by default those that ended well and found nothing to do."""
+    metrics = operator.metrics()
+    return sum(metrics.get(("servepipe_reconciles_total", result), 0.0) for result in results or ("ok",))

@@ -10,6 +10,7 @@ import struct
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,10 @@ STEPS = {
     "brief": ("worker", "brief"),
     "hold": ("worker", "hold"),
     "stretch": ("elastic", "hold"),
+    "stretch-way": ("elastic", "way"),
+    "lone-brief": ("lone", "brief"),
+    "lone-hold": ("lone", "hold"),
+    "lone-way": ("lone", "way"),
 }
 GRAPH = {
     "steps": [
@@ -47,7 +52,7 @@ GRAPH = {
     ],
     "output": {"$step": "choice"},
 }
-NODES = {"worker": "r1", "elastic": "r1"}
+NODES = dict.fromkeys(("worker", "elastic", "lone"), "r1")
 WORKER = "channel_models:Worker"
 SCALING = {
     "min_replicas": 1,
@@ -78,6 +83,7 @@ class Serving:
         applications = [
             serve.node("worker", WORKER, path=CODE, replicas=2, max_ongoing_requests=8),
             serve.node("elastic", WORKER, path=CODE, max_ongoing_requests=2, autoscaling_config=SCALING),
+            serve.node("lone", WORKER, path=CODE, max_ongoing_requests=8),
             # The attempt is not that of other tests: their ingress, which has counted already, is not to be taken over.
             serve.ingress(GRAPH, NODES, timeout_s=120, attempt=2),
             by_handle,
@@ -93,6 +99,10 @@ class Serving:
     def put(self):
         self.serve.put(*self.applications.values())
         self.serve.wait_running(*self.applications)
+
+    def way_is_open(self, do, way):
+        """Wait until calls take this way; ``do`` has the node tell."""
+        self.serve.wait_for(f"the {way} to be open", lambda: self.ask(do, way=way).json == way)
 
     def route(self, **nodes):
         """A new table of both ingresses, in force when this returns."""
@@ -175,14 +185,15 @@ class Held:
 class Load:
     """Four clients that ask one request after another."""
 
-    def __init__(self, serving):
+    def __init__(self, serving, do="brief", **options):
         self._serving = serving
+        self._ask_one = partial(serving.ask, do, **options)
         self._stop = threading.Event()
         self.answers = []
 
     def _ask(self):
         while not self._stop.is_set():
-            self.answers.append(self._serving.ask("brief"))
+            self.answers.append(self._ask_one())
 
     def __enter__(self):
         self._pool = ThreadPoolExecutor(4)
@@ -232,15 +243,15 @@ def test_serve_counts_calls_over_channels(serving, tmp_path):
 
 def test_replicas_follow_the_calls_over_channels(serving, tmp_path):
     """Those that wait in the replica count as well: two may run."""
-    ways = serving.ways()
+    serving.way_is_open("stretch-way", "channel")
     with Held(serving, tmp_path, 6, "stretch") as held:
         held.begun(2)
         serving.serve.wait_for("three replicas", lambda: len(serving.serve.replicas("elastic--r1")) == 3, 120)
         held.let_go()
-        assert [call.result().status for call in held.calls] == [200] * 6
+        answers = [call.result() for call in held.calls]
+        assert [(answer.status, answer.json) for answer in answers] == [(200, "channel")] * 6
     serving.serve.wait_for("one replica", lambda: len(serving.serve.replicas("elastic--r1")) == 1, 120)
-    serving.serve.wait_for("the calls to be told", lambda: serving.ways().total() >= ways.total() + 6)
-    assert serving.ways()["lost"] == ways["lost"]
+    assert held.begun(6).total() == 6  # none was lost, and made again
 
 
 def test_a_killed_replica_costs_no_request(serving):
@@ -255,6 +266,44 @@ def test_a_killed_replica_costs_no_request(serving):
         )
         load.more()
     assert load.failed == []
+
+
+@pytest.mark.parametrize("way", ["channel", "handle"])
+def test_a_killed_replica_that_was_the_only_one_costs_no_request(serving, way, tmp_path):
+    """Those inside it, and those that come before the next one is there, are answered by that."""
+    serving.way_is_open("lone-way", way)
+    (killed,) = serving.serve.replicas("lone--r1", "pid")
+    with Load(serving, "lone-brief", way=way) as load, Held(serving, tmp_path, 3, "lone-hold", way=way) as held:
+        assert held.begun(3) == {killed: 3}
+        load.more()
+        os.kill(killed, signal.SIGKILL)
+        again = held.begun(6)
+        load.more()
+        held.let_go()
+        assert [call.result().status for call in held.calls] == [200] * 3
+    (another,) = serving.serve.replicas("lone--r1", "pid")
+    assert another != killed
+    assert again == {killed: 3, another: 3}
+    assert load.failed == []
+    assert {answer.json for answer in load.answers} == {killed, another}
+
+
+@pytest.mark.parametrize("way", ["channel", "handle"])
+def test_a_call_is_made_again_twice_and_no_more(serving, way, tmp_path):
+    """One that kills whatever it comes to ends."""
+    serving.way_is_open("lone-way", way)
+    with Held(serving, tmp_path, 1, "lone-hold", way=way) as held:
+        for count in (1, 2, 3):
+            pids = held.begun(count)
+            assert len(pids) == count
+            (alive,) = serving.serve.wait_for(
+                "Serve to know of the replica", lambda pids=pids: {*serving.serve.replicas("lone--r1", "pid")} & {*pids}
+            )
+            os.kill(alive, signal.SIGKILL)
+        answer = held.calls[0].result(120)
+        assert (answer.status, answer.json["error"]["code"]) == (502, "ReplicaLost")
+        assert held.begun(3).total() == 3
+    serving.way_is_open("lone-way", way)
 
 
 @pytest.mark.parametrize("way", ["channel", "handle"])
@@ -351,7 +400,8 @@ async def test_strangers_at_a_replicas_sockets_run_nothing_and_disturb_nobody(se
     for endpoint in endpoints(serving):
         ways = [endpoint.seen_from(endpoint.machine), endpoint.seen_from("elsewhere")]
         assert ways[0].path
-        for way in filter(None, ways):
+        assert ways[1].host
+        for way in ways:
             for what in (b"GET / HTTP/1.1\r\n\r\n", bytes(100_000), evil.encode()):
                 peer = await RawPeer.connect(way)
                 peer.send(what)

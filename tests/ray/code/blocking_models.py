@@ -4,8 +4,10 @@ import os
 import time
 from pathlib import Path
 
+from channel_models import Worker
 
-class Blocks:
+
+class Blocks(Worker):
     """Async, and yet it blocks what it runs on until the file ``go`` appears in the folder that it is given."""
 
     def __init__(self, health=None):
@@ -21,7 +23,4 @@ class Blocks:
         (folder / f"begun-{what['key']}").touch()
         while not (folder / "go").exists():
             time.sleep(0.02)  # noqa: ASYNC251 - this is what it is about
-        return os.getpid()
-
-    async def pid(self, _):
         return os.getpid()

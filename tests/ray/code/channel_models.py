@@ -20,12 +20,19 @@ class Worker:
         return os.getpid()
 
     async def hold(self, what):
-        """Ends when the file ``go`` appears in the folder."""
+        """Ends when the file ``go`` appears in the folder; tells the way that it came."""
         folder = Path(what["folder"])
         (folder / f"{what['key']}.{os.getpid()}.{time.monotonic_ns()}").touch()
         while not (folder / "go").exists():  # noqa: ASYNC110 - another process makes it
             await asyncio.sleep(0.02)
-        return os.getpid()
+        return await self.way(None)
+
+    def block(self, folder):
+        """Sync; ends when the file ``go`` appears in the folder. Notes that it began, and that it ended."""
+        (Path(folder) / "began").touch()
+        while not (Path(folder) / "go").exists():
+            time.sleep(0.02)
+        (Path(folder) / "ended").touch()
 
     async def way(self, _):
         """The way of this very call: one over a channel has an id that begins with its replica's."""
@@ -38,13 +45,3 @@ class Worker:
 
     async def large(self, size):
         return bytes(size)
-
-
-class Asker:
-    """Calls another node by its handle."""
-
-    def __init__(self, other):
-        self.other = other
-
-    async def ask(self, what):
-        return await getattr(self.other, what["method"]).remote(what["x"])

@@ -141,6 +141,12 @@ class Node:
             (Path(folder) / "cancelled").touch()
             raise
 
+    async def after_wait(self, folder):
+        """Answers once `wait` has begun."""
+        while not (Path(folder) / "began").exists():  # noqa: ASYNC110 - another call makes it
+            await asyncio.sleep(0.02)
+        return "after"
+
     def prints(self, path):
         with Path(path).open("w", encoding="utf-8") as file:
             print("one", 2, sep="-", file=file)
@@ -178,6 +184,9 @@ class Holder:
 
     async def ask(self, node_method, x):
         return await getattr(self.one, node_method).remote(x)
+
+    def ask_sync(self, node_method, x):
+        return getattr(self.one, node_method).remote(x).result()
 
     def catch(self, x):
         try:
