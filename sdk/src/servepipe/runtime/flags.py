@@ -11,7 +11,7 @@ from pathlib import Path
 
 from servepipe.errors import RunError
 
-__all__ = ["CALLBACKS", "MAX_FOLDER", "MAX_MESSAGE_BYTES", "serve_environment"]
+__all__ = ["CALLBACKS", "CHANNEL", "MAX_FOLDER", "MAX_MESSAGE_BYTES", "serve_environment"]
 
 CALLBACKS = {
     # When Serve's controller starts: see docs/adr/0017.
@@ -20,6 +20,9 @@ CALLBACKS = {
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "servepipe.runtime.direct_http:middlewares",
 }
 """What Serve calls of ours, and when. An image that has servepipe names them in its environment."""
+
+CHANNEL = "SERVEPIPE_CHANNEL"
+"""``off`` has a process neither offer nor use channels: its calls go over Serve's handles. See docs/adr/0013."""
 
 MAX_MESSAGE_BYTES = 256 * 1024 * 1024
 MAX_FOLDER = 27
