@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from servepipe.api.v1alpha1 import Autoscaling, HealthCheck, Ingress, NodeSpec, ServePipeline, Spec, Upgrade
 from servepipe_operator.engine import wishes
-from servepipe_operator.objects import pods
+from servepipe_operator.objects import environment
 
 #: Settings of another release.
 SETTINGS = {"SERVEPIPE_RAY_VERSION": "2.61.0", "SERVEPIPE_RUNTIME_IMAGE": "other/runtime:9-ray{ray_version}"}
@@ -33,5 +33,5 @@ def exchange() -> None:
     wishes.WORKER_RESOURCES |= {"cpu": "9", "memory": "99Gi"}
     wishes.HEAD_RESOURCES |= {"cpu": "3", "memory": "9Gi"}
     wishes._DEFAULT_MEMORY = "5Gi"
-    before = pods.serve_environment
-    pods.serve_environment = lambda **options: before(**options) | FLAGS  # type: ignore[assignment]
+    before = environment.serve_environment
+    environment.serve_environment = lambda **options: before(**options) | FLAGS  # type: ignore[assignment]

@@ -7,12 +7,14 @@ import http.client
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -145,6 +147,17 @@ class Up:
         snapshot = self.snapshot()
         assert snapshot is not None
         return ask(snapshot["url"], value)
+
+    def node_calls(self) -> Counter[str]:
+        """How many calls of nodes took which way, as Ray's metrics say it."""
+        found: Counter[str] = Counter()
+        targets = json.loads((self.folder / "ray" / "prom_metrics_service_discovery.json").read_text(encoding="utf-8"))
+        for target in (address for group in targets for address in group["targets"]):
+            with urllib.request.urlopen(f"http://{target}/metrics", timeout=30) as answer:
+                text = answer.read().decode()
+            for way, count in re.findall(r'^ray_servepipe_node_calls_total{.*\bway="(.*?)".*} (\S+)$', text, re.M):
+                found[way] += round(float(count))
+        return found
 
     def leftovers(self) -> list[Process]:
         """Processes of the run that are still there, whether it could tell of them in time or not."""

@@ -1,4 +1,4 @@
-"""`--watch`: what is saved is what runs."""
+"""`--watch`: what is saved is what runs, but for what is settled when Ray starts."""
 
 from __future__ import annotations
 
@@ -37,6 +37,12 @@ with ServeInputNode() as dag_input:
 
 app = build(out, name="watched")
 """
+OVERLAY = """
+spec:
+  cluster:
+    head:
+      template: {spec: {containers: [{name: ray-head, env: [{name: SERVEPIPE_CHANNEL, value: "off"}]}]}}
+"""
 
 
 def change(file: Path, old: str, new: str) -> None:
@@ -59,7 +65,9 @@ def test_a_yaml_file_and_the_modules_of_its_nodes_are_followed(
 ) -> None:
     up = new_up("watched")
     file = project / "pipeline.yaml"
-    up.run("compile", str(project / "pipeline.py"), "-o", str(file))
+    overlay = project / "overlay.yaml"
+    overlay.write_text(OVERLAY, encoding="utf-8")
+    up.run("compile", str(project / "pipeline.py"), "-f", str(overlay), "-o", str(file))
     change(project / "models.py", "+ 0", "+ 10")
     refused = up.run("up", str(file), code=2)
     assert "spec.nodes.add.code" in refused.stderr
@@ -84,3 +92,11 @@ def test_a_yaml_file_and_the_modules_of_its_nodes_are_followed(
     third = up.wait_settled("both changes to serve")
     assert up.call(5) == 214
     assert tools.replicas(third)["twice"] == tools.replicas(before)["twice"]
+
+    change(file, 'value: "off"', 'value: "on"')
+    tools.wait_for("the refusal", lambda: "environment of Ray is settled" in up.output(100_000), why=up.why)
+    assert up.call(5) == 214
+    # Neither the line above nor what was done to revisions since has brought channels back.
+    tools.wait_for("the calls to be counted", lambda: sum(up.node_calls().values()) >= 2 * 4, why=up.why)
+    assert set(up.node_calls()) == {"off"}
+    assert "Note: spec.cluster.head.template sets SERVEPIPE_CHANNEL=off" in up.output(100_000)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import sys
@@ -37,3 +38,39 @@ def test_an_intruder_listens_where_our_http_port_is(
         ports = replace(choose_ports(free=lambda _: True), http=listener.getsockname()[1])
         ray = LocalRay(tmp_path / "ray", ports, cpus=1, gpus=None, environment=lambda _: {})
         assert ray.intruder() == (os.getpid() if takes_ours else None)
+
+
+async def test_its_processes_get_what_was_asked_for_but_for_what_leads_to_this_ray(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, str] = {}
+
+    async def start(*_: object, env: dict[str, str], **__: object) -> None:
+        given.update(env)
+        raise OSError("enough")
+
+    shell = {
+        "RAY_ADDRESS": "elsewhere:1",
+        "RAY_AUTH_MODE": "none",
+        "RAY_SERVE_OF_MINE": "x",
+        "RAY_SERVE_TAKEN_OUT": "x",
+        "SERVEPIPE_CHANNEL": "off",
+        "RAY_USAGE_STATS_ENABLED": "1",
+    }
+    for name, value in shell.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", start)
+    ports = choose_ports(free=lambda _: True)
+    asked = {
+        "SERVEPIPE_CHANNEL": "on",
+        "RAY_SERVE_TAKEN_OUT": None,
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": "1",
+        "RAY_AUTH_MODE": "none",
+    }
+    ray = LocalRay(tmp_path / "ray", ports, cpus=1, gpus=None, environment=lambda folder: {**asked, "FOLDER": folder})
+    with pytest.raises(OSError, match="enough"):
+        await ray.start()
+    await ray.stop()
+    assert given.items() >= {"SERVEPIPE_CHANNEL": "on", "RAY_SERVE_OF_MINE": "x", "FOLDER": f"{ray.link}/h"}.items()
+    assert given.items() >= {**ports.environment(), "RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0"}.items()
+    assert not given.keys() & {"RAY_ADDRESS", "RAY_SERVE_TAKEN_OUT"}

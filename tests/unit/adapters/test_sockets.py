@@ -8,6 +8,7 @@ from contextlib import closing
 import pytest
 
 from servepipe.errors import RunError
+from servepipe.runtime.flags import PLACES
 from servepipe_operator.adapters.sockets import choose_ports, is_free
 
 
@@ -22,6 +23,10 @@ def test_a_port_that_somebody_shares_is_not_free(host: str) -> None:
         port = listener.getsockname()[1]
         assert not is_free(port)
     assert is_free(port)
+
+
+def test_the_ports_of_serves_proxies_are_no_business_of_a_resource() -> None:
+    assert choose_ports(free=lambda _: True).environment().keys() <= PLACES
 
 
 def test_usual_ports_are_preferred() -> None:

@@ -30,7 +30,7 @@ VALUES = json.loads((ROOT / "charts" / "servepipe" / "values.schema.json").read_
 #: Folders of the project, by which a path on a page is told from one of the reader's.
 FOLDERS = {path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith(".")} - {"build", "dist"}
 #: Programs that a reader is told to have, or that every system has.
-PROGRAMS = {"curl", "docker", "git", "helm", "jq", "kind", "kubectl", "make", "pip", "python", "python3", "sed"}
+PROGRAMS = {"curl", "docker", "git", "grep", "helm", "jq", "kind", "kubectl", "make", "pip", "python", "python3", "sed"}
 PROGRAMS |= {"cat", "cd", "echo", "export", "hostname", "servepipe", "servepipe-operator", "source", "test"}
 
 

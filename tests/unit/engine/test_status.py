@@ -253,14 +253,14 @@ def test_surge_in_place_is_said_to_run_as_full(world: World) -> None:
 
 def test_fields_without_meaning_here_are_named_and_restart_nothing() -> None:
     world = World()
-    world.environment = replace(world.environment, ignored_fields=frozenset({"image"}))
-    world.settle(resource({"m1": node("good", image="acme/m1:1")}, image="acme/all:1"))
+    world.environment = replace(world.environment, ignored_fields={"image": "", "cluster": "but for flags"})
+    world.settle(resource({"m1": node("good", image="acme/m1:1")}, image="acme/all:1", cluster={}))
     puts = len(world.serve.puts)
 
-    world.settle(resource({"m1": node("good", image="acme/m1:2")}, image="acme/all:2"))
+    world.settle(resource({"m1": node("good", image="acme/m1:2")}, image="acme/all:2", cluster={}))
 
     assert len(world.serve.puts) == puts
-    assert world.message("Accepted") == "without meaning here: image"
+    assert world.message("Accepted") == "without meaning here: cluster (but for flags), image"
 
 
 def test_a_new_default_image_is_a_new_revision_of_all_that_inherit_it() -> None:

@@ -87,3 +87,24 @@ def test_grpc_is_offered_where_it_is_asked_for_and_settled_with_the_start(desire
     other.apply(asked)
     with pytest.raises(RunError, match="settled when its Ray starts"):
         other.apply(COMPILED)
+
+
+def test_the_flags_of_ray_are_settled_with_the_start(desired: Desired, tmp_path: Path) -> None:
+    def with_head(variable: str) -> Compiled:
+        container = f"{{name: ray-head, env: [{variable}]}}"
+        head = f"  cluster: {{head: {{resources: {{cpu: 2}}, template: {{spec: {{containers: [{container}]}}}}}}}}\n"
+        return replace(COMPILED, document=DOCUMENT + head)
+
+    off = with_head('{name: SERVEPIPE_CHANNEL, value: "off"}')
+    before = state(desired)
+    with pytest.raises(RunError, match="environment of Ray is settled"):
+        desired.apply(off)
+    assert state(desired) == before
+    desired.apply(with_head("{name: HOME, value: /h}"))  # the head's own business, which there is none of here
+    assert desired.generation == 2
+    other = Desired(off, tmp_path / "resource.yaml", replicas_at_most=3)
+    other.start()
+    assert other.flags.values == {"SERVEPIPE_CHANNEL": "off"}
+    other.apply(off)
+    with pytest.raises(RunError, match="environment of Ray is settled"):
+        other.apply(COMPILED)

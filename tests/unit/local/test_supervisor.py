@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +82,43 @@ async def test_a_start_that_fails_gives_everything_back(folder: RunFolder, monke
     with pytest.raises(RunError, match="No free port"):
         await Supervisor(COMPILED, Options(), view).run()
     assert (view.closed, folder.held(), folder.run_file.exists()) == (1, False, False)
+
+
+async def test_ray_gets_the_flags_of_the_resource_and_what_changes_them_is_said(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, str | None] = {}
+
+    class Ray:
+        def __init__(self, *_: Any, environment: Callable[[str], dict[str, str | None]], **__: Any) -> None:
+            given.update(environment("/tmp/h"))
+
+        async def start(self) -> None:
+            raise RunError("Ray did not start")
+
+        def processes(self) -> list[Any]:
+            return []
+
+        async def stop(self) -> None:
+            pass
+
+        link, token_file = None, Path("token")
+
+    monkeypatch.setattr(supervisor, "LocalRay", Ray)
+    monkeypatch.setenv("RAY_SERVE_THROUGHPUT_OPTIMIZED", "0")
+    env = '{name: SERVEPIPE_CHANNEL, value: "off"}, {name: RAY_SERVE_OF_MINE, valueFrom: {fieldRef: {fieldPath: a}}}'
+    head = f"  cluster: {{head: {{template: {{spec: {{containers: [{{name: ray-head, env: [{env}]}}]}}}}}}}}\n"
+    view = Watching()
+    with pytest.raises(RunError, match="Ray did not start"):
+        await Supervisor(replace(COMPILED, document=SMALL + head), Options(), view).run()
+    assert (given["SERVEPIPE_CHANNEL"], given["RAY_SERVE_THROUGHPUT_OPTIMIZED"]) == ("off", "0")
+    assert "RAY_SERVE_OF_MINE" not in given
+    assert given["RAY_SERVE_HAPROXY_CONFIG_FILE_LOC"] == "/tmp/h/haproxy.cfg"
+    assert [line for line in view.said if line.startswith("Note: ")] == [
+        "Note: spec.cluster.head.template sets SERVEPIPE_CHANNEL=off",
+        "Note: the environment of this command sets RAY_SERVE_THROUGHPUT_OPTIMIZED=0",
+        "Note: left out, as only a pod has the values (valueFrom): RAY_SERVE_OF_MINE of spec.cluster.head.template",
+    ]
 
 
 def test_a_run_file_that_cannot_be_written_is_said_and_ends_nothing(folder: RunFolder) -> None:

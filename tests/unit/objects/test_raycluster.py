@@ -20,14 +20,12 @@ from servepipe.runtime.flags import serve_environment
 from servepipe_operator.engine.pools import PodWish, Wanted, assign
 from servepipe_operator.engine.state import Json
 from servepipe_operator.engine.wishes import ingress_wish, node_wish
+from servepipe_operator.objects.environment import MAX_INLINE_BYTES, cluster_environment, environment_of, switches
 from servepipe_operator.objects.names import Owner
 from servepipe_operator.objects.patch import patch
 from servepipe_operator.objects.pods import (
     CONTENTS_ANNOTATION,
     DRAIN_SECONDS,
-    MAX_INLINE_BYTES,
-    cluster_environment,
-    environment_of,
 )
 from servepipe_operator.objects.raycluster import raycluster, slots_of
 from servepipe_operator.objects.templates import problems_of_templates
@@ -150,6 +148,7 @@ def test_a_flag_in_the_template_of_the_head_counts_for_all_pods() -> None:
         {"name": "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD", "value": "1"},
         {"name": "RAY_SERVE_OF_MINE", "value": "x"},
         {"name": "RAY_SERVE_THROUGHPUT_OPTIMIZED", "value": {"$null": True}},
+        {"name": "SERVEPIPE_CHANNEL", "value": "off"},
         {"name": "HTTP_PROXY", "value": "http://proxy"},
     ]
     template = {"spec": {"containers": [{"name": "ray-head", "env": own}]}}
@@ -161,6 +160,7 @@ def test_a_flag_in_the_template_of_the_head_counts_for_all_pods() -> None:
     for role, pod in (*pods.items(), *asked_about.items()):
         env = {one["name"]: one.get("value") for one in pod["spec"]["containers"][0]["env"]}
         assert env["RAY_SERVE_OF_MINE"] == "x"
+        assert env["SERVEPIPE_CHANNEL"] == "off"
         assert env["RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD"] == "1"
         assert not env.get("RAY_SERVE_THROUGHPUT_OPTIMIZED")
         assert (
@@ -175,10 +175,24 @@ def test_a_flag_in_the_template_of_the_head_counts_for_all_pods() -> None:
 )
 def test_an_environment_that_is_none_is_left_to_the_api_server(env: Any) -> None:
     head = {"spec": {"containers": [{"name": "ray-head", "env": env}]}}
-    assert environment_of(head) == {}
+    assert environment_of(head) == switches(head) == {}
     spec = make_spec(cluster={"head": {"template": head}})
     if not problems_of_templates(spec):
         assert all_templates(OWNER, spec, "runtime:1")[0].template["spec"]["containers"][0]["env"]
+
+
+def test_channels_are_the_nodes_own_business_until_the_head_says_something() -> None:
+    own = {"name": "SERVEPIPE_CHANNEL", "value": "off"}
+
+    def of_m1(**fields: Any) -> list[Json]:
+        spec = make_spec(**fields)
+        wanted = [Wanted("m1--b", node_wish("m1", {"image": "acme/own:1", "env": [own]}, spec, spec.image))]
+        env: list[Json] = templates(body(spec, wanted))["m1-a"]["spec"]["containers"][0]["env"]
+        return [one for one in env if one["name"] == own["name"]]
+
+    assert of_m1() == [own]
+    on = {**own, "value": "on"}
+    assert of_m1(cluster={"head": {"template": {"spec": {"containers": [{"name": "ray-head", "env": [on]}]}}}}) == [on]
 
 
 def test_what_replicas_tell_the_next_controller_comes_with_their_answer() -> None:

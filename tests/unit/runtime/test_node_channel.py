@@ -16,7 +16,8 @@ from servepipe.channel.client import Channel
 from servepipe.channel.endpoints import Endpoint
 from servepipe.channel.errors import CallRejectedError, Reason
 from servepipe.runtime import node_channel, serve_internals
-from servepipe.runtime.node_channel import CHANNEL, METADATA, NodeChannel, call_has_begun
+from servepipe.runtime.flags import CHANNEL
+from servepipe.runtime.node_channel import METADATA, NodeChannel, call_has_begun
 
 
 class Node:

@@ -18,7 +18,7 @@ from servepipe.graph.calls import NodeHandle
 from servepipe.graph.failures import failed_step, mark
 from servepipe.graph.instance import NodeInstance
 from servepipe.graph.ir import Call, DictOf, Graph, InputRef, ListOf, StepRef
-from servepipe.runtime.flags import CALLBACKS, serve_environment
+from servepipe.runtime.flags import CALLBACKS, PLACES, serve_environment
 from servepipe.runtime.inline import InlineNodes
 from servepipe.runtime.interface import Interface
 from servepipe.runtime.routing import InFlight, Places, Routes, application_name
@@ -311,6 +311,14 @@ class TestFlags:
         assert {type(value) for value in flags.values()} == {str}
         assert flags["RAY_SERVE_HAPROXY_SOCKET_PATH"] == "/tmp/x/admin.sock"
         assert flags["RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT"] == "5"
+
+    def test_all_that_a_machine_has_to_say_itself_are_files_and_ports(self):
+        """Whatever is added for a folder or a port is kept from those who think of pods: see `PLACES`."""
+        ports = {"replica_http_ports": range(3, 5), "replica_grpc_ports": range(5, 7)}
+        flags = serve_environment(folder="/tmp/x", metrics_port=1, stats_port=2, **ports)
+        own = flags.keys() - serve_environment().keys() - {"RAY_SERVE_HAPROXY_MAXCONN"}
+        assert own <= PLACES
+        assert not serve_environment().keys() & PLACES
 
     @pytest.mark.parametrize("haproxy", [True, False])
     def test_clean_upgrades_and_large_values_are_always_set(self, haproxy):

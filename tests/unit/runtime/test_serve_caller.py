@@ -16,7 +16,8 @@ from servepipe.channel.server import ChannelServer
 from servepipe.errors import RequestError, StepTimeoutError
 from servepipe.graph.calls import RequestContext
 from servepipe.runtime import node_channels, serve_caller
-from servepipe.runtime.node_channel import CHANNEL, METADATA
+from servepipe.runtime.flags import CHANNEL
+from servepipe.runtime.node_channel import METADATA
 from servepipe.runtime.serve_caller import ServeCaller
 from servepipe.runtime.transport import pack
 

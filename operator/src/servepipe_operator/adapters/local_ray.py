@@ -46,7 +46,8 @@ class LocalRay:
         cpus: Ray's logical CPUs. They limit nothing but Ray's own bookkeeping.
         gpus: GPUs that Ray may give to replicas, None for those that it finds.
         custom: Ray resources of the user's own names.
-        environment: Variables for all of Ray's processes (Serve's flags), given a short path to HAProxy's folder.
+        environment: Variables for all of Ray's processes (Serve's flags), given a short path to HAProxy's folder; None
+            takes one out.
         import_root: Folder that replicas find modules in that the pipeline's code does not name, or None.
     """
 
@@ -57,7 +58,7 @@ class LocalRay:
         *,
         cpus: int,
         gpus: int | None,
-        environment: Callable[[str], Mapping[str, str]],
+        environment: Callable[[str], Mapping[str, str | None]],
         custom: Mapping[str, float] | None = None,
         import_root: Path | None = None,
     ) -> None:
@@ -135,8 +136,11 @@ class LocalRay:
         }
         path = os.environ.get("PYTHONPATH", "")
         root = str(self._import_root) if self._import_root else ""
-        return kept | {
+        variables: dict[str, str | None] = {
+            **kept,
+            "RAY_USAGE_STATS_ENABLED": "0",
             **self._environment(f"{self.link}/h"),
+            # From here on what nobody else can know.
             **self.ports.environment(),
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(self.token_file),
@@ -145,10 +149,10 @@ class LocalRay:
             # Else as many workers as logical CPUs are started at once.
             "RAY_prestart_worker_first_driver": "0",
             "RAY_num_workers_soft_limit": "2",
-            "RAY_USAGE_STATS_ENABLED": "0",
             "PYTHONPATH": os.pathsep.join(part for part in (root, path) if part),
             "PYTHONUNBUFFERED": "1",
         }
+        return {name: value for name, value in variables.items() if value is not None}
 
     def _not_started(self, reason: str) -> RunError:
         with contextlib.suppress(OSError):

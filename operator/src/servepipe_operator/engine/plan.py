@@ -215,7 +215,9 @@ def _notices(goal: Goal, environment: Environment) -> list[str]:
     asked = {key for key in goal.spec if key in environment.ignored_fields}
     asked |= {key for node in goal.spec["nodes"].values() for key in node if key in environment.ignored_fields}
     if asked:
-        notices.append(f"without meaning here: {', '.join(sorted(asked))}")
+        but = environment.ignored_fields
+        named = [f"{key} ({but[key]})" if but[key] else key for key in sorted(asked)]
+        notices.append(f"without meaning here: {', '.join(named)}")
     return notices
 
 

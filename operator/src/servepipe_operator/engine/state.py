@@ -171,7 +171,8 @@ class Environment:
         grpc: ``grpc_options`` of the first PUT, or {} for none.
         installation: Name of the operator that runs the pipeline, for the status.
         url: Where callers reach the pipeline, for the status.
-        ignored_fields: Fields of the resource that mean nothing here (images on one machine): one notice each.
+        ignored_fields: Fields of the resource that mean nothing here (images on one machine), each with what of it
+            counts nevertheless, or "": a notice names them.
         gpus_ignored: GPUs asked for are left out of actors (``servepipe up --no-gpu``).
         replicas_at_most: Cap on the replicas of any one node, or None.
         cluster: Defaults of the RayCluster; None where the cluster is not the engine's business.
@@ -184,7 +185,7 @@ class Environment:
     grpc: Json = field(default_factory=dict)
     installation: str = ""
     url: str = ""
-    ignored_fields: frozenset[str] = frozenset()
+    ignored_fields: Mapping[str, str] = field(default_factory=dict)
     gpus_ignored: bool = False
     replicas_at_most: int | None = None
     cluster: ClusterDefaults | None = None

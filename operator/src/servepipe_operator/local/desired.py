@@ -8,6 +8,7 @@ from pathlib import Path
 from servepipe import api
 from servepipe.errors import RunError, ServePipeError
 from servepipe_operator.engine.state import Json
+from servepipe_operator.local.flags import Flags, flags_of
 from servepipe_operator.local.resources import declared_replicas, scaled
 from servepipe_operator.local.sources import Compiled
 
@@ -48,6 +49,11 @@ class Desired:
         """The path at which the pipeline is to answer."""
         return str((self.resource["spec"].get("ingress") or {}).get("route", "/"))
 
+    @property
+    def flags(self) -> Flags:
+        """What the file says about the environment of Ray. Raises `ServePipeError`."""
+        return flags_of(self.resource)
+
     def start(self) -> None:
         """Ask for what the file says. Raises `ServePipeError`."""
         self._take(self.resource)
@@ -69,6 +75,12 @@ class Desired:
             raise RunError(
                 "Whether the pipeline answers gRPC is settled when its Ray starts",
                 where="spec.ingress.grpc",
+                fix="Stop it with `servepipe down`, and start the changed file with `servepipe up FILE`.",
+            )
+        if flags_of(resource).values != self.flags.values:
+            raise RunError(
+                "The environment of Ray is settled when it starts",
+                where="spec.cluster.head.template",
                 fix="Stop it with `servepipe down`, and start the changed file with `servepipe up FILE`.",
             )
         before, now = declared_replicas(self.resource), declared_replicas(resource)

@@ -55,7 +55,12 @@ CHANGING_S = 0.3
 RECORD_CHANGING_S, RECORD_STEADY_S = 1.0, 5.0
 INTRUDER_S = 1.0
 EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
-IGNORED_FIELDS = frozenset({"image", "imagePullSecrets", "serviceAccountName", "cluster"})
+IGNORED_FIELDS = {
+    "image": "",
+    "imagePullSecrets": "",
+    "serviceAccountName": "",
+    "cluster": "but for Serve's flags in the template of the head",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,20 +173,26 @@ class Supervisor:
     async def _start_ray(self, ports: PortNumbers) -> None:
         from servepipe.runtime.flags import serve_environment
 
+        def defaults(folder: str) -> dict[str, str]:
+            return serve_environment(
+                folder=folder,
+                metrics_port=ports.haproxy_metrics,
+                stats_port=ports.haproxy_stats,
+                replica_http_ports=ports.replica_ports(ports.replica_http),
+                replica_grpc_ports=ports.replica_ports(ports.replica_grpc),
+            )
+
         self.view.say(f"Starting Ray for {self._desired.compiled.pipeline!r} in {self.folder.path}")
+        flags, shell = self._desired.flags, dict(os.environ)
+        for notice in flags.notices(defaults(""), shell):
+            self.view.say(f"Note: {notice}")
         self._ray = LocalRay(
             self.folder.ray,
             ports,
             cpus=cpus_for(self._desired.resource, at_most=self._options.replicas_at_most),
             gpus=None if self._options.gpus else 0,
             custom=custom_resources(self._desired.resource),
-            environment=lambda folder: serve_environment(
-                folder=folder,
-                metrics_port=ports.haproxy_metrics,
-                stats_port=ports.haproxy_stats,
-                replica_http_ports=ports.replica_ports(ports.replica_http),
-                replica_grpc_ports=ports.replica_ports(ports.replica_grpc),
-            ),
+            environment=lambda folder: flags.over(defaults(folder), shell),
             import_root=Path(self._desired.compiled.root),
         )
         starting = asyncio.create_task(self._ray.start())

@@ -11,8 +11,8 @@ from typing import Any
 
 from servepipe_operator.engine.pools import Slot
 from servepipe_operator.engine.state import Json
+from servepipe_operator.objects.environment import environment_of
 from servepipe_operator.objects.names import Owner, labels
-from servepipe_operator.objects.pods import environment_of
 from servepipe_operator.objects.raycluster import slot_of, worker_group
 
 __all__ = ["label_patch", "patch"]

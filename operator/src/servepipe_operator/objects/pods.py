@@ -8,10 +8,10 @@ from typing import Any
 
 from servepipe.api.quantity import parse_quantity
 from servepipe.api.removals import unmarked
-from servepipe.runtime.flags import serve_environment
 from servepipe_operator.engine.pools import INGRESS_POOL, PodWish
 from servepipe_operator.engine.state import Json
 from servepipe_operator.engine.wishes import HEAD_RESOURCES, pod_resources
+from servepipe_operator.objects.environment import HEAD_CONTAINER, cluster_environment
 from servepipe_operator.objects.merge import merge_template
 from servepipe_operator.objects.names import POOL_LABEL, ROLE_LABEL, Owner, labels
 
@@ -21,11 +21,8 @@ __all__ = [
     "DASHBOARD_PORT",
     "DRAIN_SECONDS",
     "HEAD_PORTS",
-    "MAX_INLINE_BYTES",
     "METRICS_PORT",
     "SERVE_PORT",
-    "cluster_environment",
-    "environment_of",
     "head_template",
     "worker_template",
 ]
@@ -60,47 +57,6 @@ _GPU = "nvidia.com/gpu"
 DRAIN_SECONDS = 600
 
 
-#: Answers up to this size are part of the message that brings them.
-MAX_INLINE_BYTES = 1 << 20
-
-
-def cluster_environment() -> dict[str, str]:
-    """What Ray and Serve must find in the environment of every pod, equal on all of them."""
-    return {
-        # The image says what Serve's controller may call: it need not have the operator's servepipe.
-        **serve_environment(callback=False),
-        # KubeRay sets these for a RayService only: Serve's controller must not wait long for a head that is lost.
-        "RAY_SERVE_KV_TIMEOUT_S": "5",
-        "RAY_gcs_server_request_timeout_seconds": "5",
-        "RAY_timeout_ms_task_wait_for_death_info": "0",
-        # Ray drains a node itself when it gets SIGTERM, but tells Serve that it ends in 30 s: as long as replicas may
-        # take for their last requests by default, so Serve stops them before others run. Workers have a hook instead.
-        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
-        # What a replica tells Serve's next controller, when a head was lost, must come with its answer. It has 110 kB,
-        # as Serve pickles its router by value, and by default what has more than 100 stays in the pod's object store
-        # until the new head fetches it. The pod does not know that head before it has found the GCS again, and the
-        # second try is after 10 s, the third after 30: then Serve has stopped the replica.
-        "RAY_max_direct_call_object_size": str(MAX_INLINE_BYTES),
-    }
-
-
-def environment_of(head: Json) -> dict[str, str]:
-    """Ray's environment in a head's pod or template. Workers must have the same: what the user's template changes, and
-    what the head that lives was made with, which may be another operator's.
-    """
-    names = cluster_environment()
-    env = head["spec"]["containers"][0].get("env")
-    # What is no list of variables is for the API server to name.
-    variables = [one for one in env if isinstance(one, Mapping)] if isinstance(env, list) else []
-    return {
-        name: one["value"]
-        for one in variables
-        if isinstance(name := one.get("name"), str)
-        and "value" in one
-        and (name in names or name.startswith("RAY_SERVE_"))
-    }
-
-
 def head_template(owner: Owner, head: Mapping[str, Any], image: str, pull_secrets: list[Json]) -> Json:
     """The head's pod: no user code, so no service account of the user's; KubeRay gives it the autoscaler's.
 
@@ -109,7 +65,7 @@ def head_template(owner: Owner, head: Mapping[str, Any], image: str, pull_secret
     """
     ports = [{"name": name, "containerPort": port} for name, port in HEAD_PORTS.items()]
     container = _container(
-        "ray-head", image, cluster_environment(), {**HEAD_RESOURCES, **head.get("resources", {})}, _GPU
+        HEAD_CONTAINER, image, cluster_environment(), {**HEAD_RESOURCES, **head.get("resources", {})}, _GPU
     )
     spec: Json = {"securityContext": _POD_SECURITY, "containers": [{**container, "ports": ports}]}
     if pull_secrets:

@@ -12,12 +12,12 @@ from servepipe_operator.engine.pools import DEFAULT_POOL, PodWish, Slot, slot_re
 from servepipe_operator.engine.revisions import normalised_resources
 from servepipe_operator.engine.state import Json
 from servepipe_operator.engine.wishes import pod_resources
+from servepipe_operator.objects.environment import environment_of
 from servepipe_operator.objects.names import POOL_LABEL, Owner, metadata
 from servepipe_operator.objects.pod_trouble import PodTrouble
 from servepipe_operator.objects.pods import (
     CONTAINER_SECURITY,
     CONTENTS_ANNOTATION,
-    environment_of,
     head_template,
     worker_template,
 )

@@ -12,9 +12,10 @@ from servepipe_operator.engine.pools import DEFAULT_POOL, PodWish
 from servepipe_operator.engine.revisions import node_identity, normalised_resources
 from servepipe_operator.engine.state import Json
 from servepipe_operator.engine.wishes import ingress_wish, node_wish
+from servepipe_operator.objects.environment import environment_of
 from servepipe_operator.objects.merge import template_problems
 from servepipe_operator.objects.names import Owner
-from servepipe_operator.objects.pods import environment_of, head_template, worker_template
+from servepipe_operator.objects.pods import head_template, worker_template
 
 __all__ = ["Template", "pod_of", "problems_of_templates", "templates"]
 

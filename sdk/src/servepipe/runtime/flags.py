@@ -11,7 +11,7 @@ from pathlib import Path
 
 from servepipe.errors import RunError
 
-__all__ = ["CALLBACKS", "MAX_FOLDER", "MAX_MESSAGE_BYTES", "serve_environment"]
+__all__ = ["CALLBACKS", "CHANNEL", "MAX_FOLDER", "MAX_MESSAGE_BYTES", "PLACES", "serve_environment"]
 
 CALLBACKS = {
     # When Serve's controller starts: see docs/adr/0017.
@@ -20,6 +20,29 @@ CALLBACKS = {
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "servepipe.runtime.direct_http:middlewares",
 }
 """What Serve calls of ours, and when. An image that has servepipe names them in its environment."""
+
+CHANNEL = "SERVEPIPE_CHANNEL"
+"""``off`` has a process neither offer nor use channels: its calls go over Serve's handles. See docs/adr/0013."""
+
+PLACES = frozenset(
+    {
+        "RAY_SERVE_HAPROXY_BINARY_PATH",
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC",
+        "RAY_SERVE_HAPROXY_SOCKET_PATH",
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE",
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE",
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH",
+        "RAY_SERVE_HAPROXY_METRICS_PORT",
+        "RAY_SERVE_HAPROXY_STATS_PORT",
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT",
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT",
+        "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT",
+        "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT",
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT",
+        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT",
+    }
+)
+"""Flags that name files and ports. What is right in a pod, which has them for itself, is not on a machine."""
 
 MAX_MESSAGE_BYTES = 256 * 1024 * 1024
 MAX_FOLDER = 27

@@ -25,17 +25,15 @@ from servepipe.channel.errors import CallRejectedError, ChannelError, Reason
 from servepipe.channel.server import ChannelServer
 from servepipe.graph.calls import RequestContext
 from servepipe.runtime import access_log, channel_tls
+from servepipe.runtime.flags import CHANNEL
 from servepipe.runtime.serve_internals import OwnReplica, UnexpectedServeError, own_replica, session_folder
 
-__all__ = ["CHANNEL", "METADATA", "NodeChannel", "call_has_begun"]
+__all__ = ["METADATA", "NodeChannel", "call_has_begun"]
 
 log = logging.getLogger("servepipe.node")
 
 METADATA = "servepipe.channel"
 """Key of the endpoint in the replica's metadata."""
-
-CHANNEL = "SERVEPIPE_CHANNEL"
-"""Environment variable: ``off`` has this process neither offer nor use channels."""
 
 METHOD = "call"
 """The method of the deployment's class that carries a call out, here and over handles."""

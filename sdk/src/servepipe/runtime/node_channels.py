@@ -26,7 +26,8 @@ from servepipe.channel.errors import ChannelError
 from servepipe.channel.frames import Limits
 from servepipe.channel.pool import ChannelPool
 from servepipe.runtime import channel_tls
-from servepipe.runtime.node_channel import CHANNEL, METADATA
+from servepipe.runtime.flags import CHANNEL
+from servepipe.runtime.node_channel import METADATA
 from servepipe.runtime.serve_internals import UnexpectedServeError, known_replicas, metadata_of, traces
 
 __all__ = ["NodeChannels"]
