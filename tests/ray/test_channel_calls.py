@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+
+from servepipe.runtime.flags import MAX_MESSAGE_BYTES
 
 pytestmark = pytest.mark.ray
 
@@ -39,19 +42,26 @@ GRAPH = {
         *DIAMOND["steps"],
         *({"name": name, "args": [{"$input": ["x"]}], **step} for name, step in STEPS.items() if step is not None),
         {"name": "size", "node": "node", "method": "size", "args": [{"$step": "large"}]},
+        {"name": "made", "node": "here", "args": [{"$input": ["x"]}]},
+        {"name": "give", "node": "node", "method": "size", "args": [{"$step": "made"}]},
         {
             "name": "choice",
             "switch": {
                 "on": {"$input": ["do"]},
                 "cases": [
-                    {"when": name, "then": {"$step": "sum" if name == "diamond" else name}} for name in [*STEPS, "size"]
+                    {"when": name, "then": {"$step": "sum" if name == "diamond" else name}}
+                    for name in [*STEPS, "size", "give"]
                 ],
             },
         },
     ],
     "output": {"$step": "choice"},
 }
-NODES = dict.fromkeys(("m1", "m2", "ensemble", "node", "narrow", "holder"), "r1")
+HERE = {"import": "channel_models:zeros", "args": [], "kwargs": {}}
+NODES = {
+    **dict.fromkeys(("m1", "m2", "ensemble", "node", "narrow", "holder"), "r1"),
+    "here": [{"revision": "i1", "weight": 100, "inline": HERE}],
+}
 WITHOUT = {"SERVEPIPE_CHANNEL": "off"}
 
 
@@ -146,6 +156,22 @@ def test_the_outcome_does_not_tell_the_way(ways, do, x):
     by_channel, by_handle = (ways.ask(way, do, x, headers={"x-request-id": "same"}) for way in ("channel", "handle"))
     assert (by_channel.status, by_channel.body) == (by_handle.status, by_handle.body)
     assert by_channel.status == (200 if x == "fine" or do in ("catch", "large", "size") else 500)
+
+
+@pytest.mark.parametrize(("do", "said"), [("give", "was not called: the call"), ("size", "was called, but the answer")])
+def test_what_only_a_channel_takes_is_an_error_over_a_handle(ways, do, said):
+    """The arguments, and the answer. What Serve says itself names neither the node nor what to do."""
+    size = MAX_MESSAGE_BYTES + 1
+    assert ways.ask("channel", do, size).json == size
+    answer = ways.ask("handle", do, size)
+    error = answer.json["error"]
+    step = "give" if do == "give" else "large"
+    assert (answer.status, error["code"], error["step"], error["node"]) == (500, "ValueTooLarge", step, "node")
+    assert re.match(
+        f"node node {said} is a value of 268,43.,... bytes, more than the 268,435,456 that Serve's handle takes. "
+        "Over a channel it may have 1,073,741,824; there was none to use, ",
+        error["message"],
+    )
 
 
 @pytest.mark.parametrize("way", ["channel", "handle"])
