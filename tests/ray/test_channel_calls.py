@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+
+from servepipe.runtime.flags import MAX_MESSAGE_BYTES
 
 pytestmark = pytest.mark.ray
 
@@ -46,20 +49,26 @@ GRAPH = {
         *({"name": name, "args": [{"$input": ["x"]}], **step} for name, step in STEPS.items() if step is not None),
         {"name": "size", "node": "node", "method": "size", "args": [{"$step": "large"}]},
         {"name": "race", "first": [{"$step": "wait"}, {"$step": "after-wait"}]},
+        {"name": "made", "node": "here", "args": [{"$input": ["x"]}]},
+        {"name": "give", "node": "node", "method": "size", "args": [{"$step": "made"}]},
         {
             "name": "choice",
             "switch": {
                 "on": {"$input": ["do"]},
                 "cases": [
                     {"when": name, "then": {"$step": "sum" if name == "diamond" else name}}
-                    for name in [*STEPS, "size", "race"]
+                    for name in [*STEPS, "size", "race", "give"]
                 ],
             },
         },
     ],
     "output": {"$step": "choice"},
 }
-NODES = dict.fromkeys(("m1", "m2", "ensemble", "node", "narrow", "holder"), "r1")
+HERE = {"import": "channel_models:zeros", "args": [], "kwargs": {}}
+NODES = {
+    **dict.fromkeys(("m1", "m2", "ensemble", "node", "narrow", "holder"), "r1"),
+    "here": [{"revision": "i1", "weight": 100, "inline": HERE}],
+}
 WITHOUT = {"SERVEPIPE_CHANNEL": "off"}
 # Spans go to a file of Serve's, of every request.
 TRACED = {
@@ -329,3 +338,19 @@ def test_a_node_that_is_full_says_so(ways, way, tmp_path):
     assert len(keys) == len({*keys}) == 8 - len(refused)
     # To Serve a call waits also while it is on its way to a replica that is free.
     assert len(refused) == 6 if way == "channel" else len(refused) in (6, 7)
+
+
+@pytest.mark.parametrize(("do", "said"), [("give", "was not called: the call"), ("size", "was called, but the answer")])
+def test_what_only_a_channel_takes_is_an_error_over_a_handle(ways, do, said):
+    """The arguments, and the answer. What Serve says itself names neither the node nor what to do."""
+    size = MAX_MESSAGE_BYTES + 1
+    assert ways.ask("channel", do, size).json == size
+    answer = ways.ask("handle", do, size)
+    error = answer.json["error"]
+    step = "give" if do == "give" else "large"
+    assert (answer.status, error["code"], error["step"], error["node"]) == (500, "ValueTooLarge", step, "node")
+    assert re.match(
+        f"node node {said} is a value of 268,43.,... bytes, more than the 268,435,456 that Serve's handle takes. "
+        "Over a channel it may have 1,073,741,824; there was none to use, ",
+        error["message"],
+    )

@@ -104,7 +104,7 @@ def test_the_socket_on_the_same_host_and_tcp_to_the_other(hosts):
         assert host.tcp_peers(endpoint.port) == [other.address]
 
 
-@pytest.mark.parametrize("size", [1 << 20, 8 << 20], ids=["1MiB", "8MiB"])
+@pytest.mark.parametrize("size", [1 << 20, 8 << 20, 64 << 20], ids=["1MiB", "8MiB", "64MiB"])
 def test_large_values_between_all_pairs_of_hosts(hosts, size):
     """Through shared memory on one host, and through the connection between two."""
     for ingress in hosts.both:

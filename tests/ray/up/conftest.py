@@ -194,6 +194,11 @@ def ask(url: str, value: Any, timeout_s: float = 60.0) -> Any:
         return json.load(answer)
 
 
+def get(url: str) -> Any:
+    with urllib.request.urlopen(url, timeout=60.0) as answer:
+        return json.load(answer)
+
+
 def conditions_of(snapshot: dict[str, Any]) -> dict[str, str]:
     return {c["type"]: c["status"] for c in snapshot["status"].get("conditions") or ()}
 

@@ -60,10 +60,41 @@ async def inputs(request):
 def other(request):
     return {"x": 5, "adapted": "other"}
 """
+GLUE = """
+import os, time
+from servepipe import remote
+
+@remote(placement="Inline")
+class Scale:
+    def __init__(self, by, file):
+        self.by, self.file = by, file
+        self.note("built")
+        while not os.path.exists(file):
+            time.sleep(0.05)
+
+    def note(self, what):
+        with open(self.file + ".notes", "a") as notes:
+            notes.write(f"{what} in {os.getpid()}\\n")
+
+    async def forward(self, x): return {"value": self.by * x, "pid": os.getpid()}
+
+    def close(self): self.note("closed")
+"""
+TELL = """
+import os
+from servepipe import remote
+
+VERSION = "one"
+
+@remote(placement="Inline")
+def tell(x, word): return {"word": word, "version": VERSION, "pid": os.getpid()}
+"""
 PIPELINE = """
 import adapt
+from glue import Scale
 from left import Left
 from right import Held, Holder, Right
+from tell import tell
 from servepipe import ServeInputNode, build
 
 with ServeInputNode(preprocessor=adapt.inputs) as dag_input:
@@ -71,13 +102,28 @@ with ServeInputNode(preprocessor=adapt.inputs) as dag_input:
     right = Right.bind(1)
     held = Held.bind("hello")
     holder = Holder.bind(held)
+    scale = Scale.bind(2, "FOLDER/scale-2")
     x = dag_input["x"]
-    dag = [left.forward.bind(x), right.forward.bind(x, dag_input["adapted"]), holder.forward.bind(x)]
+    dag = [
+        left.forward.bind(x),
+        right.forward.bind(x, dag_input["adapted"]),
+        holder.forward.bind(x),
+        scale.forward.bind(x),
+        tell.bind(x, "first"),
+    ]
 
 app = build(dag, name="four")
 """
-FILES = {"left.py": LEFT, "right.py": RIGHT, "adapt.py": ADAPT, "pipeline.py": PIPELINE}
+FILES = {
+    "left.py": LEFT,
+    "right.py": RIGHT,
+    "glue.py": GLUE,
+    "tell.py": TELL,
+    "adapt.py": ADAPT,
+    "pipeline.py": PIPELINE,
+}
 NODES = ["held", "holder", "ingress", "left", "right"]
+"""What has replicas. Scale and tell are nodes too, in the ingress's process."""
 
 
 class Project:
@@ -88,12 +134,21 @@ class Project:
         folder.mkdir()
         self.file = folder / "pipeline.py"
         for name, text in FILES.items():
-            (folder / name).write_text(text, encoding="utf-8")
+            (folder / name).write_text(text.replace("FOLDER", str(folder.parent)), encoding="utf-8")
+        self.scale_file(2).touch()
 
     def change(self, name: str, old: str, new: str) -> None:
         text = (self.folder / name).read_text(encoding="utf-8")
         assert old in text
         (self.folder / name).write_text(text.replace(old, new), encoding="utf-8")
+
+    def scale_file(self, by: int) -> Path:
+        """Scale with this argument is not built before this file is there; what becomes of it is in ``notes_of``."""
+        return self.folder.parent / f"scale-{by}"
+
+    def notes_of_scale(self, by: int) -> list[str]:
+        notes = self.folder.parent / f"scale-{by}.notes"
+        return notes.read_text(encoding="utf-8").splitlines() if notes.exists() else []
 
     def let_left_wait(self, version: str) -> Path:
         """Left as it is now does not start before the file is there whose path this gives."""
@@ -132,6 +187,20 @@ def unchanged(tools: Any, before: Any, after: Any, *moved: str) -> None:
             assert now[node] == was[node], node
 
 
+def only_changed(tools: Any, before: Any, after: Any) -> set[str]:
+    """The nodes whose revisions differ."""
+    was, now = tools.revisions(before), tools.revisions(after)
+    assert was.keys() == now.keys()
+    return {node for node in was if was[node] != now[node]}
+
+
+def told_by_the_ingress(tools: Any, snapshot: Any, node: str) -> Any:
+    """The status of a node as it should be, given that the ingress calls it at one revision and where it does."""
+    told = tools.get(f"{snapshot['url']}-/graph")["nodes"][node]
+    (route,) = told["routes"]
+    return {"revision": route["revision"], "placement": told["placement"], "state": "Running"}
+
+
 def test_one_of_four_nodes_is_upgraded_under_20_clients(up: Any, tools: Any, project: Project) -> None:
     before = up.wait_settled("a settled pipeline")
     with load(tools, up, lambda a: a[0]["value"] in (10, 15) and a[1]["value"] == 6 and a[2] == "hello 5") as clients:
@@ -159,6 +228,92 @@ def test_a_node_that_only_a_holder_calls_is_upgraded_under_load(up: Any, tools: 
     assert clients.failures == []
     assert {answer[2] for answer in clients.answers} == {"hello 5", "bye 5"}
     unchanged(tools, before, after, "held")
+
+
+def test_new_arguments_of_an_inline_node_bring_a_second_instance_into_the_same_process(
+    up: Any, tools: Any, project: Project
+) -> None:
+    """The old one answers while the new one is being built, and is closed when it is not needed any more."""
+    before = up.wait_settled("a settled pipeline")
+    (pid,) = tools.replicas(before)["ingress"].values()
+    with load(tools, up, lambda a: a[3]["value"] in (10, 15) and a[3]["pid"] == pid) as clients:
+        clients.wait_for_more(100)
+        project.change("pipeline.py", "scale-2", "scale-3")
+        project.change("pipeline.py", "Scale.bind(2", "Scale.bind(3")
+        up.run("apply", str(project.file))
+        tools.wait_for("scale to be built", lambda: project.notes_of_scale(3), why=up.why)
+        building = up.wait("the candidate to be told", lambda s: "candidate" in s["status"]["nodes"]["scale"])
+        clients.wait_for_more(100)
+        assert {answer[3]["value"] for answer in clients.answers} == {10}
+        project.scale_file(3).touch()
+        up.wait("scale to be replaced", lambda s: tools.revisions(s)["scale"] != tools.revisions(before)["scale"])
+        after = up.wait_settled("the upgrade to be finished")
+        clients.wait_for_more(100)
+    assert clients.failures == []
+    assert clients.answers[-1][3]["value"] == 15
+    candidate = building["status"]["nodes"]["scale"]["candidate"]
+    assert candidate["revision"] == tools.revisions(after)["scale"]
+    assert tools.replicas(building) == tools.replicas(before)
+    unchanged(tools, before, after)
+    assert project.notes_of_scale(3) == [f"built in {pid}"]
+    tools.wait_for(
+        "the old instance to be closed",
+        lambda: project.notes_of_scale(2) == [f"built in {pid}", f"closed in {pid}"],
+        why=lambda: str(project.notes_of_scale(2)),
+    )
+    assert only_changed(tools, before, after) == {"scale"}
+    assert after["status"]["nodes"]["scale"] == told_by_the_ingress(tools, after, "scale")
+    assert after["status"]["nodes"]["scale"]["placement"] == "Inline"
+
+
+def test_new_arguments_of_an_inline_function_change_the_graph_only(up: Any, tools: Any, project: Project) -> None:
+    """They belong to its step: the node and its revision stay."""
+    before = up.wait_settled("a settled pipeline")
+    with load(tools, up, lambda a: a[4]["word"] in ("first", "second")) as clients:
+        clients.wait_for_more(100)
+        project.change("pipeline.py", '"first"', '"second"')
+        up.run("apply", str(project.file))
+        after = up.wait_settled("the upgrade to be finished")
+        clients.wait_for_more(100)
+    assert clients.failures == []
+    assert {answer[4]["word"] for answer in clients.answers} == {"first", "second"}
+    assert clients.answers[-1][4]["word"] == "second"
+    assert after["status"]["graph"] != before["status"]["graph"]
+    unchanged(tools, before, after)
+    assert only_changed(tools, before, after) == set()
+
+
+def test_new_code_of_an_inline_function_has_replicas_of_its_own_until_the_ingress_is_replaced(
+    up: Any, tools: Any, project: Project
+) -> None:
+    before = up.wait_settled("a settled pipeline")
+    (old,) = tools.replicas(before)["ingress"].values()
+    with load(tools, up) as clients:
+        clients.wait_for_more(100)
+        project.change("tell.py", 'VERSION = "one"', 'VERSION = "two"')
+        up.run("apply", str(project.file))
+        candidate = up.wait("a replica of the candidate", lambda s: tools.replicas(s).get("tell"))
+        (own,) = tools.replicas(candidate)["tell"].values()
+        promoted = up.wait(
+            "tell to be replaced", lambda s: tools.revisions(s)["tell"] != tools.revisions(before)["tell"]
+        )
+        surge = up.wait(
+            "the old ingress beside the new one",
+            lambda s: sorted(r["pid"] == old for r in s["applications"]["ingress"]["replicas"]) == [False, True],
+        )
+        after = up.wait_settled("the upgrade to be finished")
+        clients.wait_for_more(100)
+    assert clients.failures == []
+    (new,) = tools.replicas(after)["ingress"].values()
+    told = [(answer[4]["version"], answer[4]["pid"]) for answer in clients.answers]
+    assert set(told) == {("one", old), ("two", own), ("two", new)}
+    assert told[-1] == ("two", new)
+    assert tools.replicas(surge)["ingress"].items() >= tools.replicas(before)["ingress"].items()
+    assert promoted["status"]["nodes"]["tell"]["placement"] == "Dedicated"
+    unchanged(tools, before, after, "ingress")
+    assert only_changed(tools, before, after) == {"tell"}
+    assert after["status"]["nodes"]["tell"] == told_by_the_ingress(tools, after, "tell")
+    assert after["status"]["nodes"]["tell"]["placement"] == "Inline"
 
 
 def test_a_line_of_one_module_moves_only_its_nodes_and_what_is_old_stays_old(

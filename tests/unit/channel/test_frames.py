@@ -166,7 +166,7 @@ def test_a_stopped_reader_delivers_nothing_more():
 
 def test_a_frame_beyond_the_limit_is_not_made():
     encode(Kind.RESULT, 1, payload=(b"x" * 76, []), max_bytes=100)
-    with pytest.raises(FrameTooLargeError, match=r"101 bytes .* at most 100"):
+    with pytest.raises(FrameTooLargeError, match="101 bytes, more than the 100 "):
         encode(Kind.RESULT, 1, payload=(b"x" * 77, []), max_bytes=100)
     with pytest.raises(FrameTooLargeError):
         encode(Kind.RESULT, 1, payload=(b"", [b"x" * 69]), max_bytes=100)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import time
 from types import SimpleNamespace
 
+import grpc
 import pytest
 from channel_bed import TOKEN, folder, until
 from ray.exceptions import ActorDiedError
@@ -210,12 +212,102 @@ async def test_a_replica_with_room_takes_it():
         assert handle.calls == 0
 
 
-async def test_arguments_that_are_too_large_go_over_the_handle(monkeypatch):
-    async with replica(by_channel) as server, caller_to(server) as (caller, _):
+async def test_arguments_that_no_channel_takes_are_an_error_and_do_not_reach_the_handle():
+    async with replica(by_channel) as server, caller_to(server) as (caller, handle):
         for channel in caller._channels._pools["m1--a"]._usable:
             channel._max_bytes = 1000
-        assert await call(caller, bytes(2000)) == "by handle"
+        with pytest.raises(RequestError) as caught:
+            await call(caller, bytes(2000))
+        assert (caught.value.code, caught.value.status, caught.value.node) == ("ValueTooLarge", 500, "m1")
+        assert re.fullmatch(
+            "node m1 was not called: the call is a value of 2,... bytes, more than the 1,000 that a channel takes",
+            caught.value.what,
+        )
+        assert caught.value.fix.startswith("Hand over where the data is instead")
+        assert handle.calls == 0
+        assert caller._channels.ways == {"channel": 1, "too large": 1}
+        assert "m1--a" in caller.answered  # nothing is wrong with it
         assert await call(caller, bytes(100)) == "by channel"
+
+
+async def test_an_answer_that_no_channel_takes_is_an_error():
+    async def large(incoming):
+        return bytes(2000)
+
+    async with replica(large) as server, caller_to(server) as (caller, handle):
+        for connection in server._connections:
+            connection._max_bytes = 1000
+        with pytest.raises(RequestError) as caught:
+            await call(caller)
+        assert caught.value.code == "ValueTooLarge"
+        assert caught.value.what.startswith("node m1 was called, but the answer is a value of 2,0")
+        assert handle.calls == 0
+
+
+def refusal(details, code=grpc.StatusCode.RESOURCE_EXHAUSTED):
+    async def refuse(*args):
+        raise grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), details)
+
+    return refuse
+
+
+SERVER_REFUSES = "SERVER: Received message larger than max (314572918 vs. 268435456)"
+CLIENT_REFUSES = "Stream removed (CLIENT: Received message larger than max (314572918 vs. 268435456))"
+
+
+async def test_what_serves_handle_does_not_take_is_sent_again_until_a_channel_is_open():
+    async with replica(by_channel) as server, caller_to() as (caller, handle):
+        refuse = refusal(SERVER_REFUSES)
+
+        async def refuse_until_then(*args):
+            handle.know(server)
+            if handle.calls == 2:
+                caller._channels._look("m1--a")
+                await until(lambda: _usable(caller), "the channel is open")
+            await refuse()
+
+        handle.answer = refuse_until_then
+        assert await call(caller, "large") == "by channel"
+        assert handle.calls == 2
+
+
+@pytest.mark.parametrize(("off", "calls"), [(False, 3), (True, 1)])
+async def test_arguments_that_only_a_channel_would_take_are_an_error_that_says_so(monkeypatch, off, calls):
+    if off:
+        monkeypatch.setenv(CHANNEL, "off")
+    async with caller_to() as (caller, handle):
+        handle.answer = refusal(SERVER_REFUSES)
+        with pytest.raises(RequestError) as caught:
+            await call(caller, "large")
+        assert handle.calls == calls
+        assert (caught.value.code, caught.value.status, caught.value.node) == ("ValueTooLarge", 500, "m1")
+        assert caught.value.what == (
+            "node m1 was not called: the call is a value of 314,572,918 bytes, more than the 268,435,456 that Serve's "
+            "handle takes"
+        )
+        assert "Over a channel it may have 1,073,741,824" in caught.value.fix
+
+
+async def test_an_answer_that_serves_handle_does_not_take_is_not_asked_for_again():
+    async with caller_to() as (caller, handle):
+        handle.answer = refusal(CLIENT_REFUSES)
+        with pytest.raises(RequestError) as caught:
+            await call(caller)
+        assert handle.calls == 1
+        assert caught.value.code == "ValueTooLarge"
+        assert caught.value.what.startswith("node m1 was called, but the answer is a value of 314,572,918 bytes")
+
+
+@pytest.mark.parametrize(
+    ("details", "code"),
+    [("out of memory", grpc.StatusCode.RESOURCE_EXHAUSTED), (SERVER_REFUSES, grpc.StatusCode.INTERNAL), (None, None)],
+)
+async def test_other_errors_of_serves_handle_are_told_as_they_are(details, code):
+    async with caller_to() as (caller, handle):
+        handle.answer = refusal(details, code or grpc.StatusCode.RESOURCE_EXHAUSTED)
+        with pytest.raises(grpc.aio.AioRpcError):
+            await call(caller)
+        assert handle.calls == 1
 
 
 class Dying:

@@ -247,7 +247,7 @@ def _encode_with_buffers(
 
 
 def _too_large(size: int, max_bytes: int) -> FrameTooLargeError:
-    return FrameTooLargeError(f"a value of {size:,} bytes is too large for a channel: at most {max_bytes:,}")
+    return FrameTooLargeError(f"a value of {size:,} bytes, more than the {max_bytes:,} that a channel takes")
 
 
 def encode_refusal(reason: Reason, text: str, call: int = 0) -> tuple[list[Part], int]:

@@ -81,6 +81,11 @@ class NodeChannels:
         self.ways["channel"] += 1
         return pool
 
+    @property
+    def off(self) -> bool:
+        """Whether this process uses handles only."""
+        return bool(self._off)
+
     def add(self, application: str, handle: DeploymentHandle[Any]) -> None:
         """Keep channels to the replicas that ``handle`` knows."""
         if self._watcher is None:  # also where channels are off: it tells that they are

@@ -6,6 +6,7 @@
 413 BodyTooLarge           see spec.ingress.maxBodyBytes
 422 InvalidInput           not what the graph reads
 500 StepFailed             a step raised; the message has the exception's type and text
+500 ValueTooLarge          the arguments or the answer of a node's call are larger than its way takes
 500 AnswerNotSupported     a step answered what has no JSON form
 500 PreprocessorFailed, PostprocessorFailed
 502 ReplicaLost            a replica was lost in the middle of a call that may have been carried out

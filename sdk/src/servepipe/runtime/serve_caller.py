@@ -19,6 +19,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from servepipe.channel.errors import (
+    AnswerTooLargeError,
     CallRejectedError,
     CallTimeoutError,
     ChannelLostError,
@@ -30,6 +31,7 @@ from servepipe.errors import RequestError, StepTimeoutError
 from servepipe.graph.calls import RequestContext
 from servepipe.runtime.node_channels import NodeChannels
 from servepipe.runtime.routing import application_name, not_ready
+from servepipe.runtime.too_large import TooLargeError, refused_by_channel, refused_by_handle
 from servepipe.runtime.transport import NodeFailure, unpack
 
 __all__ = ["DEPLOYMENT", "INGRESS", "ServeCaller", "ingress_handle"]
@@ -45,7 +47,6 @@ DEPLOYMENT = "node"
 _NOT_BEGUN: Mapping[type[Exception], str] = {
     CallRejectedError: "rejected",
     NoChannelError: "unreachable",
-    FrameTooLargeError: "too large",
 }
 """What a channel raises for a call that no replica began, and how that is called in metrics."""
 
@@ -116,6 +117,11 @@ class ServeCaller:
                 self.answered.pop(application, None)
                 if last or not self._is_idempotent(node):
                     raise _lost(node) from None
+            except TooLargeError as error:
+                # What the node has not seen may be sent again: a channel, which takes more, may be open by now.
+                if last or error.called or not error.over_handle or self._channels.off:
+                    self.answered[application] = time.monotonic()
+                    raise error.error(node) from None
             except QueueFullError:
                 # Over a handle it would wait beside those that wait at the replicas.
                 self.answered[application] = time.monotonic()
@@ -132,7 +138,7 @@ class ServeCaller:
         raise AssertionError("the last attempt returns or raises")
 
     async def _once(self, call: _Call) -> Any:
-        """One attempt. Raises `NodeFailure`, `_Lost`, `QueueFullError`, and what the node's caller should see."""
+        """One attempt. Raises `NodeFailure`, `_Lost`, `TooLargeError`, `QueueFullError`, or what callers should see."""
         pool = self._channels.pool(call.application)
         if pool is not None:
             try:
@@ -142,6 +148,10 @@ class ServeCaller:
             except ChannelLostError as error:
                 self._channels.ways["lost"] += 1
                 raise _Lost from error
+            except (FrameTooLargeError, AnswerTooLargeError) as error:
+                # Not over the handle, which takes less.
+                self._channels.ways["too large"] += 1
+                raise refused_by_channel(error) from None
             except tuple(_NOT_BEGUN) as error:
                 # No replica began it.
                 self._channels.ways[_NOT_BEGUN[type(error)]] += 1
@@ -168,6 +178,8 @@ class ServeCaller:
         except Exception as error:
             if isinstance(cause := _cause(error), NodeFailure):
                 raise cause from None
+            if (refused := refused_by_handle(error)) is not None:
+                raise refused from None
             raise _translated(error, call.node) from None
 
     def handle(self, application: str) -> DeploymentHandle[Any]:
