@@ -47,11 +47,16 @@ class Request:
 
 @dataclass(frozen=True)
 class Load:
-    """A number of connections, on each of which the next request follows the answer to the one before."""
+    """A number of connections, on each of which the next request follows the answer to the one before.
+
+    Args:
+        least_seconds: Measured at least in each round: long enough that the slowest answers some requests meanwhile.
+    """
 
     name: str
     connections: int
     requests: tuple[Request, ...]
+    least_seconds: float = 0.0
 
     @property
     def title(self) -> str:
@@ -71,7 +76,6 @@ class Case:
         contestants: By name, in the order of tables.
         quick: Names of the loads of a quick run; empty: not in it.
         source: The file of its pipeline, below the project's root; "" for ``benchmarks/workload/<name>.py``.
-        least_seconds: Measured at least in each round, where requests take longer than elsewhere.
     """
 
     name: str
@@ -83,7 +87,6 @@ class Case:
     quick: tuple[str, ...] = ()
     quick_contestants: tuple[str, ...] = ()
     source: str = ""
-    least_seconds: float = 0.0
 
 
 def size_name(size: int) -> str:
@@ -99,15 +102,22 @@ def _loads(*requests: Request, connections: tuple[int, ...] = CONNECTIONS) -> tu
     return tuple(Load(str(number), number, requests) for number in connections)
 
 
+#: Sizes of values: at how many connections, and for how long. By value 2 x 64 MiB take more than three seconds.
+_VALUES = (
+    (8 * KIB, (1, 8, 32), 2.0),
+    (64 * KIB, (1, 8, 32), 2.0),
+    (MIB, (1, 8, 32), 3.0),
+    (8 * MIB, (1, 8), 3.0),
+    (64 * MIB, (1,), 10.0),
+)
+
+
 def _value_loads() -> tuple[Load, ...]:
-    """Sizes at one connection, the smaller ones also at eight: 64 of the largest at once fit no machine."""
-    loads = []
-    for size in (8 * KIB, 64 * KIB, MIB, 8 * MIB, 64 * MIB):
-        requests = (_request([size], [size, 1, 1, size, 2, 2]),)
-        loads.append(Load(f"2 x {size_name(size)}, 1", 1, requests))
-        if size <= MIB:
-            loads.append(Load(f"2 x {size_name(size)}, 8", 8, requests))
-    return tuple(loads)
+    return tuple(
+        Load(f"2 x {size_name(size)}, {number}", number, (_request([size], [size, 1, 1, size, 2, 2]),), least_seconds)
+        for size, connections, least_seconds in _VALUES
+        for number in connections
+    )
 
 
 def _document_loads() -> tuple[Load, ...]:
@@ -118,8 +128,9 @@ def _document_loads() -> tuple[Load, ...]:
     )
     page = Request(b"", {"accepted": True, "language": {"code": "en"}}, partly=True, file="skimage:data/page.png")
     return (
-        *(Load(f"texts, {number}", number, texts) for number in CONNECTIONS),
-        *(Load(f"with pages, {number}", number, (page, *texts)) for number in (1, 8)),
+        *(Load(f"texts, {number}", number, texts, least_seconds=4.0) for number in CONNECTIONS),
+        *(Load(f"with pages, {number}", number, (page, *texts), least_seconds=6.0) for number in (1, 8)),
+        Load("with pages, 32", 32, (page, *texts), least_seconds=10.0),
     )
 
 
@@ -191,7 +202,6 @@ CASES: Mapping[str, Case] = {
             ("left", "right", "measure"),
             ("separate", "serve-tuned", "serve-by-value", "serve-default", "one-deployment"),
             _value_loads(),
-            least_seconds=3.0,
         ),
         Case(
             "batch",
@@ -209,7 +219,6 @@ CASES: Mapping[str, Case] = {
             ("auto", "serve-tuned", "serve-default", "one-deployment"),
             _document_loads(),
             source="examples/document_triage/pipeline.py",
-            least_seconds=6.0,
         ),
         Case(
             "startup",

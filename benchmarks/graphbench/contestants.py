@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["CONTESTANTS", "SYSTEMS", "Contestant"]
+__all__ = ["CONTESTANTS", "SYSTEMS", "Contestant", "is_ours"]
 
 
 @dataclass(frozen=True)
@@ -56,3 +56,11 @@ CONTESTANTS: Mapping[str, Contestant] = {
         Contestant("client", "the load client's own limit", "reference"),
     )
 }
+
+#: Measured without a system, in the benchmark's own process.
+_OURS_IN_PROCESS = ("interpreter",)
+
+
+def is_ours(name: str) -> bool:
+    """Whether a contestant is servepipe's: its failures fail the run, those of others are only told."""
+    return name in _OURS_IN_PROCESS or (name in CONTESTANTS and CONTESTANTS[name].ours)

@@ -22,7 +22,7 @@ from graphbench.contestants import CONTESTANTS
 from graphbench.driving import drive
 from graphbench.figures import Sample
 from graphbench.machine import cpu_of, memory_mb
-from graphbench.schedule import Pace, order
+from graphbench.schedule import Pace, order, plan
 from graphbench.systems.base import SystemFailedError, wait_for
 from graphbench.systems.ray_serve import RaySystem
 from graphbench.systems.up import ServepipeUp
@@ -39,7 +39,8 @@ async def rounds(
     case: Case, pace: Pace, folder: Path, say: Callable[[str], None]
 ) -> AsyncGenerator[list[Sample], None]:
     """The samples of each round."""
-    for number in range(1, pace.rounds + 1):
+    last = len(plan(case, pace))
+    for number in range(1, last + 1):
         found = []
         for name in order(case.contestants, number):
             # With a parent of its own: a run that finds the records of an earlier one is no first start.
@@ -52,7 +53,7 @@ async def rounds(
                 found.append(Sample(*place, problem=str(error)))
             else:
                 found.append(Sample(*place, figures=figures))
-        say(f"  round {number} of {pace.rounds}: " + ", ".join(f"{s.contestant} {_told(s)}" for s in found))
+        say(f"  round {number} of {last}: " + ", ".join(f"{s.contestant} {_told(s)}" for s in found))
         yield found
 
 
