@@ -1,6 +1,6 @@
 """The command: what to measure, and where the results go.
 
-python -m graphbench                                  all of it (nearly two hours); fails when a goal is missed
+python -m graphbench                                  all of it (an hour and a half); fails when a goal is missed
 python -m graphbench --quick                          the most important figures, below five minutes
 python -m graphbench --goals                          what the goals need (some twenty minutes); fails as the first
 python -m graphbench --only diamond/32/separate+serve-tuned --rounds 9

@@ -23,7 +23,7 @@ from graphbench.machine import CpuUse, cpu_of
 from graphbench.schedule import Pace, Selection, order, plan, systems_of, window_s
 from graphbench.systems.base import System, SystemFailedError
 from graphbench.systems.http_services import HttpSystem, ReferenceSystem
-from graphbench.systems.ray_serve import RaySystem
+from graphbench.systems.ray_serve import FLAGS, RaySystem
 from graphbench.systems.up import PLACEMENTS, ServepipeUp
 
 __all__ = ["Say", "run_all"]
@@ -139,7 +139,7 @@ class _Turns:
             return HttpSystem(self._case, folder)
         if name == "reference":
             return ReferenceSystem(self._case, folder)
-        return RaySystem(self._case, self._mine(name), folder, tuned=name == "serve-tuned", taken=self._taken)
+        return RaySystem(self._case, self._mine(name), folder, flags=FLAGS[name], taken=self._taken)
 
     def _taken(self) -> list[int]:
         rays = [system for system in self._systems.values() if isinstance(system, RaySystem)]
@@ -202,7 +202,7 @@ class _Turns:
             [filled(one) for one in (load.requests[:1] if reference else load.requests)],
             seconds=seconds,
             warmup_s=warmup_s,
-            noop=contestant.path == "noop",
+            noop=contestant.name == "noop",
         )
         return await drive(instructions, seconds + warmup_s + DRAIN_S + MARGIN_S)
 

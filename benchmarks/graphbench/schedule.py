@@ -69,10 +69,10 @@ QUICK = Pace(rounds=3, other_rounds=3, seconds=1.0, warmup_s=0.4, first_warmup_s
 
 #: About how long a system takes to start and to end, in seconds, on two cores.
 _START_S: Mapping[str, float] = {"http": 4.0, "reference": 1.0}
-_SYSTEM_S = 18.0
+_SYSTEM_S = 17.0
 _BETWEEN_S = 1.0
-_STARTUP_S = 23.0
-_STEPS_ROUND_S = 3.0
+_STARTUP_S = 20.0
+_STEPS_ROUND_S = 2.5
 
 
 @dataclass(frozen=True)

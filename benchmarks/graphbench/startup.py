@@ -24,7 +24,7 @@ from graphbench.figures import Sample
 from graphbench.machine import cpu_of, memory_mb
 from graphbench.schedule import Pace, order, plan
 from graphbench.systems.base import SystemFailedError, wait_for
-from graphbench.systems.ray_serve import RaySystem
+from graphbench.systems.ray_serve import FLAGS, RaySystem
 from graphbench.systems.up import ServepipeUp
 from servepipe_operator.adapters.serve_api import RayServeApi
 from servepipe_operator.ports import UnreachableError
@@ -101,7 +101,7 @@ async def _servepipe(case: Case, folder: Path) -> dict[str, float]:
 async def _by_hand(case: Case, folder: Path) -> dict[str, float]:
     """One application of eight deployments and an ingress, on a tuned Serve."""
     contestant = CONTESTANTS["serve-tuned"]
-    system = RaySystem(case, [contestant], folder, tuned=True, taken=list)
+    system = RaySystem(case, [contestant], folder, flags=FLAGS["serve-tuned"], taken=list)
     try:
         started = time.perf_counter()
         await system.start_ray()

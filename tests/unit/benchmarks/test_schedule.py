@@ -147,7 +147,7 @@ def test_loads_are_told_with_their_connections() -> None:
 
 def test_contestants_of_one_system_share_it() -> None:
     (case,) = select(["diamond/1/floor+noop+serve-tuned+auto"], quick=False).cases
-    assert systems_of(case) == ("up-auto", "serve-tuned")
+    assert systems_of(case) == ("up-auto", "serve-tuned", "serve-floor")
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=list(CASES))
