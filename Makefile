@@ -118,7 +118,7 @@ generate: $(READY) ## write the generated files (the CRD and its reference; the 
 
 # BENCH="--only diamond/32": that of the graphs, and nothing else; see docs/benchmarks.md. A missed goal does not keep the others from
 # being measured.
-bench: $(READY) ## all benchmarks, about two hours; writes benchmarks/results/, fails when a goal is missed
+bench: $(READY) ## all benchmarks, under two hours; writes benchmarks/results/, fails when a goal is missed
 	@mkdir -p benchmarks/results
 	@status=0; trap 'exit 130' INT; \
 	for name in $(if $(BENCH),,interpreter inline_requests operator_load); do \

@@ -22,6 +22,18 @@ TEXTS = (
     ("praise-es", "es", "positive"),
     ("praise-fr", "fr", "positive"),
 )
+TRIAGE_NODES = (
+    "file-type",
+    "text-detection",
+    "orientation",
+    "recognition",
+    "page-text",
+    "plain-text",
+    "language-detector",
+    "sentiment-analysis",
+    "report",
+    "refuse",
+)
 KIB = 1024
 MIB = 1024 * KIB
 
@@ -47,11 +59,16 @@ class Request:
 
 @dataclass(frozen=True)
 class Load:
-    """A number of connections, on each of which the next request follows the answer to the one before."""
+    """A number of connections, on each of which the next request follows the answer to the one before.
+
+    Args:
+        least_seconds: Measured at least in each round: long enough that the slowest answers some requests meanwhile.
+    """
 
     name: str
     connections: int
     requests: tuple[Request, ...]
+    least_seconds: float = 0.0
 
     @property
     def title(self) -> str:
@@ -71,7 +88,6 @@ class Case:
         contestants: By name, in the order of tables.
         quick: Names of the loads of a quick run; empty: not in it.
         source: The file of its pipeline, below the project's root; "" for ``benchmarks/workload/<name>.py``.
-        least_seconds: Measured at least in each round, where requests take longer than elsewhere.
     """
 
     name: str
@@ -83,7 +99,6 @@ class Case:
     quick: tuple[str, ...] = ()
     quick_contestants: tuple[str, ...] = ()
     source: str = ""
-    least_seconds: float = 0.0
 
 
 def size_name(size: int) -> str:
@@ -99,15 +114,22 @@ def _loads(*requests: Request, connections: tuple[int, ...] = CONNECTIONS) -> tu
     return tuple(Load(str(number), number, requests) for number in connections)
 
 
+#: Sizes of values: at how many connections, and for how long at least. By value 2 x 64 MiB take more than 3 s.
+_VALUES = (
+    (8 * KIB, (1, 8, 32), 0.0),
+    (64 * KIB, (1, 8, 32), 0.0),
+    (MIB, (1, 8, 32), 0.0),
+    (8 * MIB, (1, 8), 3.0),
+    (64 * MIB, (1,), 10.0),
+)
+
+
 def _value_loads() -> tuple[Load, ...]:
-    """Sizes at one connection, the smaller ones also at eight: 64 of the largest at once fit no machine."""
-    loads = []
-    for size in (8 * KIB, 64 * KIB, MIB, 8 * MIB, 64 * MIB):
-        requests = (_request([size], [size, 1, 1, size, 2, 2]),)
-        loads.append(Load(f"2 x {size_name(size)}, 1", 1, requests))
-        if size <= MIB:
-            loads.append(Load(f"2 x {size_name(size)}, 8", 8, requests))
-    return tuple(loads)
+    return tuple(
+        Load(f"2 x {size_name(size)}, {number}", number, (_request([size], [size, 1, 1, size, 2, 2]),), least_seconds)
+        for size, connections, least_seconds in _VALUES
+        for number in connections
+    )
 
 
 def _document_loads() -> tuple[Load, ...]:
@@ -118,8 +140,9 @@ def _document_loads() -> tuple[Load, ...]:
     )
     page = Request(b"", {"accepted": True, "language": {"code": "en"}}, partly=True, file="skimage:data/page.png")
     return (
-        *(Load(f"texts, {number}", number, texts) for number in CONNECTIONS),
-        *(Load(f"with pages, {number}", number, (page, *texts)) for number in (1, 8)),
+        *(Load(f"texts, {number}", number, texts, least_seconds=3.0) for number in CONNECTIONS),
+        *(Load(f"with pages, {number}", number, (page, *texts), least_seconds=6.0) for number in (1, 8)),
+        Load("with pages, 32", 32, (page, *texts), least_seconds=10.0),
     )
 
 
@@ -181,7 +204,7 @@ CASES: Mapping[str, Case] = {
             "One call in ten takes 50 ms, the others 1 ms",
             "load",
             ("work",),
-            ("separate", "serve-tuned", "serve-default", "one-deployment", "floor"),
+            ("separate", "serve-tuned", "serve-default", "one-deployment", "http", "floor"),
             _loads(_request([50], 50, "slow"), *(_request([1], 1, "fast") for _ in range(9))),
         ),
         Case(
@@ -189,27 +212,25 @@ CASES: Mapping[str, Case] = {
             "Two large values from two models to a third",
             "load",
             ("left", "right", "measure"),
-            ("separate", "serve-tuned", "serve-by-value", "serve-default", "one-deployment"),
+            ("separate", "serve-tuned", "serve-by-value", "serve-default", "one-deployment", "http", "floor"),
             _value_loads(),
-            least_seconds=3.0,
         ),
         Case(
             "batch",
             "A kernel of 5 ms a batch and 0.1 ms an item, two replicas",
             "load",
             ("kernel",),
-            ("separate", "serve-tuned", "serve-default", "one-deployment"),
+            ("separate", "serve-tuned", "serve-default", "one-deployment", "http", "floor"),
             _loads(*(_request([n], n + 1) for n in _TEN)),
         ),
         Case(
             "triage",
             "The document-triage example: file type, OCR, language and sentiment with real models",
             "load",
-            (),
-            ("auto", "serve-tuned", "serve-default", "one-deployment"),
+            TRIAGE_NODES,
+            ("separate", "auto", "serve-tuned", "serve-default", "one-deployment", "http", "floor"),
             _document_loads(),
             source="examples/document_triage/pipeline.py",
-            least_seconds=6.0,
         ),
         Case(
             "startup",

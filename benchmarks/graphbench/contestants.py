@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["CONTESTANTS", "SYSTEMS", "Contestant"]
+__all__ = ["CONTESTANTS", "SYSTEMS", "Contestant", "is_ours"]
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,6 @@ class Contestant:
         system: What must be up; contestants of one system share it. See `SYSTEMS`.
         application: In a Serve that is written by hand: which module of ``peers`` builds it, as ``module`` or
             ``module:suffix`` where the graph has variants. Its name is its route.
-        path: Below the application's route.
         ours: Whether it is servepipe.
     """
 
@@ -26,7 +25,6 @@ class Contestant:
     title: str
     system: str
     application: str = ""
-    path: str = ""
     ours: bool = False
 
 
@@ -36,6 +34,7 @@ SYSTEMS: Mapping[str, str] = {
     "up-inline": "servepipe up, every node Inline",
     "serve-tuned": "Ray Serve with servepipe's flags, without access log",
     "serve-default": "Ray Serve as it comes",
+    "serve-floor": "Ray Serve with servepipe's flags and callbacks",
     "http": "uvicorn services behind a gateway",
     "reference": "a server that answers without looking",
 }
@@ -51,8 +50,16 @@ CONTESTANTS: Mapping[str, Contestant] = {
         Contestant("serve-default", "Ray Serve as it comes", "serve-default", "handles"),
         Contestant("one-deployment", "one Ray Serve deployment", "serve-tuned", "one_deployment"),
         Contestant("http", "uvicorn and a gateway", "http"),
-        Contestant("floor", "plain function in a Serve ingress", "serve-tuned", "floor"),
-        Contestant("noop", "no-op in a Serve ingress", "serve-tuned", "floor", path="noop"),
+        Contestant("floor", "plain function, servepipe's ingress", "serve-floor", "floor"),
+        Contestant("noop", "no-op, raw ASGI in tuned Serve", "serve-tuned", "noop"),
         Contestant("client", "the load client's own limit", "reference"),
     )
 }
+
+#: Measured without a system, in the benchmark's own process.
+_OURS_IN_PROCESS = ("interpreter",)
+
+
+def is_ours(name: str) -> bool:
+    """Whether a contestant is servepipe's: its failures fail the run, those of others are only told."""
+    return name in _OURS_IN_PROCESS or (name in CONTESTANTS and CONTESTANTS[name].ours)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["GOALS", "Goal", "what_goals_need"]
+__all__ = ["GOALS", "Goal", "is_compared", "what_goals_need"]
 
 
 @dataclass(frozen=True)
@@ -140,6 +140,11 @@ GOALS: tuple[Goal, ...] = (
         unit="MB",
     ),
 )
+
+
+def is_compared(case: str, load: str, goals: Iterable[Goal] = GOALS) -> bool:
+    """Whether a goal looks at what is measured there."""
+    return any((goal.case, goal.load) == (case, load) for goal in goals)
 
 
 def what_goals_need(goals: Iterable[Goal] = GOALS) -> list[str]:

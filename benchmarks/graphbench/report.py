@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from graphbench.cases import CASES
+from graphbench.contestants import is_ours
 from graphbench.figures import Sample
 from graphbench.schedule import Pace, Selection
 from graphbench.tables import case_tables, goals_table, machine_lines
@@ -56,7 +57,9 @@ def load_run(file: Path) -> tuple[dict[str, Any], Pace, list[Sample]]:
     """The machine, the pace and the samples of an earlier run. Raises `OSError` and `UnreadableError`."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        return content["machine"], Pace(**content["pace"]), [Sample(**one) for one in content["samples"]]
+        # Earlier runs had as many rounds everywhere.
+        pace = {"other_rounds": content["pace"]["rounds"]} | content["pace"]
+        return content["machine"], Pace(**pace), [Sample(**one) for one in content["samples"]]
     except (ValueError, KeyError, TypeError) as error:
         raise UnreadableError(f"{file} is not the JSON of an earlier run: {error!r}") from error
 
@@ -70,8 +73,7 @@ def markdown(
     plots: dict[str, str],
 ) -> str:
     """The page; ``plots`` are the names of the pictures' files, by case."""
-    rounds = "1 round" if pace.rounds == 1 else f"{pace.rounds} rounds in turn"
-    how = f"{rounds}, {pace.seconds:g} s each after {pace.warmup_s:g} s of warm-up"
+    how = f"{_rounds_of(pace)}, {pace.seconds:g} s or more each after {pace.warmup_s:g} s of warm-up"
     parts = [
         "# Graphs of models: servepipe and others",
         *_list(machine_lines(machine, samples)),
@@ -92,6 +94,13 @@ def _list(lines: Sequence[str]) -> list[str]:
     return ["\n".join(f"- {line}" for line in lines)]
 
 
+def _rounds_of(pace: Pace) -> str:
+    rounds = "1 round" if pace.rounds == 1 else f"{pace.rounds} rounds in turn"
+    if pace.other_rounds != pace.rounds:
+        rounds += f" where a goal compares, {pace.other_rounds} elsewhere"
+    return rounds
+
+
 def _reading() -> str:
     return "Figures are medians with quartiles; ratios are made in each round and are medians too."
 
@@ -100,10 +109,15 @@ def verdict_line(outcomes: Sequence[Outcome], pace: Pace) -> str:
     """How it came out, in a sentence."""
     run = [one for one in outcomes if one.verdict != "not run"]
     missed = [one for one in run if one.verdict == "MISSED"]
+    unjudged = [one for one in run if one.verdict == "not judged"]
     if not run:
         return "No goal was measured."
-    if missed:
-        words = f"{len(missed)} of {len(run)} goals missed"
+    if missed or unjudged:
+        words = ", ".join(
+            f"{len(found)} of {len(run)} goals {how}"
+            for found, how in ((missed, "missed"), (unjudged, "not judged"))
+            if found
+        )
     else:
         words = f"All {len(run)} goals that were measured reached"
     if not pace.verdicts:
@@ -126,7 +140,11 @@ def failure_lines(samples: Sequence[Sample]) -> list[str]:
 
 
 def exit_code(outcomes: Sequence[Outcome], samples: Sequence[Sample], pace: Pace) -> int:
-    """0 when all is well; 1 for a missed goal, where goals count, and for wrong or missing answers always."""
-    if any(sample.problem for sample in samples):
+    """0 when all is well; 1 for a goal that was missed or could not be judged, where goals count, and always for wrong
+    or missing answers of servepipe's own. Those of others count by the goals that they leave without a verdict.
+    """
+    if any(sample.problem for sample in samples if is_ours(sample.contestant)):
         return 1
-    return 1 if pace.verdicts and any(one.verdict == "MISSED" for one in outcomes) else 0
+    if all(sample.problem for sample in samples):
+        return 1  # nothing was measured
+    return 1 if pace.verdicts and any(one.verdict in ("MISSED", "not judged") for one in outcomes) else 0

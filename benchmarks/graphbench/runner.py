@@ -20,10 +20,10 @@ from graphbench.driving import drive, filled
 from graphbench.figures import Sample
 from graphbench.freezing import Freezer
 from graphbench.machine import CpuUse, cpu_of
-from graphbench.schedule import Pace, Selection, order, systems_of
+from graphbench.schedule import Pace, Selection, order, plan, systems_of, window_s
 from graphbench.systems.base import System, SystemFailedError
 from graphbench.systems.http_services import HttpSystem, ReferenceSystem
-from graphbench.systems.ray_serve import RaySystem
+from graphbench.systems.ray_serve import FLAGS, RaySystem
 from graphbench.systems.up import PLACEMENTS, ServepipeUp
 
 __all__ = ["Say", "run_all"]
@@ -105,12 +105,11 @@ class _Turns:
             self._freezer = self._ending.enter_context(Freezer()) if self._pace.freeze else None
             for name in systems_of(self._case):
                 await self._start(name)
-            for number in range(1, self._pace.rounds + 1):
+            rounds = plan(self._case, self._pace)
+            for number, loads in enumerate(rounds, 1):
                 turns = order(self._case.contestants, number)
-                found = [
-                    await self._measure(load, CONTESTANTS[name], number) for load in self._case.loads for name in turns
-                ]
-                self._say(f"  round {number} of {self._pace.rounds}: {_short(found, self._case)}")
+                found = [await self._measure(load, CONTESTANTS[name], number) for load in loads for name in turns]
+                self._say(f"  round {number} of {len(rounds)}: {_short(found, self._case, loads[-1])}")
                 yield found
         finally:
             self._ending.close()
@@ -140,7 +139,7 @@ class _Turns:
             return HttpSystem(self._case, folder)
         if name == "reference":
             return ReferenceSystem(self._case, folder)
-        return RaySystem(self._case, self._mine(name), folder, tuned=name == "serve-tuned", taken=self._taken)
+        return RaySystem(self._case, self._mine(name), folder, flags=FLAGS[name], taken=self._taken)
 
     def _taken(self) -> list[int]:
         rays = [system for system in self._systems.values() if isinstance(system, RaySystem)]
@@ -172,7 +171,7 @@ class _Turns:
         async with self._turn(contestant.system) as pids:
             before = {name: cpu_of(found) for name, found in pids.items()}
             machine, began = CpuUse.now(), time.perf_counter()
-            result = await self._load(contestant, load, self._pace.seconds, self._pace.warmup_s)
+            result = await self._load(contestant, load, window_s(load, self._pace.seconds), self._pace.warmup_s)
             used, wall_s = CpuUse.now().since(machine), time.perf_counter() - began
         spent = {name: cpu_of(found) - before[name] for name, found in pids.items()}
         details = _details(result, spent, contestant.system, used, wall_s)
@@ -196,7 +195,6 @@ class _Turns:
             self._say(f"  {contestant.name}: {self._given_up[contestant.name]}")
 
     async def _load(self, contestant: Contestant, load: Load, seconds: float, warmup_s: float) -> dict[str, Any]:
-        seconds = max(seconds, self._case.least_seconds)
         reference = contestant.system == "reference"
         instructions = order_for(
             self._systems[contestant.system].url(contestant),
@@ -204,7 +202,7 @@ class _Turns:
             [filled(one) for one in (load.requests[:1] if reference else load.requests)],
             seconds=seconds,
             warmup_s=warmup_s,
-            noop=contestant.path == "noop",
+            noop=contestant.name == "noop",
         )
         return await drive(instructions, seconds + warmup_s + DRAIN_S + MARGIN_S)
 
@@ -230,14 +228,13 @@ def _details(
     }
 
 
-def _short(samples: Iterable[Sample], case: Case) -> str:
-    last = case.loads[-1].name
-    shown = [s for s in samples if s.load == last]
+def _short(samples: Iterable[Sample], case: Case, load: Load) -> str:
+    shown = [s for s in samples if s.load == load.name]
     words = [
         f"{s.contestant} " + ("failed" if s.problem else f"{s.figures['throughput']:.0f}/s")
         for s in sorted(shown, key=lambda s: case.contestants.index(s.contestant))
     ]
-    return f"[{last}] " + ", ".join(words)
+    return f"[{load.name}] " + ", ".join(words)
 
 
 async def _finish(stopping: asyncio.Future[list[Any]]) -> list[Any]:

@@ -6,10 +6,23 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from graphbench.cases import CASES, Case
+from graphbench.cases import CASES, Case, Load
 from graphbench.contestants import CONTESTANTS
+from graphbench.goals import is_compared
 
-__all__ = ["FULL", "QUICK", "Pace", "Selection", "SelectionError", "order", "seconds_of", "select", "systems_of"]
+__all__ = [
+    "FULL",
+    "QUICK",
+    "Pace",
+    "Selection",
+    "SelectionError",
+    "order",
+    "plan",
+    "seconds_of",
+    "select",
+    "systems_of",
+    "window_s",
+]
 
 
 class SelectionError(ValueError):
@@ -21,7 +34,8 @@ class Pace:
     """How long and how often.
 
     Args:
-        rounds: Of each contestant under each load.
+        rounds: Of each contestant under a load that a goal compares.
+        other_rounds: The same under any other load, whose figures are told and not judged.
         seconds: That are measured in each.
         warmup_s: Under the same load before those.
         first_warmup_s: Once before the first round, under the largest load.
@@ -29,6 +43,7 @@ class Pace:
     """
 
     rounds: int
+    other_rounds: int
     seconds: float
     warmup_s: float
     first_warmup_s: float
@@ -39,17 +54,25 @@ class Pace:
         """Whether a missed goal fails the run; one with fewer rounds only indicates."""
         return self.rounds >= ENOUGH_ROUNDS
 
+    @property
+    def enough(self) -> int:
+        """In how many rounds a goal must have been compared, so that it is judged."""
+        return ENOUGH_ROUNDS if self.verdicts else 1
+
+    def rounds_of(self, case: str, load: str) -> int:
+        return self.rounds if is_compared(case, load) else self.other_rounds
+
 
 ENOUGH_ROUNDS = 5
-FULL = Pace(rounds=5, seconds=2.0, warmup_s=0.7, first_warmup_s=3.0)
-QUICK = Pace(rounds=3, seconds=1.0, warmup_s=0.4, first_warmup_s=1.5)
+FULL = Pace(rounds=5, other_rounds=3, seconds=2.0, warmup_s=0.7, first_warmup_s=3.0)
+QUICK = Pace(rounds=3, other_rounds=3, seconds=1.0, warmup_s=0.4, first_warmup_s=1.5)
 
 #: About how long a system takes to start and to end, in seconds, on two cores.
-_START_S: Mapping[str, float] = {"http": 5.0, "reference": 1.0}
-_SYSTEM_S = 25.0
-_BETWEEN_S = 1.3
-_STARTUP_ROUND_S = 70.0
-_STEPS_ROUND_S = 4.0
+_START_S: Mapping[str, float] = {"http": 4.0, "reference": 1.0}
+_SYSTEM_S = 17.0
+_BETWEEN_S = 1.0
+_STARTUP_S = 20.0
+_STEPS_ROUND_S = 2.5
 
 
 @dataclass(frozen=True)
@@ -137,18 +160,33 @@ def order(contestants: Sequence[str], number: int) -> list[str]:
     return random.Random(number).sample(list(contestants), len(contestants))
 
 
+def plan(case: Case, pace: Pace) -> list[tuple[Load, ...]]:
+    """The loads of each round: all of them in the first, later those of which more rounds are wanted."""
+    rounds = [pace.rounds_of(case.name, load.name) for load in case.loads]
+    return [
+        tuple(load for load, last in zip(case.loads, rounds, strict=True) if number <= last)
+        for number in range(1, max(rounds) + 1)
+    ]
+
+
+def window_s(load: Load, seconds: float) -> float:
+    """How long a load is measured at a pace of ``seconds``."""
+    return max(seconds, load.least_seconds)
+
+
 def seconds_of(selection: Selection, pace: Pace) -> float:
     """About how long it will take."""
-    total = 0.0
-    for case in selection.cases:
-        match case.kind:
-            case "startup":
-                total += pace.rounds * _STARTUP_ROUND_S
-            case "steps":
-                total += pace.rounds * _STEPS_ROUND_S
-            case _:
-                total += sum(_START_S.get(system, _SYSTEM_S) for system in systems_of(case))
-                seconds = max(pace.seconds, case.least_seconds)
-                rounds_s = pace.rounds * len(case.loads) * (seconds + pace.warmup_s + _BETWEEN_S)
-                total += len(case.contestants) * (rounds_s + max(pace.first_warmup_s, case.least_seconds))
-    return total
+    return sum(_seconds_of(case, pace) for case in selection.cases)
+
+
+def _seconds_of(case: Case, pace: Pace) -> float:
+    rounds = plan(case, pace)
+    match case.kind:
+        case "startup":
+            return len(rounds) * len(case.contestants) * _STARTUP_S
+        case "steps":
+            return len(rounds) * _STEPS_ROUND_S
+        case _:
+            starts_s = sum(_START_S.get(system, _SYSTEM_S) for system in systems_of(case))
+            turns = [window_s(load, pace.seconds) + pace.warmup_s + _BETWEEN_S for loads in rounds for load in loads]
+            return starts_s + len(case.contestants) * (sum(turns) + pace.first_warmup_s)

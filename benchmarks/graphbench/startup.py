@@ -22,9 +22,9 @@ from graphbench.contestants import CONTESTANTS
 from graphbench.driving import drive
 from graphbench.figures import Sample
 from graphbench.machine import cpu_of, memory_mb
-from graphbench.schedule import Pace, order
+from graphbench.schedule import Pace, order, plan
 from graphbench.systems.base import SystemFailedError, wait_for
-from graphbench.systems.ray_serve import RaySystem
+from graphbench.systems.ray_serve import FLAGS, RaySystem
 from graphbench.systems.up import ServepipeUp
 from servepipe_operator.adapters.serve_api import RayServeApi
 from servepipe_operator.ports import UnreachableError
@@ -39,7 +39,8 @@ async def rounds(
     case: Case, pace: Pace, folder: Path, say: Callable[[str], None]
 ) -> AsyncGenerator[list[Sample], None]:
     """The samples of each round."""
-    for number in range(1, pace.rounds + 1):
+    last = len(plan(case, pace))
+    for number in range(1, last + 1):
         found = []
         for name in order(case.contestants, number):
             # With a parent of its own: a run that finds the records of an earlier one is no first start.
@@ -52,7 +53,7 @@ async def rounds(
                 found.append(Sample(*place, problem=str(error)))
             else:
                 found.append(Sample(*place, figures=figures))
-        say(f"  round {number} of {pace.rounds}: " + ", ".join(f"{s.contestant} {_told(s)}" for s in found))
+        say(f"  round {number} of {last}: " + ", ".join(f"{s.contestant} {_told(s)}" for s in found))
         yield found
 
 
@@ -100,7 +101,7 @@ async def _servepipe(case: Case, folder: Path) -> dict[str, float]:
 async def _by_hand(case: Case, folder: Path) -> dict[str, float]:
     """One application of eight deployments and an ingress, on a tuned Serve."""
     contestant = CONTESTANTS["serve-tuned"]
-    system = RaySystem(case, [contestant], folder, tuned=True, taken=list)
+    system = RaySystem(case, [contestant], folder, flags=FLAGS["serve-tuned"], taken=list)
     try:
         started = time.perf_counter()
         await system.start_ray()

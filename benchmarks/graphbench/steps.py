@@ -13,7 +13,7 @@ import interpreter
 
 from graphbench.cases import Case
 from graphbench.figures import Sample
-from graphbench.schedule import Pace
+from graphbench.schedule import Pace, plan
 
 __all__ = ["rounds"]
 
@@ -23,8 +23,8 @@ SYNC_STEPS, SYNC_TURNS = 10, 60
 
 async def rounds(case: Case, pace: Pace) -> AsyncGenerator[list[Sample], None]:
     """The samples of each round."""
-    chosen = {load.name for load in case.loads}
-    for number in range(1, pace.rounds + 1):
+    for number, loads in enumerate(plan(case, pace), 1):
+        chosen = {load.name for load in loads}
         found = []
         if "async" in chosen:
             chain = next(one for one in interpreter.CASES if one.name == f"chain of {ASYNC_STEPS}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -47,7 +48,9 @@ def told(found: Spread | None, unit: str = "") -> str:
 
 
 def goals_table(outcomes: Sequence[Outcome]) -> str:
-    """Each goal that was measured, and below why one was missed that was not just slower; "" when there is none."""
+    """Each goal that was measured, and below why one was missed that was not just slower, or could not be judged; ""
+    when there is none.
+    """
     measured = [one for one in outcomes if one.verdict != "not run"]
     if not measured:
         return ""
@@ -57,7 +60,7 @@ def goals_table(outcomes: Sequence[Outcome]) -> str:
         unit = goal.unit if goal.unit == "x" else f" {goal.unit}"
         sign = ">=" if goal.better == "higher" else "<="
         limits = [f"{sign} {limit:g}{unit}" for limit in (goal.at_least, goal.aim)]
-        rows.append([f"{goal.case}: {goal.title}", told(outcome.spread, unit), *limits, outcome.verdict])
+        rows.append([f"{goal.case}: {goal.title}", told(outcome.spread, unit), *limits, outcome.told])
     lines = [table(["goal", "median (quartiles)", "at least", "aim", ""], rows)]
     lines += [f"\n- {o.goal.case}, {o.goal.title}: {o.why.splitlines()[0]}" for o in measured if o.why]
     return "".join(lines)
@@ -72,8 +75,10 @@ def case_tables(case: Case, samples: Sequence[Sample]) -> str:
         if not figures:
             continue
         parts += [f"### {load.title if case.kind == 'load' else load.name}", _load_table(case, load, figures, own)]
-        if failed := dict.fromkeys(_title(s.contestant) for s in own if s.load == load.name and s.problem):
-            parts.append(f"Failed here: {', '.join(failed)}.")
+        if failed := Counter(_title(s.contestant) for s in own if s.load == load.name and s.problem):
+            rounds = _rounds(own, load)
+            told = ", ".join(f"{name} (in {times} of {len(rounds)})" for name, times in failed.items())
+            parts.append(f"Failed here: {told}.")
     return "\n\n".join(parts)
 
 
@@ -82,9 +87,14 @@ def _figures(samples: Sequence[Sample], load: Load) -> list[str]:
     return list(dict.fromkeys(name for s in samples if s.load == load.name for name in s.figures))
 
 
+def _rounds(samples: Sequence[Sample], load: Load) -> set[int]:
+    return {s.round for s in samples if s.load == load.name}
+
+
 def _load_table(case: Case, load: Load, figures: Sequence[str], samples: Sequence[Sample]) -> str:
     throughput = "throughput" in figures
-    head = ["", *(_HEADS.get(figure, figure) for figure in figures)]
+    rounds = len(_rounds(samples, load))
+    head = ["1 round" if rounds == 1 else f"{rounds} rounds", *(_HEADS.get(figure, figure) for figure in figures)]
     if throughput:
         head += ["x tuned, throughput", "x tuned, p50", "CPU ms", "of the client"]
     rows = []

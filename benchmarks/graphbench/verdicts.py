@@ -11,7 +11,7 @@ from graphbench.goals import GOALS, Goal
 
 __all__ = ["Outcome", "Verdict", "judge", "judge_all"]
 
-Verdict = Literal["aim reached", "reached", "MISSED", "not run"]
+Verdict = Literal["aim reached", "reached", "MISSED", "not judged", "not run"]
 
 
 @dataclass(frozen=True)
@@ -21,19 +21,32 @@ class Outcome:
     Args:
         spread: Of the compared figure over the rounds; None where there is none.
         why: Why there is no figure, or why it does not count; "" otherwise.
+        enough: In how many rounds it must have been compared.
     """
 
     goal: Goal
     verdict: Verdict
     spread: Spread | None
     why: str = ""
+    enough: int = 1
+
+    @property
+    def told(self) -> str:
+        """The verdict for people."""
+        if self.verdict != "not judged":
+            return self.verdict
+        count = 0 if self.spread is None else self.spread.count
+        return f"not judged: {count} of {self.enough} round" + ("" if self.enough == 1 else "s")
 
 
-def judge(goal: Goal, samples: Sequence[Sample]) -> Outcome:
+def judge(goal: Goal, samples: Sequence[Sample], enough: int = 1) -> Outcome:
     """The verdict on one goal.
 
-    A round in which a contestant failed does not count for others, but a goal whose own contestant failed in any round
-    is missed: it gave wrong answers or none.
+    A round in which somebody else failed does not count, and a goal that is left with too few of them is not judged.
+    One whose own contestant failed in any round is missed: it gave wrong answers or none.
+
+    Args:
+        enough: In how many rounds it must have been compared.
     """
     mine = [s for s in samples if (s.case, s.load, s.contestant) == (goal.case, goal.load, goal.contestant)]
     rivals = [s for s in samples if (s.case, s.load) == (goal.case, goal.load) and s.contestant in goal.against]
@@ -43,15 +56,17 @@ def judge(goal: Goal, samples: Sequence[Sample]) -> Outcome:
     failed = [s for s in mine if s.problem]
     if failed:
         return Outcome(goal, "MISSED", found, f"round {failed[0].round}: {failed[0].problem}")
-    if found is None:
-        problems = [s.problem for s in rivals if s.problem]
-        return Outcome(goal, "MISSED", None, problems[0] if problems else f"nobody measured {goal.figure!r}")
+    if found is None or found.count < enough:
+        problems = [f"round {s.round}, {s.contestant}: {s.problem}" for s in rivals if s.problem]
+        why = problems[0] if problems else "" if found else f"nobody measured {goal.figure!r}"
+        return Outcome(goal, "not judged", found, why, enough)
     return Outcome(goal, _verdict(goal, found.median), found)
 
 
-def judge_all(samples: Iterable[Sample], goals: Sequence[Goal] = GOALS) -> list[Outcome]:
+def judge_all(samples: Iterable[Sample], enough: int = 1, goals: Sequence[Goal] = GOALS) -> list[Outcome]:
+    """The verdicts; see `judge`."""
     taken = list(samples)
-    return [judge(goal, taken) for goal in goals]
+    return [judge(goal, taken, enough) for goal in goals]
 
 
 def _compared(goal: Goal, samples: Sequence[Sample]) -> dict[int, float]:

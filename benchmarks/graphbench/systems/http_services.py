@@ -20,12 +20,26 @@ STOP_S = 10.0
 KEEP_ALIVE_S = 120
 """Longer than the gateway keeps an idle connection, so that it never sends on one that is being closed."""
 
-#: Model and argument, in the order in which the gateway calls them.
+#: Model and argument, in the order in which the gateway calls them; replicas are models of their own.
 MODELS: dict[str, tuple[tuple[str, str], ...]] = {
     "noop": (("echo", ""),),
     "diamond": (("scale", "1"), ("scale", "2"), ("ensemble", "")),
     "chain": (("increment", ""),) * 5,
     "fan": (*(("scale", str(factor)) for factor in range(1, 9)), ("total", "")),
+    "mixture": (("work", ""),) * 2,
+    "values": (("source", "1"), ("source", "2"), ("measure", "")),
+    "batch": (("kernel", ""),) * 2,
+    "triage": tuple(
+        ("triage", name)
+        for name in (
+            "file_type",
+            "text_detection",
+            "orientation",
+            "recognition",
+            "language_detector",
+            "sentiment_analysis",
+        )
+    ),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,29 @@ from servepipe_operator.adapters.sockets import PortNumbers, choose_ports
 from servepipe_operator.engine.state import Application
 from servepipe_operator.ports import ServeRejectedError, UnreachableError
 
-__all__ = ["RaySystem", "applications_for"]
+__all__ = ["FLAGS", "Flags", "RaySystem", "applications_for"]
 
 CPUS = 64
 START_S = 600.0
 TIMEOUT_S = 310
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Args:
+    tuned: With servepipe's own flags and without access log, or as it comes.
+    callbacks: With what Serve calls of servepipe's, too, as under `servepipe up`.
+    """
+
+    tuned: bool
+    callbacks: bool
+
+
+FLAGS = {
+    "serve-tuned": Flags(tuned=True, callbacks=False),
+    "serve-default": Flags(tuned=False, callbacks=False),
+    "serve-floor": Flags(tuned=True, callbacks=True),
+}
 
 
 def applications_for(case: Case, contestants: list[Contestant], *, access_log: bool) -> list[dict[str, Any]]:
@@ -51,7 +70,7 @@ def applications_for(case: Case, contestants: list[Contestant], *, access_log: b
 
 
 def route_of(contestant: Contestant) -> str:
-    """``/by-value-handles``: the application's, so that contestants that only differ in the path below share it.
+    """``/by-value-handles``: named after the application.
 
     No route begins with another one: which of two that do is meant differs between Serve's proxies.
     """
@@ -64,15 +83,14 @@ class RaySystem:
 
     Args:
         contestants: Those of the case that run on it.
-        tuned: With servepipe's own flags and without access log, or as it comes.
         folder: For everything that it writes.
         taken: Ports that others have chosen and may not have bound yet.
     """
 
     def __init__(
-        self, case: Case, contestants: list[Contestant], folder: Path, *, tuned: bool, taken: Callable[[], list[int]]
+        self, case: Case, contestants: list[Contestant], folder: Path, *, flags: Flags, taken: Callable[[], list[int]]
     ) -> None:
-        self._case, self._contestants, self._tuned = case, contestants, tuned
+        self._case, self._contestants, self._flags = case, contestants, flags
         self._folder, self._taken = folder, taken
         self._ray: LocalRay | None = None
         self._ports: PortNumbers | None = None
@@ -102,7 +120,7 @@ class RaySystem:
             raise SystemFailedError(str(error)) from error
 
     def _environment(self, ports: PortNumbers, haproxy: str) -> Mapping[str, str]:
-        if not self._tuned:
+        if not self._flags.tuned:
             return {}
         return serve_environment(
             folder=haproxy,
@@ -110,7 +128,7 @@ class RaySystem:
             stats_port=ports.haproxy_stats,
             replica_http_ports=ports.replica_ports(ports.replica_http),
             replica_grpc_ports=ports.replica_ports(ports.replica_grpc),
-            callback=False,
+            callback=self._flags.callbacks,
         )
 
     async def deploy(self) -> None:
@@ -119,7 +137,7 @@ class RaySystem:
         config = {
             "proxy_location": "EveryNode",
             "http_options": {"host": "127.0.0.1", "port": self._ports.http, "request_timeout_s": TIMEOUT_S},
-            "applications": applications_for(self._case, self._contestants, access_log=not self._tuned),
+            "applications": applications_for(self._case, self._contestants, access_log=not self._flags.tuned),
         }
         try:
             await self._api().put(config)
@@ -153,8 +171,7 @@ class RaySystem:
 
     def url(self, contestant: Contestant) -> str:
         assert self._ports is not None
-        path = "/".join([route_of(contestant), contestant.path]) if contestant.path else route_of(contestant)
-        return f"http://127.0.0.1:{self._ports.http}{path}"
+        return f"http://127.0.0.1:{self._ports.http}{route_of(contestant)}"
 
     def ports(self) -> list[int]:
         return [] if self._ports is None else list(self._ports.to_json().values())

@@ -54,11 +54,11 @@ def test_an_earlier_run_is_told_again(tmp_path: Path, capsys: pytest.CaptureFixt
         "began": "",
     }
     old = tmp_path / "old.json"
-    for pace, code in ((FULL, 1), (QUICK, 0)):
+    for pace, code, told in ((FULL, 1, "not judged: 1 of 5 rounds"), (QUICK, 0, "MISSED")):
         old.write_text(json.dumps({"machine": machine, "pace": asdict(pace), "samples": samples}))
         assert main(["--again", str(old), "--out", str(tmp_path)]) == code
-        assert "MISSED" in capsys.readouterr().out
-    assert "3 rounds in turn, 1 s each" in (tmp_path / "old.md").read_text()
+        assert told in capsys.readouterr().out
+    assert "3 rounds in turn, 1 s or more each" in (tmp_path / "old.md").read_text()
     assert (tmp_path / "old-diamond.svg").exists()
 
 
@@ -127,7 +127,7 @@ async def test_a_system_that_does_not_start_fails_its_contestants_only(
     selection = select(["diamond/8/http+client"], quick=False)
     samples = await run_all(selection, replace(QUICK, rounds=1, seconds=0.5), str, len)
     assert {one.contestant: one.problem for one in samples} == {"http": "no port is free", "client": ""}
-    assert exit_code([], samples, QUICK) == 1
+    assert exit_code([], samples, QUICK) == 0, "it is nobody of ours"
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]", '{"machine": {}, "samples": [{"a": 1}]}'])

@@ -8,8 +8,8 @@ import pytest
 from graphbench.cases import CASES
 from graphbench.figures import Sample
 from graphbench.goals import GOALS, Goal
-from graphbench.report import exit_code, verdict_line
-from graphbench.schedule import FULL, QUICK
+from graphbench.report import exit_code, failure_lines, verdict_line
+from graphbench.schedule import FULL, QUICK, Pace
 from graphbench.verdicts import judge, judge_all
 
 FASTER = Goal(
@@ -107,8 +107,40 @@ def test_a_round_that_another_failed_is_left_out() -> None:
 
 def test_others_that_never_came_up_leave_no_verdict_of_success() -> None:
     samples = [*measured("separate", 40), Sample("diamond", "32", "serve-tuned", 1, {}, "did not start")]
-    outcome = judge(FASTER, samples)
-    assert (outcome.verdict, outcome.why) == ("MISSED", "did not start")
+    outcome = judge(FASTER, samples, 5)
+    assert (outcome.told, outcome.why) == ("not judged: 0 of 5 rounds", "round 1, serve-tuned: did not start")
+
+
+def test_a_figure_that_nobody_measured_leaves_no_verdict_of_success() -> None:
+    outcome = judge(QUICKER, measured("separate", 40) + measured("serve-tuned", 10))
+    assert (outcome.told, outcome.why) == ("not judged: 0 of 1 round", "nobody measured 'p50'")
+
+
+@pytest.mark.parametrize(("rounds", "told"), [(5, "aim reached"), (4, "not judged: 4 of 5 rounds")])
+def test_a_goal_is_judged_by_enough_rounds(rounds: int, told: str) -> None:
+    samples = measured("separate", *[40] * 5) + measured("serve-tuned", *[10] * rounds)
+    samples += [Sample("diamond", "32", "serve-tuned", number, {}, "slow") for number in range(rounds + 1, 6)]
+    outcomes = judge_all(samples, FULL.enough, [FASTER])
+    assert outcomes[0].told == told
+    assert outcomes[0].why == ("" if rounds == 5 else "round 5, serve-tuned: slow")
+    assert exit_code(outcomes, samples, FULL) == (0 if rounds == 5 else 1)
+    indicated = judge_all(samples, QUICK.enough, [FASTER])
+    assert indicated[0].told == "aim reached"
+    assert exit_code(indicated, samples, QUICK) == 0
+
+
+def test_of_two_others_one_is_enough_in_each_round() -> None:
+    goal = replace(QUICKER, against=("serve-tuned", "serve-by-value"))
+    samples = measured("separate", *[2] * 5, figure="p50") + measured("serve-tuned", *[10] * 5, figure="p50")
+    samples += [Sample("diamond", "32", "serve-by-value", number, {}, "slow") for number in range(1, 6)]
+    outcomes = judge_all(samples, FULL.enough, [goal])
+    assert outcomes[0].verdict == "aim reached"
+    assert exit_code(outcomes, samples, FULL) == 0
+
+
+def test_wrong_answers_come_before_too_few_rounds() -> None:
+    samples = [*measured("separate", 40), Sample("diamond", "32", "separate", 2, {}, "HTTP 500")]
+    assert judge(FASTER, samples + measured("serve-tuned", 10, 10), 5).verdict == "MISSED"
 
 
 def missed() -> list[Sample]:
@@ -116,22 +148,40 @@ def missed() -> list[Sample]:
 
 
 def test_a_missed_goal_fails_the_run_but_not_a_quick_one() -> None:
-    outcomes = judge_all(missed(), [FASTER])
+    outcomes = judge_all(missed(), goals=[FASTER])
     assert exit_code(outcomes, missed(), FULL) == 1
     assert exit_code(outcomes, missed(), QUICK) == 0
     assert "1 of 1 goals missed: of a run that is too short" in verdict_line(outcomes, QUICK)
 
 
-@pytest.mark.parametrize("contestant", ["separate", "serve-tuned"])
-def test_wrong_answers_of_anybody_fail_a_quick_run_too(contestant: str) -> None:
-    wrong = [Sample("diamond", "32", contestant, 1, {}, "HTTP 500")]
-    assert exit_code(judge_all(wrong, [FASTER]), wrong, QUICK) == 1
+@pytest.mark.parametrize("contestant", ["separate", "auto", "inline", "interpreter"])
+@pytest.mark.parametrize("pace", [FULL, QUICK], ids=["full", "quick"])
+def test_wrong_answers_of_ours_fail_every_run(contestant: str, pace: Pace) -> None:
+    samples = [*measured("http", 10), Sample("fan", "128", contestant, 1, {"throughput": 1.0}, "HTTP 500")]
+    assert exit_code([], samples, pace) == 1
+
+
+@pytest.mark.parametrize("contestant", ["serve-tuned", "serve-default", "http", "floor", "client", "by-hand"])
+@pytest.mark.parametrize("pace", [FULL, QUICK], ids=["full", "quick"])
+def test_wrong_answers_of_others_are_told_and_fail_no_run(contestant: str, pace: Pace) -> None:
+    samples = [*measured("separate", 10), Sample("fan", "128", contestant, 1, {}, "HTTP 500")]
+    assert exit_code([], samples, pace) == 0
+    assert failure_lines(samples) == [f"FAILED 1 of 1 times: fan, {contestant}; at '128' in round 1: HTTP 500"]
+
+
+def test_a_run_that_measured_nothing_fails() -> None:
+    assert exit_code([], [Sample("diamond", "32", "http", 1, {}, "did not start")], QUICK) == 1
 
 
 def test_what_was_not_measured_is_told() -> None:
     reached = measured("separate", 40) + measured("serve-tuned", 10)
     other = replace(FASTER, case="chain", title="another")
-    outcomes = judge_all(reached, [FASTER, other])
+    outcomes = judge_all(reached, goals=[FASTER, other])
     assert exit_code(outcomes, reached, FULL) == 0
     assert verdict_line(outcomes, FULL) == "All 1 goals that were measured reached; 1 not measured."
-    assert verdict_line(judge_all([], [FASTER]), FULL) == "No goal was measured."
+    assert verdict_line(judge_all([], goals=[FASTER]), FULL) == "No goal was measured."
+
+
+def test_what_was_missed_and_what_was_not_judged_is_told_apart() -> None:
+    outcomes = [*judge_all(missed(), goals=[FASTER]), *judge_all(missed(), 5, [FASTER])]
+    assert verdict_line(outcomes, FULL) == "1 of 2 goals missed, 1 of 2 goals not judged."

@@ -73,7 +73,8 @@ def test_the_table_of_a_case_has_figures_ratios_and_failures() -> None:
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells[1] == "630 (620 to 640)"
     assert cells[4] == "6.30"
-    assert "Failed here: uvicorn and a gateway." in text
+    assert text.splitlines()[4].startswith("| 5 rounds ")
+    assert "Failed here: uvicorn and a gateway (in 1 of 5)." in text
     assert "### 32 connections" in text
     assert "### 8 connections" not in text, "nobody measured that"
 
@@ -98,8 +99,9 @@ def test_a_page_has_goals_tables_and_pictures() -> None:
     assert "](d.svg)" in page
     assert page.index("## Goals") < page.index("## Failures") < page.index(f"## {DIAMOND.title}")
     assert "- FAILED 1 of 1 times: diamond, http; at '32' in round 1: HTTP 500: down\n" in page
+    assert "5 rounds in turn where a goal compares, 3 elsewhere, 2 s or more each" in page
     assert "not run" not in page
-    assert "0 of" not in page
+    assert "not judged: 0 of 1 round |" in page
 
 
 def test_what_was_measured_comes_back_from_its_file(tmp_path: Path) -> None:
@@ -112,6 +114,15 @@ def test_what_was_measured_comes_back_from_its_file(tmp_path: Path) -> None:
     content = json.loads(file.read_text())
     assert content["goals"][0]["median"] == pytest.approx(6.3)
     assert [path.name for path in tmp_path.iterdir()] == ["graphs.json"], "no half-written file stays"
+
+
+def test_an_earlier_run_had_as_many_rounds_everywhere(tmp_path: Path) -> None:
+    file = tmp_path / "graphs.json"
+    write_json(file, MACHINE, FULL, SAMPLES, [])
+    content = json.loads(file.read_text())
+    del content["pace"]["other_rounds"]
+    file.write_text(json.dumps(content))
+    assert load_run(file)[1].other_rounds == FULL.rounds
 
 
 def test_a_picture_has_a_bar_for_everybody_that_was_measured(tmp_path: Path) -> None:

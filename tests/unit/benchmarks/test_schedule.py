@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from graphbench.cases import CASES, CONNECTIONS, Case
 from graphbench.contestants import CONTESTANTS, SYSTEMS
-from graphbench.goals import GOALS, what_goals_need
-from graphbench.schedule import FULL, QUICK, SelectionError, order, seconds_of, select, systems_of
+from graphbench.goals import GOALS, Goal, what_goals_need
+from graphbench.schedule import (
+    FULL,
+    QUICK,
+    Pace,
+    SelectionError,
+    order,
+    plan,
+    seconds_of,
+    select,
+    systems_of,
+    window_s,
+)
 
 FIVE_MINUTES = 300
 
@@ -26,10 +38,50 @@ def test_a_quick_run_takes_less_than_five_minutes_and_has_the_most_important_goa
     assert seconds_of(quick, QUICK) < FIVE_MINUTES
 
 
+def test_a_full_run_takes_at_most_95_minutes() -> None:
+    assert seconds_of(select([], quick=False), FULL) <= 95 * 60
+
+
 def test_a_full_run_is_long_enough_for_a_verdict() -> None:
     assert FULL.rounds >= 5
     assert FULL.verdicts
+    assert FULL.enough == 5
     assert not QUICK.verdicts
+    assert QUICK.enough == 1
+
+
+def test_loads_that_a_goal_compares_have_more_rounds() -> None:
+    rounds = [[load.name for load in loads] for loads in plan(CASES["diamond"], FULL)]
+    assert rounds == [*[["1", "8", "32", "128"]] * 3, *[["1", "32"]] * 2]
+    assert [len(loads) for loads in plan(CASES["chain"], FULL)] == [4, 4, 4]
+    assert len(plan(CASES["startup"], FULL)) == 5
+
+
+@pytest.mark.parametrize("goal", GOALS, ids=lambda goal: f"{goal.case}: {goal.title}")
+def test_every_goal_can_be_judged_by_a_full_run(goal: Goal) -> None:
+    rounds = sum(goal.load in {load.name for load in loads} for loads in plan(CASES[goal.case], FULL))
+    assert rounds >= FULL.enough
+
+
+def test_as_many_rounds_everywhere_where_somebody_says_so() -> None:
+    assert plan(CASES["diamond"], replace(FULL, rounds=2, other_rounds=2)) == [CASES["diamond"].loads] * 2
+
+
+def test_a_load_is_measured_long_enough_for_its_slowest() -> None:
+    loads = {load.name: load for load in CASES["values"].loads}
+    assert window_s(loads["2 x 64 MiB, 1"], 2.0) == 10
+    assert window_s(loads["2 x 64 MiB, 1"], 20.0) == 20
+    assert window_s(loads["2 x 8 KiB, 1"], 2.5) == 2.5
+
+
+def test_what_takes_longer_is_estimated_so() -> None:
+    def minutes(word: str, pace: Pace = FULL) -> float:
+        return seconds_of(select([word], quick=False), pace) / 60
+
+    assert minutes("values/2 x 64 MiB, 1/separate") > minutes("values/2 x 8 KiB, 1/separate")
+    assert minutes("diamond/32/separate") > minutes("diamond/8/separate")
+    assert minutes("diamond/8/separate", replace(FULL, other_rounds=9)) > minutes("diamond/32/separate")
+    assert minutes("startup") > minutes("startup//separate") > minutes("steps")
 
 
 def test_what_the_goals_compare_and_little_else() -> None:
@@ -95,7 +147,7 @@ def test_loads_are_told_with_their_connections() -> None:
 
 def test_contestants_of_one_system_share_it() -> None:
     (case,) = select(["diamond/1/floor+noop+serve-tuned+auto"], quick=False).cases
-    assert systems_of(case) == ("up-auto", "serve-tuned")
+    assert systems_of(case) == ("up-auto", "serve-tuned", "serve-floor")
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=list(CASES))

@@ -12,7 +12,7 @@ from graphbench.contestants import CONTESTANTS
 from graphbench.driving import filled
 from graphbench.systems.base import ROOT, Child, SystemFailedError, wait_for
 from graphbench.systems.http_services import MODELS, free_ports
-from graphbench.systems.ray_serve import applications_for, route_of
+from graphbench.systems.ray_serve import FLAGS, applications_for
 from graphbench.systems.up import PLACEMENTS, overlay_for, ready, source_of, stalled
 
 from servepipe import api
@@ -76,7 +76,7 @@ def test_a_run_that_needs_help_is_not_waited_for() -> None:
     assert stalled({"status": {}}) == ""
 
 
-def test_each_application_has_a_route_of_its_own_and_the_no_op_shares_the_floor() -> None:
+def test_each_application_has_a_route_of_its_own() -> None:
     mine = [CONTESTANTS[name] for name in ("serve-tuned", "serve-by-value", "one-deployment", "floor", "noop")]
     applications = applications_for(CASES["values"], mine, access_log=False)
     assert [one["route_prefix"] for one in applications] == [
@@ -84,12 +84,12 @@ def test_each_application_has_a_route_of_its_own_and_the_no_op_shares_the_floor(
         "/by-value-handles",
         "/one-deployment",
         "/floor",
+        "/noop",
     ]
     routes = [one["route_prefix"] for one in applications]
     assert not [(a, b) for a in routes for b in routes if a != b and a.startswith(b)]
-    assert [one["args"]["graph"] for one in applications] == ["values", "values-by-value", "values", "values"]
+    assert [one["args"]["graph"] for one in applications] == ["values", "values-by-value", "values", "values", "values"]
     assert all(one["logging_config"] == {"enable_access_log": False} for one in applications)
-    assert route_of(CONTESTANTS["noop"]) == route_of(CONTESTANTS["floor"])
 
 
 def test_as_it_comes_serve_is_told_nothing_more() -> None:
@@ -98,9 +98,16 @@ def test_as_it_comes_serve_is_told_nothing_more() -> None:
 
 
 def test_there_are_http_models_for_every_case_that_has_them() -> None:
+    replicas = {"mixture": 2, "batch": 2}
+    functions = {"triage": 4}  # of the example, which the gateway calls itself
     for case in CASES.values():
         if "http" in case.contestants:
-            assert len(MODELS[case.name]) == len(case.nodes)
+            expected = len(case.nodes) * replicas.get(case.name, 1) - functions.get(case.name, 0)
+            assert len(MODELS[case.name]) == expected
+
+
+def test_there_are_flags_for_every_serve_by_hand() -> None:
+    assert FLAGS.keys() == {one.system for one in CONTESTANTS.values() if one.application}
 
 
 def test_ports_are_different() -> None:
