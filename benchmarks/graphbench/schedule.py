@@ -67,9 +67,10 @@ ENOUGH_ROUNDS = 5
 FULL = Pace(rounds=5, other_rounds=3, seconds=2.0, warmup_s=0.7, first_warmup_s=3.0)
 QUICK = Pace(rounds=3, other_rounds=3, seconds=1.0, warmup_s=0.4, first_warmup_s=1.5)
 
-#: About how long a system takes to start and to end, in seconds, on two cores.
+#: About how long a system takes to start and to end, in seconds, on two cores; and each node in it more.
 _START_S: Mapping[str, float] = {"http": 4.0, "reference": 1.0}
-_SYSTEM_S = 17.0
+_SYSTEM_S = 14.0
+_NODE_S = 0.8
 _BETWEEN_S = 1.0
 _STARTUP_S = 20.0
 _STEPS_ROUND_S = 2.5
@@ -187,6 +188,7 @@ def _seconds_of(case: Case, pace: Pace) -> float:
         case "steps":
             return len(rounds) * _STEPS_ROUND_S
         case _:
-            starts_s = sum(_START_S.get(system, _SYSTEM_S) for system in systems_of(case))
+            own_s = _SYSTEM_S + len(case.nodes) * _NODE_S
+            starts_s = sum(_START_S.get(system, own_s) for system in systems_of(case))
             turns = [window_s(load, pace.seconds) + pace.warmup_s + _BETWEEN_S for loads in rounds for load in loads]
             return starts_s + len(case.contestants) * (sum(turns) + pace.first_warmup_s)

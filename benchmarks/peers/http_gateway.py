@@ -23,8 +23,6 @@ KEEP_ALIVE_S = 75
 TIMEOUT_S = 60
 #: Values that together are not larger are read before they are sent on: a stream costs more than it saves.
 WHOLE_BYTES = 1024 * 1024
-#: How much of a response is read ahead; aiohttp's own 64 KiB stop and go for each piece.
-READ_AHEAD_BYTES = 1024 * 1024
 
 _JSON = {"content-type": "application/json"}
 
@@ -46,7 +44,6 @@ class Gateway:
             cookie_jar=aiohttp.DummyCookieJar(),
             skip_auto_headers=("user-agent", "accept", "accept-encoding"),
             timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),
-            read_bufsize=READ_AHEAD_BYTES,
         )
 
     async def opened(self, model: int, content: Any, headers: dict[str, str]) -> aiohttp.ClientResponse:

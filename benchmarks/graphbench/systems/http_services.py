@@ -20,6 +20,10 @@ STOP_S = 10.0
 KEEP_ALIVE_S = 120
 """Longer than the gateway keeps an idle connection, so that it never sends on one that is being closed."""
 
+#: glibc gives a block of more than 32 MiB back to the system at once, and each page of the next one costs a fault: most
+#: of the time that it takes to read 64 MiB. As mallopt(3) says, it may keep them.
+MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1024**3), "MALLOC_TRIM_THRESHOLD_": str(1024**3)}
+
 #: Model and argument, in the order in which the gateway calls them; replicas are models of their own.
 MODELS: dict[str, tuple[tuple[str, str], ...]] = {
     "noop": (("echo", ""),),
@@ -104,10 +108,10 @@ class HttpSystem(_Servers):
         models = MODELS[self._graph]
         self._port, *ports = free_ports(1 + len(models))
         for number, ((model, argument), port) in enumerate(zip(models, ports, strict=True)):
-            environment = {"MODEL": model, "ARGUMENT": argument}
+            environment = {"MODEL": model, "ARGUMENT": argument} | MEMORY
             await self._start(f"model-{number}", port, _uvicorn("peers.http_model:app", port), environment)
         urls = ",".join(f"http://127.0.0.1:{port}/" for port in ports)
-        environment = {"GRAPH": self._graph, "MODELS": urls}
+        environment = {"GRAPH": self._graph, "MODELS": urls} | MEMORY
         await self._start("gateway", self._port, _uvicorn("peers.http_gateway:app", self._port), environment)
 
     def url(self, contestant: Contestant) -> str:
