@@ -86,7 +86,7 @@ from servepipe import remote
 
 VERSION = "one"
 
-@remote(placement="Inline")
+@remote(placement="Inline", drain_seconds=5)
 def tell(x, word): return {"word": word, "version": VERSION, "pid": os.getpid()}
 """
 PIPELINE = """
@@ -300,6 +300,10 @@ def test_new_code_of_an_inline_function_has_replicas_of_its_own_until_the_ingres
         surge = up.wait(
             "the old ingress beside the new one",
             lambda s: sorted(r["pid"] == old for r in s["applications"]["ingress"]["replicas"]) == [False, True],
+        )
+        up.wait(
+            "the replicas of its own to be gone",
+            lambda s: not any(name.startswith("tell--") for name in s["applications"]),
         )
         after = up.wait_settled("the upgrade to be finished")
         clients.wait_for_more(100)

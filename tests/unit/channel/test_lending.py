@@ -186,7 +186,7 @@ async def test_answers_that_are_too_large_keep_no_memory():
         return np.ones(6 * BIG, "u1")
 
     async with lending_pair(large, limits=Limits(max_frame_bytes=5 * BIG)) as (_, channel, accepted):
-        with pytest.raises(Exception, match="too large"):
+        with pytest.raises(Exception, match="more than the 2,621,440 that a channel takes"):
             await channel.call(None, (), {}, Context())
         assert accepted.lending.lender.lent == 0
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import groupby
+
 import pytest
 from simulated_world import World, node, resource
 
@@ -117,6 +119,24 @@ def test_the_old_application_stays_while_a_request_is_in_it(world: World) -> Non
     world.run(pipeline, 30)
     assert old not in world.node_applications("m1")
     assert world.serve.problems == []
+
+
+def test_taking_an_old_application_out_leaves_the_pipeline_ready(world: World) -> None:
+    """It changes nothing about what serves: no more than draining does."""
+    world.settle(resource({"m1": node("good")}))
+    (old,) = world.node_applications("m1")
+    pipeline = resource({"m1": node("good", "new")})
+    told = []
+    while old in world.serve.applications:
+        plan = world.look(pipeline)
+        assert plan is not None
+        told.append((world.condition("Ready"), world.reason("Reconciling")))
+        assert len(told) < 100, told
+        world.wait(plan.look_again_after_s)
+    world.settle(pipeline)
+
+    # At the end it is taken out of what is wanted, and Serve has not ended it yet.
+    assert [state for state, _ in groupby(told)] == [("False", "Upgrading"), ("True", "Draining"), ("True", "")]
 
 
 def test_draining_has_a_deadline(world: World) -> None:

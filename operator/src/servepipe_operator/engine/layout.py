@@ -24,7 +24,7 @@ from servepipe_operator.engine.serve_config import (
 )
 from servepipe_operator.engine.state import Json
 
-__all__ = ["Layout", "lay_out", "live_of", "runs_inline", "to_put"]
+__all__ = ["Layout", "lay_out", "live_of", "only_removed", "runs_inline", "to_put"]
 
 _DRAIN_S = 30
 
@@ -55,6 +55,14 @@ def to_put(view: View, wanted: Mapping[str, Json]) -> Json | None:
         if name in wanted and building(found) and not overdue:
             return None
     return serve_config(wanted.values(), view.goal.ingress, view.environment)
+
+
+def only_removed(view: View, wanted: Mapping[str, Json]) -> list[str]:
+    """The applications that are to be taken out, where nothing else is to change; otherwise none."""
+    deployed = view.deployed.applications
+    if all(name in deployed and same(config, deployed[name].config) for name, config in wanted.items()):
+        return sorted(deployed.keys() - wanted.keys())
+    return []
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from typing import Literal
 from servepipe_operator.engine import verdicts
 from servepipe_operator.engine.conditions import Condition, in_order, merged
 from servepipe_operator.engine.history import Checkpoint
-from servepipe_operator.engine.layout import Layout
+from servepipe_operator.engine.layout import Layout, only_removed
 from servepipe_operator.engine.names import INGRESS, application
 from servepipe_operator.engine.node_status import node_report
 from servepipe_operator.engine.reasons import Reason
@@ -62,7 +62,12 @@ def report(
     if layout.draining:
         changes.append((verdicts.DRAINING, f"waiting for the last requests of {', '.join(sorted(layout.draining))}"))
     if pending_put and not changes:
-        changes = [("Applying", "a changed configuration is being applied")]
+        removed = only_removed(view, layout.applications)
+        changes = [
+            (verdicts.DRAINING, f"{', '.join(removed)} is being removed")
+            if removed
+            else ("Applying", "a changed configuration is being applied")
+        ]
     available = verdicts.available(view, checkpoint, observed, nodes)
     ready = verdicts.ready(view, accepted, nodes_ready, available, changes, observed)
     conditions = [accepted, verdicts.cluster_ready(observed), nodes_ready, available, ready]
