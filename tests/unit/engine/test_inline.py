@@ -199,6 +199,37 @@ def test_a_new_graph_and_a_new_preprocessor_bring_new_inline_code_at_once(world:
     assert world.serve.problems == []
 
 
+def test_an_inline_node_runs_while_serve_builds_the_next_ingress(world: World) -> None:
+    """Serve shows no replicas of the ingress meanwhile, and those that there are go on answering."""
+    replicas = ingress_replicas(world)
+    wanted = resource({"m1": model(), "f": function()}, preprocessor="hooks:one")
+    looks_at_builds = 0
+    while ingress_replicas(world) == replicas:
+        world.look(wanted)
+        looks_at_builds += world.serve.applications["ingress"].built_at is not None
+        assert world.status["nodes"]["f"]["state"] == "Running"
+        assert (world.condition("NodesReady"), world.condition("Available")) == ("True", "True")
+        assert "0 of 1" not in world.message("Reconciling")
+        world.wait(1.0)
+
+    assert looks_at_builds > 1
+    world.settle(wanted)
+    assert set(ingress_replicas(world)).isdisjoint(replicas)
+
+
+def test_an_inline_node_is_missing_while_serve_builds_the_first_ingress_again(world: World) -> None:
+    """Then nobody answers."""
+    wanted = resource({"m1": model(), "f": function()})
+    world.serve.lose_state()
+    states = set()
+    while not (ingress := world.serve.applications.get("ingress")) or not ingress.alive():
+        world.look(wanted)
+        states.add(world.status["nodes"]["f"]["state"])
+        world.wait(1.0, requests=False)
+
+    assert states == {"Missing"}
+
+
 def test_the_preprocessors_code_belongs_to_the_ingress() -> None:
     def pipeline(version: str):
         return resource({"m1": model()}, preprocessor="hooks:to_inputs", preprocessor_code=CODE[version])

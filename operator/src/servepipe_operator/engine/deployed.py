@@ -97,6 +97,14 @@ class Deployed:
             errors=errors,
         )
 
+    @property
+    def ingress_answers(self) -> bool:
+        """Some replica of the ingress takes requests. While Serve builds the next one it shows none of those that there
+        are; then it tells that one of them has acknowledged tables.
+        """
+        ingress = self.applications.get(INGRESS)
+        return ingress is not None and (alive(ingress) > 0 or (building(ingress) and self.busy is not None))
+
     def route(self, node: str, revision: str) -> Route | None:
         """How the ingress's table names this revision."""
         return next((route for route in routes_of(self.table, node) if route.revision == revision), None)

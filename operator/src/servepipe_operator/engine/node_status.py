@@ -10,7 +10,7 @@ from servepipe_operator.engine.goal import Live
 from servepipe_operator.engine.health import alive, failure, headline, is_ready, running
 from servepipe_operator.engine.history import Checkpoint, Failure
 from servepipe_operator.engine.layout import Layout, live_of
-from servepipe_operator.engine.names import INGRESS, application
+from servepipe_operator.engine.names import application
 from servepipe_operator.engine.reasons import CandidateReason
 from servepipe_operator.engine.rollout import Candidate, Stage, View, retry_at
 from servepipe_operator.engine.state import Application, Json
@@ -85,8 +85,7 @@ def _stable(view: View, name: str, revision: str, live: Live) -> tuple[Json, boo
     # Without a route it is where it would be: in the ingress, unless it still has replicas of its own.
     if live.inline and (route.inline if route is not None else found is None):
         error = view.deployed.errors.get(application(name, revision), "")
-        ingress = view.deployed.applications.get(INGRESS)
-        up = not error and ingress is not None and alive(ingress) > 0
+        up = not error and view.deployed.ingress_answers
         state = "Failed" if error else "Running" if up else "Suspended" if view.goal.suspend else "Missing"
         json: Json = {"revision": revision, "placement": "Inline", "state": state}
         if error:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Final
 
 from servepipe_operator.engine.conditions import Condition
-from servepipe_operator.engine.health import alive, headline, is_ready, running
+from servepipe_operator.engine.health import alive, building, headline, is_ready, running
 from servepipe_operator.engine.history import Checkpoint, Failure
 from servepipe_operator.engine.layout import Layout
 from servepipe_operator.engine.names import INGRESS, application
@@ -132,7 +132,8 @@ def changes_under_way(
     elif rollout.ingress_waits:
         changes.append(("IngressWaits", layout.waiting.get(INGRESS, "the ingress is replaced after the nodes")))
     ingress = view.deployed.applications.get(INGRESS)
-    if checkpoint.ingress.stable and not is_ready(ingress, view.goal.ingress.scale.low):
+    hidden = ingress is not None and building(ingress) and view.deployed.ingress_answers
+    if checkpoint.ingress.stable and not hidden and not is_ready(ingress, view.goal.ingress.scale.low):
         count = running(ingress) if ingress else 0
         changes.append(("IngressNotReady", f"the ingress has {count} of {view.goal.ingress.scale.low} replicas"))
     return changes
