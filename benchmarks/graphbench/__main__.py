@@ -2,7 +2,7 @@
 
 python -m graphbench                                  all of it (an hour and a half); fails when a goal is missed
 python -m graphbench --quick                          the most important figures, below five minutes
-python -m graphbench --goals                          what the goals need (some twenty minutes); fails as the first
+python -m graphbench --goals                          what the goals need (a quarter of an hour); fails as the first
 python -m graphbench --only diamond/32/separate+serve-tuned --rounds 9
 python -m graphbench --without triage
 python -m graphbench --again benchmarks/results/graphs.json     the tables and pictures of an earlier run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.util
 import json
 import sys
@@ -42,7 +43,8 @@ async def drive(instructions: dict[str, Any], timeout_s: float) -> dict[str, Any
     try:
         out, err = await asyncio.wait_for(process.communicate(json.dumps(instructions).encode()), timeout_s)
     except BaseException as error:
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):  # it may have ended in this moment
+            process.kill()
         await process.wait()
         if not isinstance(error, TimeoutError):
             raise

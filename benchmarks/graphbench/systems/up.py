@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import shutil
 import sys
@@ -151,7 +152,8 @@ class ServepipeUp:
         try:
             output, _ = await asyncio.wait_for(process.communicate(), COMPILE_S)
         except BaseException as error:
-            process.kill()
+            with contextlib.suppress(ProcessLookupError):  # it may have ended in this moment
+                process.kill()
             await process.wait()
             if not isinstance(error, TimeoutError):
                 raise

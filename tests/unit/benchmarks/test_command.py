@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import json
 import os
@@ -18,6 +19,7 @@ import pytest
 from graphbench import schedule, startup
 from graphbench.__main__ import main
 from graphbench.cases import CASES
+from graphbench.driving import drive
 from graphbench.figures import Sample
 from graphbench.report import exit_code
 from graphbench.runner import run_all
@@ -128,6 +130,24 @@ async def test_a_system_that_does_not_start_fails_its_contestants_only(
     samples = await run_all(selection, replace(QUICK, rounds=1, seconds=0.5), str, len)
     assert {one.contestant: one.problem for one in samples} == {"http": "no port is free", "client": ""}
     assert exit_code([], samples, QUICK) == 0, "it is nobody of ours"
+
+
+async def test_a_client_that_ends_as_it_is_interrupted_does_not_hide_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Ended:
+        async def communicate(self, _: bytes) -> None:
+            raise asyncio.CancelledError
+
+        def kill(self) -> None:
+            raise ProcessLookupError
+
+        async def wait(self) -> None: ...
+
+    async def start(*_: object, **__: object) -> Ended:
+        return Ended()
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", start)
+    with pytest.raises(asyncio.CancelledError):
+        await drive({}, 1.0)
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]", '{"machine": {}, "samples": [{"a": 1}]}'])
