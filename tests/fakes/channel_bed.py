@@ -116,14 +116,18 @@ class RawPeer:
             assert (await peer.frame()).kind == Kind.OFFER
         return peer
 
-    async def prove(self, token: bytes, hello: handshake.Hello) -> bytes:
-        """Everything of a handshake but its last frame; returns the proof."""
+    async def prove(self, token: bytes, hello: handshake.Hello, then: bytes = b"") -> bytes:
+        """Everything of a handshake but its last frame; returns the proof.
+
+        ``then`` leaves in one write with it: later the other side may have refused the proof, and what it said about
+        that is lost with a write that fails.
+        """
         self.send(Frame(Kind.HELLO, 0, hello.encode()))
         challenge = await self.frame()
         assert challenge.kind == Kind.CHALLENGE
         nonce, _ = handshake.parse_challenge(challenge.head)
         proof = handshake.client_proof(token, hello, nonce)
-        self.send(Frame(Kind.PROOF, 0, proof))
+        self.send(Frame(Kind.PROOF, 0, proof).encode() + then)
         return proof
 
     def send(self, what: Frame | bytes) -> None:
@@ -151,7 +155,7 @@ class RawPeer:
         try:
             while True:
                 frames.append(await self.frame())
-        except (EOFError, ConnectionResetError):
+        except (EOFError, ConnectionError):
             return frames
         finally:
             self.close()

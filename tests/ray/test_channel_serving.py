@@ -408,8 +408,7 @@ async def test_strangers_at_a_replicas_sockets_run_nothing_and_disturb_nobody(se
                 await peer.end()
             hello = handshake.new_hello(endpoint.application, endpoint.replica, 1 << 20)
             peer = await RawPeer.connect(way)
-            await peer.prove(b"x" * 32, hello)
-            peer.send(evil)
+            await peer.prove(b"x" * 32, hello, then=evil.encode())
             (refusal,) = await peer.end()
             assert parse_refusal(refusal.head)[0] is Reason.TOKEN
             halves.append(await RawPeer.connect(way))  # of the first frame, and then nothing: it is given some seconds
