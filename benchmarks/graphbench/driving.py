@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import importlib.util
 import json
 import sys
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from graphbench.cases import Request
-from graphbench.systems.base import BENCHMARKS, ROOT
+from graphbench.systems.base import BENCHMARKS, ROOT, output_of
 
 __all__ = ["drive", "filled"]
 
@@ -41,13 +40,8 @@ async def drive(instructions: dict[str, Any], timeout_s: float) -> dict[str, Any
         cwd=BENCHMARKS,
     )
     try:
-        out, err = await asyncio.wait_for(process.communicate(json.dumps(instructions).encode()), timeout_s)
-    except BaseException as error:
-        with contextlib.suppress(ProcessLookupError):  # it may have ended in this moment
-            process.kill()
-        await process.wait()
-        if not isinstance(error, TimeoutError):
-            raise
+        out, err = await output_of(process, timeout_s, json.dumps(instructions).encode())
+    except TimeoutError:
         return {"figures": {}, "problem": f"the load client did not end within {timeout_s:.0f} s"}
     if process.returncode != 0:
         return {"figures": {}, "problem": f"the load client failed: {err.decode(errors='replace')[-2000:]}"}

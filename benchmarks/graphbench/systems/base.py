@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -14,7 +15,7 @@ from typing import Protocol, TypeVar
 from graphbench.contestants import Contestant
 from servepipe_operator.adapters.processes import Process, descendants, die_with_parent, end, identify
 
-__all__ = ["BENCHMARKS", "ROOT", "Child", "System", "SystemFailedError", "last_chars", "wait_for"]
+__all__ = ["BENCHMARKS", "ROOT", "Child", "System", "SystemFailedError", "last_chars", "output_of", "wait_for"]
 
 T = TypeVar("T")
 BENCHMARKS = Path(__file__).resolve().parents[2]
@@ -44,6 +45,22 @@ class System(Protocol):
 
     async def stop(self) -> None:
         """End all of its processes; safe at any time, also twice."""
+
+
+async def output_of(
+    process: asyncio.subprocess.Process, timeout_s: float, given: bytes | None = None
+) -> tuple[bytes, bytes]:
+    """What a process writes on both of its outputs until it ends; it does not live longer than this call.
+
+    Raises `TimeoutError`: it took longer.
+    """
+    try:
+        return await asyncio.wait_for(process.communicate(given), timeout_s)
+    except BaseException:
+        with contextlib.suppress(ProcessLookupError):  # it may have ended in this moment
+            process.kill()
+        await process.wait()
+        raise
 
 
 async def wait_for(

@@ -9,6 +9,8 @@ import socket
 import sys
 from pathlib import Path
 
+from peers import triage_graph
+
 from graphbench.cases import Case
 from graphbench.contestants import Contestant
 from graphbench.systems.base import BENCHMARKS, Child, wait_for
@@ -33,17 +35,7 @@ MODELS: dict[str, tuple[tuple[str, str], ...]] = {
     "mixture": (("work", ""),) * 2,
     "values": (("source", "1"), ("source", "2"), ("measure", "")),
     "batch": (("kernel", ""),) * 2,
-    "triage": tuple(
-        ("triage", name)
-        for name in (
-            "file_type",
-            "text_detection",
-            "orientation",
-            "recognition",
-            "language_detector",
-            "sentiment_analysis",
-        )
-    ),
+    "triage": tuple(("triage", name) for name in triage_graph.MODELS),
 }
 
 

@@ -14,7 +14,6 @@ from graphbench.cases import Case
 from graphbench.contestants import Contestant
 from graphbench.systems.base import BENCHMARKS, SystemFailedError, last_chars, wait_for
 from servepipe.errors import ServePipeError
-from servepipe.runtime.flags import serve_environment
 from servepipe_operator.adapters.local_ray import LocalRay
 from servepipe_operator.adapters.serve_api import RayServeApi
 from servepipe_operator.adapters.sockets import PortNumbers, choose_ports
@@ -122,14 +121,7 @@ class RaySystem:
     def _environment(self, ports: PortNumbers, haproxy: str) -> Mapping[str, str]:
         if not self._flags.tuned:
             return {}
-        return serve_environment(
-            folder=haproxy,
-            metrics_port=ports.haproxy_metrics,
-            stats_port=ports.haproxy_stats,
-            replica_http_ports=ports.replica_ports(ports.replica_http),
-            replica_grpc_ports=ports.replica_ports(ports.replica_grpc),
-            callback=self._flags.callbacks,
-        )
+        return ports.flags(haproxy, callback=self._flags.callbacks)
 
     async def deploy(self) -> None:
         """Hand the applications over; Serve starts with the first of them."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import shutil
 import sys
@@ -14,7 +13,7 @@ import aiohttp
 
 from graphbench.cases import Case
 from graphbench.contestants import Contestant
-from graphbench.systems.base import BENCHMARKS, ROOT, Child, SystemFailedError, wait_for
+from graphbench.systems.base import BENCHMARKS, ROOT, Child, SystemFailedError, output_of, wait_for
 
 __all__ = ["PLACEMENTS", "ServepipeUp", "overlay_for", "ready", "source_of", "stalled"]
 
@@ -150,13 +149,8 @@ class ServepipeUp:
             stderr=asyncio.subprocess.STDOUT,
         )
         try:
-            output, _ = await asyncio.wait_for(process.communicate(), COMPILE_S)
-        except BaseException as error:
-            with contextlib.suppress(ProcessLookupError):  # it may have ended in this moment
-                process.kill()
-            await process.wait()
-            if not isinstance(error, TimeoutError):
-                raise
+            output, _ = await output_of(process, COMPILE_S)
+        except TimeoutError:
             raise SystemFailedError(f"servepipe {words[0]} took longer than {COMPILE_S:.0f} s") from None
         if process.returncode != 0:
             raise SystemFailedError(f"servepipe {' '.join(words)}: {output.decode(errors='replace')}")

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 
 from servepipe.errors import RunError
+from servepipe.runtime.flags import serve_environment
 
 __all__ = ["PortNumbers", "choose_ports", "is_free"]
 
@@ -41,6 +42,17 @@ class PortNumbers:
             "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(self.proxy_http),
             "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(self.proxy_grpc),
         }
+
+    def flags(self, folder: str, *, callback: bool = True) -> dict[str, str]:
+        """Serve's flags on a machine with other programs; see `servepipe.runtime.flags.serve_environment`."""
+        return serve_environment(
+            folder=folder,
+            metrics_port=self.haproxy_metrics,
+            stats_port=self.haproxy_stats,
+            replica_http_ports=self.replica_ports(self.replica_http),
+            replica_grpc_ports=self.replica_ports(self.replica_grpc),
+            callback=callback,
+        )
 
     def replica_ports(self, first: int) -> range:
         """The ports from ``replica_http`` or ``replica_grpc`` on that replicas may take."""

@@ -171,20 +171,9 @@ class Supervisor:
             await asyncio.wait({choosing})  # else the thread would write run.json after it was removed
 
     async def _start_ray(self, ports: PortNumbers) -> None:
-        from servepipe.runtime.flags import serve_environment
-
-        def defaults(folder: str) -> dict[str, str]:
-            return serve_environment(
-                folder=folder,
-                metrics_port=ports.haproxy_metrics,
-                stats_port=ports.haproxy_stats,
-                replica_http_ports=ports.replica_ports(ports.replica_http),
-                replica_grpc_ports=ports.replica_ports(ports.replica_grpc),
-            )
-
         self.view.say(f"Starting Ray for {self._desired.compiled.pipeline!r} in {self.folder.path}")
         flags, shell = self._desired.flags, dict(os.environ)
-        for notice in flags.notices(defaults(""), shell):
+        for notice in flags.notices(ports.flags(""), shell):
             self.view.say(f"Note: {notice}")
         self._ray = LocalRay(
             self.folder.ray,
@@ -192,7 +181,7 @@ class Supervisor:
             cpus=cpus_for(self._desired.resource, at_most=self._options.replicas_at_most),
             gpus=None if self._options.gpus else 0,
             custom=custom_resources(self._desired.resource),
-            environment=lambda folder: flags.over(defaults(folder), shell),
+            environment=lambda folder: flags.over(ports.flags(folder), shell),
             import_root=Path(self._desired.compiled.root),
         )
         starting = asyncio.create_task(self._ray.start())
